@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import log
-from agent.settings.config import EXIT_CONFIG, Config, ConfigError, load
-from agent.settings.identity import SecretError, device_info, read_secret
 from updateagent import __version__
 
 if TYPE_CHECKING:
+    from agent.clock import SystemClock
     from agent.daemon.supervisor import Supervisor, Worker
     from agent.https import HttpsClient
     from agent.metering.orders.images import ImageStore
     from agent.metering.uplink.sink import SinkWorker
+    from agent.settings.config import Config
     from agent.settings.device import DeviceInfo
     from agent.settings.provisioning import Provisioning
     from agent.tree.tree import Transaction
@@ -47,12 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from agent.daemon.check import check
 
         return check(to_check, sys.stdout, sys.stderr)
+    from agent.daemon.postponed import postpone
+
+    postpone()  # before the first dataclass
     from agent.daemon import memory
     from agent.daemon.instance import AlreadyRunningError, InstanceLock
+    from agent.settings.config import EXIT_CONFIG, ConfigError, load
 
     memory.before_start()
     try:
-        config = load(file)
+        config = load(file, strict=False)
         memory.after_configuration()
         # Before the log, which may lie in the folder, is opened or anything else is touched. Held to the very end.
         instance = InstanceLock(config.state_dir)
@@ -74,12 +78,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(config: Config) -> int:
     from agent.daemon import memory
     from agent.daemon.control import refuse_taken
+    from agent.settings.config import EXIT_CONFIG
+    from agent.settings.identity import SecretError
 
     try:
         refuse_taken(config.control_socket)  # before health.json is touched, which may be another agent's as well
         log.setup(config.log.level, config.log.file, config.log.file_bytes_max)
+        for problem in config.unknown:
+            LOG.warning("%s: passed over", problem.show(config.file), extra={"event": "config.unknown_key"})
         daemon = Daemon(config)
         memory.after_start()
+        memory.drop_texts()
     except SecretError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
@@ -112,8 +121,11 @@ class Daemon:
         Raises `SecretError`, or `OSError` for a file or address that cannot be used.
         """
         from agent.clock import FlagFile, KernelClock, SystemClock, TimeSource
+        from agent.clock_floor import ClockFloor
+        from agent.clock_keeper import FLOOR_FILE, ClockKeeper, load_floor
         from agent.daemon.health import Health
         from agent.daemon.reboot import Rebooter
+        from agent.settings.identity import device_info, read_secret
         from agent.status import Status, StatusBoard
         from updateagent.disk import RealDisk
 
@@ -121,8 +133,10 @@ class Daemon:
         sources: list[TimeSource] = [KernelClock()]
         if config.clock.synchronized_file is not None:
             sources.append(FlagFile(config.clock.synchronized_file))
-        self.clock = SystemClock(sources)
         self.disk = RealDisk()
+        floor_file = config.state_dir / FLOOR_FILE
+        self.clock = SystemClock(sources, floor=ClockFloor(_built(config), load_floor(self.disk, floor_file)))
+        self.clock_keeper = ClockKeeper(self.clock, self.disk, floor_file, may_set=config.clock.set)
         self.rng = random.SystemRandom()
         self.key = read_secret(config.device.key_file)
         log.hide(self.key)
@@ -137,7 +151,7 @@ class Daemon:
         )
         self.health = Health(config.update.run_dir, config.update.boot_id_file, self.clock)
         self.rebooter = Rebooter(config.reboot_command, self.clock)
-        self.https = _https(config)
+        self.https = _https(config, self.clock)
         self.https.on_answer = self.clock.server_date
         self.soon: Callable[[], None] = lambda: None  # the supervisor's, once there is one: parts are told of it before
         self._make_metering()
@@ -152,6 +166,7 @@ class Daemon:
             extra={"event": "agent.begin"},
         )  # fmt: skip
         code = self.supervisor.run()
+        self.clock_keeper.close()
         self.collector.close()
         self.uplink_connection.close()
         self.store.close()
@@ -208,14 +223,16 @@ class Daemon:
             known=self.registry.names,
             images=self.images,
             expand=self._meters_of,
+            own_name=self.registry.own_name,
         )
+        self.lists = ReadingLists(metering.reading_lists_dir, self.config.update.software_dir)
         self.collector = Collector(
             self.config.ports,
             metering,
             store=self.store,
             registry=self.registry,
             orders=self.orders,
-            lists=ReadingLists(metering.reading_lists_dir, self.config.update.software_dir),
+            lists=self.lists,
             clock=self.clock,
             rng=self.rng,
             open_bridge=bridge_to,
@@ -263,14 +280,14 @@ class Daemon:
         from agent.metering.scheduling.schedule import Backoff
         from agent.metering.uplink.mqtt import MqttSink
         from agent.metering.uplink.sink import SinkWorker
-        from agent.settings.identity import read_password
+        from agent.settings.identity import SecretError, read_password
 
         if find_spec("paho") is None:
             raise SecretError("mqtt: paho-mqtt is not installed (dcu-agent[mqtt])")
         password = read_password(mqtt.password_file) if mqtt.password_file else ""
         log.hide(password)
         try:
-            context = mqtt.context()
+            context = mqtt.context(self.clock.certificate_time)
         except OSError as error:
             raise SecretError(f"mqtt: the files for TLS cannot be used: {error}") from error
         metering = self.config.metering
@@ -285,7 +302,7 @@ class Daemon:
     # --- management ---
 
     def _make_dm(self) -> None:
-        from agent.daemon.network_views import (
+        from agent.daemon.views.networks import (
             forget_meter,
             meter_document,
             meter_documents,
@@ -331,6 +348,8 @@ class Daemon:
             backoff_max_s=config.dm.backoff_max_s,
             content_type=config.dm.content_type,
             mac_algorithms=config.dm.mac_algorithms,
+            auth_types=config.dm.auth_types,
+            standard_notifications=config.dm.push_listen is not None and config.dm.push_listen.standard,
         )
         deps = DmDeps(
             tree=self.tree,
@@ -350,7 +369,14 @@ class Daemon:
         self.push: PushListener | None = None
         listen = config.dm.push_listen
         if listen is not None:
-            self.push = PushListener(self.dm.on_notification, host=listen.host, port=listen.port)
+            self.push = PushListener(
+                self.dm.on_notification,
+                host=listen.host,
+                port=listen.port,
+                report=lambda ok, detail: self.health.set("push", ok, detail),
+            )
+        else:
+            self.health.set("push", ok=True, detail="not configured")
 
     def _order_progress(self, order_id: str) -> str:
         from agent.jobs.orders import progress_text
@@ -384,14 +410,33 @@ class Daemon:
             board=self.board,
             fetcher=self.downloader,
             software=SoftwareCommand(update.command),
-            verify_package=verifier(update, self.disk, self.clock, self.device.known_fw_version),
+            verify_package=verifier(
+                update,
+                self.disk,
+                self.clock.certificate_time,
+                self.device.known_fw_version,
+                on_signed=self.clock.signed,
+            ),
             on_alert=self.dm.report_alerts,
             on_reboot=self.dm.reboot,
             check_sources=SourceCheck(update.command),
-            software_changed=self.collector.software_changed,
+            software_changed=self._software_changed,
+            software_problem=self.lists.problem_of,
+            software_mark=self.lists.mark,
             download=self.download,
         )
         self.packages = PackageWorker(settings, deps)
+        self._show_lists()
+
+    def _software_changed(self) -> None:
+        self.collector.software_changed()
+        self._show_lists()
+
+    def _show_lists(self) -> None:
+        problems = self.lists.problems()
+        for problem in problems:
+            LOG.error("%s", problem, extra={"event": "lists.broken"})
+        self.health.set("reading_lists", not problems, problems[0] if problems else "")
 
     def _fetch_image(
         self, url: str, into: Path, *, bytes_max: int, stop: threading.Event, beat: Callable[[], None]
@@ -401,17 +446,20 @@ class Daemon:
 
         return fetch_image(self.downloader, url, into, bytes_max=bytes_max, stop=stop, beat=beat)
 
-    def _register(self) -> bytes:
-        from agent.dm.registration import register
+    def _register(self, held: bytes) -> bytes:
+        from agent.dm.registration import account_document, register
 
-        return register(self.https, self.config.security_server.url, self.device, self.key, self._push_url())
+        if self.config.dm.account is not None:
+            return account_document(self.config.dm.account)
+        url = self.config.security_server.url
+        return register(self.https, url, self.device, self.key, self._push_url(), held)
 
     def _push_url(self) -> str:
         """Where notifications reach this device now."""
         from agent.dm.push import own_url
 
         listen = self.config.dm.push_listen
-        if listen is None or self.push is None:
+        if listen is None or self.push is None or not self.push.port:
             return ""
         return listen.advertise or own_url(listen.host, self.push.port, self.config.security_server.url)
 
@@ -440,11 +488,11 @@ class Daemon:
     def _make_workers(self) -> None:
         from agent.daemon import memory, watchdog
         from agent.daemon.control import ControlServer
-        from agent.daemon.network_views import NetworkViews
         from agent.daemon.order_jobs import OrderJobs
-        from agent.daemon.order_views import OrderViews
         from agent.daemon.supervisor import Supervisor
-        from agent.daemon.views import Views
+        from agent.daemon.views.daemon import Views
+        from agent.daemon.views.networks import NetworkViews
+        from agent.daemon.views.orders import OrderViews
         from agent.ota.handover import HandOver
 
         config = self.config
@@ -459,6 +507,7 @@ class Daemon:
             session_now=self.dm.session_now,
             ages=self._ages,
             judge=self.clock.judge,
+            warnings=[self.clock_keeper.warnings, *([self.push.warnings] if self.push is not None else [])],
             sinks=[self.uplink.sink_status, *([self.sink.sink_status] if self.sink else [])],
         )
         networks = NetworkViews(self.collector, may_change=config.orders.change)
@@ -485,6 +534,7 @@ class Daemon:
             ticks=[
                 self.health.tick,
                 self.rebooter.tick,
+                self.clock_keeper.tick,
                 self.collector.tick,
                 memory.Trim(self.board, self.clock).tick,
                 OrderJobs(self.tree, self.orders, self.dm.report_alerts).tick,
@@ -498,15 +548,34 @@ class Daemon:
         return self.supervisor.ages()
 
 
-def _https(config: Config) -> HttpsClient:
-    from agent.https import HttpsClient
+def _built(config: Config) -> float:
+    """When the image was built; 0 where its release file does not say so."""
+    from agent.clock_keeper import BUILT, built_at
+    from agent.settings.identity import read_release
 
     try:
-        return HttpsClient(config.security_server.ca_file)
+        return built_at(read_release(config.device.release_file))
+    except (OSError, ValueError) as error:
+        LOG.warning("%s: no %s: %s", config.device.release_file, BUILT, error, extra={"event": "clock.built.unknown"})
+        return 0.0
+
+
+def _https(config: Config, clock: SystemClock) -> HttpsClient:
+    from agent.https import HttpsClient
+    from agent.settings.identity import SecretError
+    from agent.tls import Fault
+
+    def judged(fault: Fault | None) -> None:
+        if fault is None or fault is Fault.EXPIRED:
+            clock.certificate_judged(expired=fault is not None)
+
+    ca_file = config.security_server.ca_file
+    try:
+        return HttpsClient(ca_file, certificate_time=clock.certificate_time, on_verdict=judged)
     except ssl.SSLError as error:
-        raise SecretError(f"{config.security_server.ca_file}: holds no certificate: {error.reason}") from error
+        raise SecretError(f"{ca_file}: holds no certificate: {error.reason}") from error
     except OSError as error:
-        raise SecretError(f"{config.security_server.ca_file}: cannot be read: {error.strerror}") from error
+        raise SecretError(f"{ca_file}: cannot be read: {error.strerror}") from error
 
 
 if __name__ == "__main__":

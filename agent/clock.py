@@ -7,13 +7,15 @@ clock), a file that a time service touches after each synchronisation, and the `
 certificate was verified.
 
 `ClockTrust` decides; time is an argument of all it does. A clock that steps away from the evidence is no longer
-believed, until there is new evidence or it steps back. Sources that contradict each other prove nothing.
+believed, until there is new evidence or it steps back. Sources that contradict each other prove nothing; nor does any
+of them prove a time before the image was built (`agent.clock_floor`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import math
 import threading
 import time
@@ -22,6 +24,10 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol
+
+from agent.clock_floor import CertificateTime, ClockFloor, Validity
+
+LOG = logging.getLogger("agent.clock")
 
 TOLERANCE_S = 30.0  # civil time within this of the evidence is believed: servers keep time by the second, not better
 DRIFT_PER_S = 100e-6  # of a bad uncompensated oscillator between -40 and 70 °C
@@ -75,13 +81,16 @@ class TimeSource(Protocol):
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """Civil time and what it is worth. `source`: whose evidence it rests on, empty for none, `age_s` seconds old.
-    `why`: why civil time is not trusted, empty when it is."""
+    `why`: why civil time is not trusted, empty when it is. `ahead_s`: by how much the machine's clock is ahead of
+    `wall`. `alone`: no source that may be right takes the machine's clock's side."""
 
     wall: float
     trusted: bool
     source: str = ""
     age_s: float = 0.0
     why: str = ""
+    ahead_s: float = 0.0
+    alone: bool = True
 
 
 class ClockTrust:
@@ -101,12 +110,15 @@ class ClockTrust:
             if _contradict(evidence, other, evidence.at) and evidence.at - other.at > CONFLICT_S:
                 del self._held[other.source]
 
-    def judge(self, monotonic: float, system: float) -> Judgement:
+    def judge(self, monotonic: float, system: float, built: float = 0.0) -> Judgement:
         """Say what to take for civil time while the machine's own clock says `system`.
 
         While evidence stands against the machine's clock, civil time follows the evidence, so that a step of the
         machine's clock moves no reading into another interval; but it is not trusted, because one of the two is wrong.
+        A machine's clock that is before the image was `built` is the one of the two that is wrong, whoever vouches for
+        it.
         """
+        behind = system < built - TOLERANCE_S
         live = [held for held in self._held.values() if held.vagueness(monotonic) <= UNCERTAINTY_MAX_S]
         if not live:
             why = "the evidence is too old" if self._held else "nothing has vouched for the time yet"
@@ -117,11 +129,18 @@ class ClockTrust:
         best = min(opposed or agreeing or live, key=lambda held: (held.vagueness(monotonic), -held.at))
         proven, age_s = monotonic + best.offset, monotonic - best.at
         if best in agreeing:
-            return Judgement(system, trusted=True, source=best.source, age_s=age_s)
+            why = "the clock is before the image was built" if behind else ""
+            return Judgement(system, trusted=not behind, source=best.source, age_s=age_s, why=why)
+        if behind and opposed:  # by what cannot be before the build itself: such a statement is not taken
+            return Judgement(
+                proven, trusted=True, source=best.source, age_s=age_s, ahead_s=system - proven, alone=not agreeing
+            )
         why = f"{abs(system - proven):.0f} s {'ahead of' if system > proven else 'behind'} what {best.source} said"
         if agreeing:
             why += f"; {agreeing[0].source} says otherwise"
-        return Judgement(proven, trusted=False, source=best.source, age_s=age_s, why=why)
+        return Judgement(
+            proven, trusted=False, source=best.source, age_s=age_s, why=why, ahead_s=system - proven, alone=not agreeing
+        )
 
 
 def _off_s(held: Evidence, monotonic: float, system: float) -> float:
@@ -135,12 +154,14 @@ def _contradict(one: Evidence, other: Evidence, monotonic: float) -> bool:
 
 
 class SystemClock:
-    """The clock of the machine, and the sources that vouch for it. Thread-safe."""
+    """The clock of the machine, and the sources that vouch for it. Thread-safe. `floor` has the earliest time that it
+    can be, and learns from servers; nobody else may touch it without `lock`."""
 
     def __init__(
         self,
         sources: Sequence[TimeSource] = (),
         *,
+        floor: ClockFloor | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         system: Callable[[], float] = time.time,
     ) -> None:
@@ -148,8 +169,10 @@ class SystemClock:
         self._system = system
         self._sources = tuple(sources)
         self._trust = ClockTrust()
-        self._lock = threading.Lock()
+        self.floor = floor or ClockFloor()
+        self.lock = threading.RLock()
         self._poll_at = -math.inf
+        self._complaint = ""
 
     def wall(self) -> float:
         return self.judge().wall
@@ -159,7 +182,7 @@ class SystemClock:
 
     def judge(self) -> Judgement:
         """Return civil time with its evidence."""
-        with self._lock:
+        with self.lock:
             monotonic, system = self.monotonic(), self._system()
             if monotonic >= self._poll_at:
                 self._poll_at = monotonic + POLL_S
@@ -167,15 +190,65 @@ class SystemClock:
                     found = source.evidence(monotonic, system)
                     if found is not None:
                         self._trust.offer(found)
-            return self._trust.judge(monotonic, system)
+            return self._trust.judge(monotonic, system, self.floor.built)
 
-    def server_date(self, headers: Mapping[str, str], sent: float, received: float) -> None:
+    def server_date(self, headers: Mapping[str, str], sent: float, received: float, valid: Validity) -> None:
         """Take the `Date` of an answer of a verified server. `sent`, `received`: when the request went and the head of
-        the answer came, monotonic seconds. Any thread."""
+        the answer came, monotonic seconds. `valid`: when all certificates are that it was verified by. Any thread."""
         found = date_evidence(headers.get("date", ""), sent, received)
-        if found is not None:
-            with self._lock:
+        if found is None:
+            return
+        with self.lock:
+            monotonic = self.monotonic()
+            before, told = self.floor.earliest(monotonic), received + found.offset
+            refusal = self.floor.told(told, valid)
+            if not refusal:
                 self._trust.offer(found)
+            lowered_s = before - self.floor.earliest(monotonic)
+        if refusal:
+            self._complain(f"a server tells a time {refusal}")
+        elif lowered_s > 0:
+            LOG.warning(
+                "the earliest time that it can be was %.0f s too late: a server says otherwise", lowered_s,
+                extra={"event": "clock.floor.lowered"},
+            )  # fmt: skip
+
+    def certificate_time(self) -> CertificateTime:
+        """Return by what time certificates are judged. Any thread."""
+        with self.lock:
+            judged = self.judge()
+            earliest = self.floor.earliest(self.monotonic())
+            return CertificateTime(earliest, judged.wall if judged.trusted else None)
+
+    def certificate_judged(self, *, expired: bool) -> None:
+        """A certificate was judged: it had expired, or it is valid. Any thread."""
+        with self.lock:
+            monotonic = self.monotonic()
+            was_aside = self.floor.is_aside(monotonic)
+            if not expired:
+                self.floor.accepted(monotonic)
+            elif not self.judge().trusted:
+                self.floor.refused(monotonic)
+            aside = self.floor.is_aside(monotonic)
+        if aside and not was_aside:
+            LOG.warning(
+                "every certificate has expired by the latest time that was told or signed: only the time of the build "
+                "counts until a server tells the time",
+                extra={"event": "clock.floor.aside"},
+            )
+
+    def signed(self, time: float) -> None:
+        """A signature that was checked has this time in it, seconds since the epoch. Any thread."""
+        with self.lock:
+            self.floor.signed(time)
+
+    def _complain(self, text: str) -> None:
+        """Once per cause; repeats are of interest to nobody but who debugs."""
+        LOG.log(
+            logging.DEBUG if text == self._complaint else logging.WARNING, "%s", text,
+            extra={"event": "clock.told.refused"},
+        )  # fmt: skip
+        self._complaint = text
 
 
 # --- sources ---

@@ -1,7 +1,7 @@
 """HTTP over TLS for everything the device asks a server: SSMP, DM, downloads, uplink. Port of `http.client`.
 
-The server's certificate is always verified against the configured authorities; plain `http` is refused. Every answer is
-bounded, every wait has an end, and every foreign exception leaves here as one of two of ours.
+The server's certificate is always verified against the configured authorities (`agent.tls`); plain `http` is refused.
+Every answer is bounded, every wait has an end, and every foreign exception leaves here as one of two of ours.
 
 `HttpsClient` opens a connection per request. `KeptConnection` keeps one open for those who ask often.
 """
@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+from agent.clock_floor import CertificateTime, Validity
+from agent.tls import Fault, TlsError, by_system_clock, client_context, connection_validity, explain
+
 BODY_BYTES_MAX = 1 << 20  # no answer of the DM, SSMP or metering server is legitimately larger
 CHUNK_BYTES = 64 * 1024
 TIMEOUT_S = 20.0  # without a byte; well below every worker's watchdog budget
@@ -31,8 +34,12 @@ class HttpsError(Exception):
 
 
 class HttpsRefused(HttpsError):
-    """TLS could not be established with this server (certificate or protocol), or the request is none that can be sent:
-    trying again changes little."""
+    """TLS could not be established with this server, `fault` says why; or the request is none that can be sent. Trying
+    again changes little."""
+
+    def __init__(self, text: str, fault: Fault | None = None) -> None:
+        super().__init__(text)
+        self.fault = fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +54,16 @@ class Response:
 class Stream:
     """An answer whose body is read piece by piece (downloads). Close it, or use it in `with`."""
 
-    def __init__(self, connection: http.client.HTTPSConnection, response: http.client.HTTPResponse) -> None:
+    def __init__(
+        self,
+        connection: http.client.HTTPSConnection,
+        response: http.client.HTTPResponse,
+        valid: Validity | None = None,
+    ) -> None:
+        """`valid`: when the certificates are valid that the server was verified by."""
         self._connection = connection
         self._response = response
+        self.valid = valid
         self.status = response.status
         self.headers: Mapping[str, str] = {k.lower(): v for k, v in response.getheaders()}
 
@@ -90,13 +104,19 @@ class HttpsClient:
     """One client per process; each request has a connection of its own, as a few sessions per hour need no pool."""
 
     def __init__(
-        self, ca_file: Path, *, timeout_s: float = TIMEOUT_S, monotonic: Callable[[], float] = time.monotonic
+        self,
+        ca_file: Path,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        monotonic: Callable[[], float] = time.monotonic,
+        certificate_time: Callable[[], CertificateTime] = by_system_clock,
+        on_verdict: Callable[[Fault | None], None] = lambda _fault: None,
     ) -> None:
-        """`ca_file`: PEM of the authorities that servers must chain to. Raises `OSError` when it cannot be read,
-        `ssl.SSLError` when it holds no certificate: both are configuration errors for the caller to name."""
-        self.on_answer: Callable[[Mapping[str, str], float, float], None] = lambda _headers, _sent, _received: None
-        self._context = ssl.create_default_context(cafile=str(ca_file))
-        self._context.minimum_version = ssl.TLSVersion.TLSv1_2
+        """`ca_file`, `certificate_time`, `on_verdict`: see `agent.tls.client_context`. Raises `OSError` when the file
+        cannot be read, `ssl.SSLError` when it holds no certificate: both are configuration errors for the caller to
+        name."""
+        self.on_answer: Callable[[Mapping[str, str], float, float, Validity], None] = lambda *_: None
+        self._context = client_context(ca_file, certificate_time, on_verdict)
         self._timeout_s = timeout_s
         self.monotonic = monotonic
 
@@ -118,7 +138,8 @@ class HttpsClient:
         """Send a request over a connection, see `stream`."""
         sent = self.monotonic()
         stream = _send(connection, request)
-        self.on_answer(stream.headers, sent, self.monotonic())
+        if stream.valid is not None:
+            self.on_answer(stream.headers, sent, self.monotonic(), stream.valid)
         return stream
 
     def connection(self, host: str, port: int) -> http.client.HTTPSConnection:
@@ -205,6 +226,8 @@ class KeptConnection:
 
 @dataclass(slots=True)
 class _Open:
+    """A kept connection, when it was opened, and when it was last used (monotonic seconds)."""
+
     connection: http.client.HTTPSConnection
     host: str
     port: int
@@ -217,6 +240,8 @@ class _Open:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
+    """What is asked of the server; `path` is that of `url`, with its query."""
+
     method: str
     url: str
     path: str
@@ -232,13 +257,15 @@ def _send(connection: http.client.HTTPSConnection, request: _Request) -> Stream:
     shown = _shown(request.url)
     try:
         connection.request(request.method, request.path, body=request.body, headers=dict(request.headers))
+        valid = connection_validity(connection.sock)  # now: the answer may end the connection
         response = connection.getresponse()
     except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
         connection.close()
         raise _GoneError(f"{shown}: {error}") from error
-    except ssl.SSLError as error:
+    except (TlsError, ssl.SSLError) as error:
         connection.close()
-        raise HttpsRefused(f"{shown}: TLS: {error.reason or error}") from error
+        found = error if isinstance(error, TlsError) else explain(error)
+        raise HttpsRefused(f"{shown}: TLS: {found}", found.fault) from error
     except (OSError, http.client.HTTPException) as error:
         connection.close()
         raise HttpsError(f"{shown}: {error}") from error
@@ -247,7 +274,7 @@ def _send(connection: http.client.HTTPSConnection, request: _Request) -> Stream:
         # provisioned, and a wrong one must not end the process. The text may quote a token, so it stays here.
         connection.close()
         raise HttpsRefused(f"{shown}: the host name or a header cannot be sent") from None
-    return Stream(connection, response)
+    return Stream(connection, response, valid)
 
 
 def _target(url: str) -> tuple[str, int, str]:

@@ -10,7 +10,6 @@ from typing import Self
 SLOTS_MAX = 8  # of the Update Agent's file that are shown
 TEXT_CHARS_MAX = 1024  # of one text in it
 ERROR_CHARS_MAX = 200  # of the last error of a sink
-NETWORK_ORDERS = ("get", "set", "promote", "demote", "allow", "deny")  # to the base node of a port
 
 
 @dataclass(frozen=True, slots=True)

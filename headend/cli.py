@@ -14,7 +14,7 @@ import click
 from headend import config as configuration
 from headend import pki, serve
 from headend.config import CONFIG_NAME, SERVER_ID, SERVERS
-from headend.operator import commands
+from headend.operator import commands, device_commands
 from headend.serve import ServeError
 
 OPERATOR_TOKEN_BYTES = 32
@@ -111,5 +111,5 @@ def _free_ports(host: str) -> dict[str, int]:
     return ports
 
 
-for command in commands.COMMANDS:
+for command in (*commands.COMMANDS, *device_commands.COMMANDS):
     main.add_command(command)

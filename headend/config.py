@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -53,6 +54,14 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True)
+class Push:
+    """Where devices may be called: networks, and ports in them; no port allows all."""
+
+    networks: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The configuration of `serve`. `database` is an SQLAlchemy URL; the paths are absolute."""
 
@@ -68,6 +77,8 @@ class Config:
     log_level: str = "INFO"
     waiting_days_max: int = WAITING_DAYS_MAX
     retention: Retention = field(default=Retention())
+    downloads_open: bool = True  # also to whoever names no device
+    push: Push = field(default=Push())
 
     @property
     def ports_file(self) -> Path:
@@ -99,6 +110,8 @@ def load(path: Path) -> Config:
         log_level=document.get("log", {}).get("level", "info").upper(),
         waiting_days_max=document.get("jobs", {}).get("waiting_days_max", WAITING_DAYS_MAX),
         retention=Retention(**document.get("retention", {})),
+        downloads_open=document.get("downloads", {}).get("open", True),
+        push=Push(**{name: tuple(values) for name, values in document.get("push", {}).items()}),
     )
 
 
@@ -114,13 +127,25 @@ def template(server_id: str, ports: dict[str, int], host: str, tls: dict[str, st
         "servers": {name: {"host": host, "port": ports[name], "public_url": ""} for name in SERVERS},
         "jobs": {"waiting_days_max": WAITING_DAYS_MAX},
         "retention": asdict(Retention()),
+        "downloads": {"open": True},
+        "push": {"networks": _own_network(host), "ports": []},
         "log": {"level": "info"},
     }
     return (
         "# Configuration of the DCU head-end. Paths are relative to this file's folder. public_url is the base URL\n"
         "# that devices and people use for a server; empty means https://host:port. retention: days after which rows\n"
-        "# are deleted, 0 keeps them for ever.\n" + yaml.safe_dump(document, sort_keys=False)
+        "# are deleted, 0 keeps them for ever. push.networks: where devices may be called.\n"
+        "# downloads.open: packages also for whoever names no device.\n" + yaml.safe_dump(document, sort_keys=False)
     )
+
+
+def _own_network(host: str) -> list[str]:
+    """The network of a head-end that is tried out with devices on the same machine; else it is not known."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return []
+    return [str(ipaddress.ip_network(address))] if address.is_loopback else []
 
 
 def _database(text: str, folder: Path) -> str:
@@ -137,10 +162,13 @@ _KEYS: dict[str, type] = {
     "servers": dict,
     "jobs": dict,
     "retention": dict,
+    "downloads": dict,
+    "push": dict,
     "log": dict,
 }
 _LISTENER_KEYS: dict[str, type] = {"host": str, "port": int, "public_url": str}
 _TLS_KEYS: dict[str, type] = {"certificate": str, "key": str, "ca": str}
+_PUSH_KEYS: dict[str, type] = {"networks": list, "ports": list}
 _LOG_KEYS: dict[str, type] = {"level": str}
 _DAYS_KEYS: dict[str, tuple[dict[str, type], int]] = {  # section: its keys, and the lowest number of days
     "jobs": ({"waiting_days_max": int}, 1),
@@ -152,15 +180,19 @@ def _problems(document: Any) -> Iterator[str]:
     if not isinstance(document, dict):
         yield "a mapping is expected"
         return
-    yield from _check(document, _KEYS, "", optional={"log", *_DAYS_KEYS})
+    yield from _check(document, _KEYS, "", optional={"downloads", "log", "push", *_DAYS_KEYS})
     if document.get("version") != VERSION:
         yield f"version: {VERSION} is expected"
     if isinstance(document.get("tls"), dict):
         yield from _check(document["tls"], _TLS_KEYS, "tls.")
+    if isinstance(document.get("downloads"), dict):
+        yield from _check(document["downloads"], {"open": bool}, "downloads.", optional={"open"})
     if isinstance(document.get("log"), dict):
         yield from _check(document["log"], _LOG_KEYS, "log.")
         if document["log"].get("level", "info") not in ("debug", "info", "warning", "error"):
             yield "log.level: debug, info, warning or error is expected"
+    if isinstance(document.get("push"), dict):
+        yield from _push_problems(document["push"])
     for name, (keys, least) in _DAYS_KEYS.items():
         if isinstance(document.get(name), dict):
             yield from _days_problems(document[name], keys, least, f"{name}.")
@@ -178,6 +210,19 @@ def _days_problems(entry: dict[str, Any], keys: dict[str, type], least: int, whe
         days = entry.get(key, least)
         if isinstance(days, int) and not least <= days <= DAYS_MAX:
             yield f"{where}{key}: {least} to {DAYS_MAX} days are expected"
+
+
+def _push_problems(entry: dict[str, Any]) -> Iterator[str]:
+    yield from _check(entry, _PUSH_KEYS, "push.", optional=set(_PUSH_KEYS))
+    networks, ports = entry.get("networks", []), entry.get("ports", [])
+    for network in networks if isinstance(networks, list) else ():
+        try:
+            ipaddress.ip_network(str(network))  # a number would be an address
+        except ValueError as error:
+            yield f"push.networks: {error}"
+    for port in ports if isinstance(ports, list) else ():
+        if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= PORT_MAX:
+            yield f"push.ports: 1 to {PORT_MAX} is expected, not {port!r}"
 
 
 def _listener_problems(entry: dict[str, Any], where: str) -> Iterator[str]:

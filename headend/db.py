@@ -6,6 +6,7 @@ since the epoch (UTC). Every server imports `metadata` and declares its tables i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Callable
@@ -79,11 +80,13 @@ def open_engine(url: str) -> Engine:
     """An engine for `url` (`sqlite:////abs/path.db`, later `postgresql+psycopg://…`).
 
     A SQLite file is readable by its owner only, because it holds device keys. What `engine.begin()` commits is durable.
+    Raises `SchemaError` for the file of a later head-end, before anything of it is touched.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         return create_engine(parsed, pool_pre_ping=True)
     if parsed.database and parsed.database != ":memory:":
+        _refuse_later(Path(parsed.database))
         _make_private(Path(parsed.database))
     engine = create_engine(parsed)
     event.listen(engine, "connect", _prepare_sqlite)
@@ -98,10 +101,11 @@ def create_tables(engine: Engine) -> None:
     Raises `SchemaError` for a database that a later version of the head-end made.
     """
     with engine.begin() as connection:
+        found = None
+        if inspect(connection).has_table(schema.name):
+            found = connection.scalars(select(schema.c.version)).one_or_none()
+            _check_version(found)
         schema.create(connection, checkfirst=True)
-        found = connection.scalars(select(schema.c.version)).one_or_none()
-        if found is not None and not 0 < found <= SCHEMA_VERSION:
-            raise SchemaError(f"the database has schema {found}, this head-end needs {SCHEMA_VERSION}")
         for version in range(found or SCHEMA_VERSION, SCHEMA_VERSION):
             for step in _MIGRATIONS[version]:
                 if isinstance(step, str):
@@ -114,6 +118,23 @@ def create_tables(engine: Engine) -> None:
             connection.execute(insert(schema).values(version=SCHEMA_VERSION))
         elif found < SCHEMA_VERSION:
             connection.execute(update(schema).values(version=SCHEMA_VERSION))
+
+
+def _check_version(found: int | None) -> None:
+    if found is not None and not 0 < found <= SCHEMA_VERSION:
+        raise SchemaError(f"the database has schema {found}, this head-end knows {SCHEMA_VERSION}")
+
+
+def _refuse_later(path: Path) -> None:
+    """Look at the version of a database without changing its mode, its journal or the files beside it."""
+    if not path.exists():
+        return
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        try:
+            row = connection.execute("SELECT version FROM schema_version").fetchone()
+        except sqlite3.Error:  # without the table, or damaged: said when it is opened
+            return
+    _check_version(None if row is None else row[0])
 
 
 def _add_columns(connection: Connection) -> None:

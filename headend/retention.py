@@ -21,7 +21,7 @@ from headend.dm import tables as dm
 from headend.dm.jobs import queue
 from headend.metering.events import events
 from headend.metering.gaps import gap_reports, gaps
-from headend.metering.readings import doubtful, readings
+from headend.metering.readings import doubtful, later_records, readings
 from headend.security.devices import registrations
 from headend.software.repository import downloads, reports
 
@@ -64,6 +64,7 @@ def _rules(keep: Retention, now: float) -> Iterator[_Rule]:
             yield _Rule(table, (table.c.run < int(cutoff)) & (table.c.stored < cutoff))
         yield _Rule(events, (events.c.received < cutoff) & (events.c.stored < cutoff))
         yield _Rule(gap_reports, gap_reports.c.stored < cutoff)
+        yield _Rule(later_records, later_records.c.stored < cutoff)
         yield _Rule(gaps, (gaps.c.last < int(cutoff)) & (gaps.c.changed < cutoff))
 
 

@@ -173,7 +173,11 @@ def _app(name: str, config: Config, engine: Engine, urls: Urls) -> ASGIApp:
             dm = DmServer(engine, ServerConfig(config.server_id, f"{urls.all()['dm']}{dm_routes.PATH}"))
             return Starlette(routes=[*dm_routes.routes(dm), web.health_route()])
         case "software":
-            return software_app.create_app(PackageStore(engine, config.files), lambda: urls.all()["software"])
+            return software_app.create_app(
+                PackageStore(engine, config.files),
+                lambda: urls.all()["software"],
+                open_to_all=config.downloads_open,
+            )
         case "metering":
             return metering_app.create_app(engine)
         case "operator":
@@ -190,10 +194,11 @@ def _operator_deps(config: Config, engine: Engine, urls: Urls) -> operator_app.O
         raise ServeError(f"{config.operator_token_file}: empty")
     packages = PackageStore(engine, config.files)
     packages.learn()
+    policy = push.PushPolicy.of(config.push.networks, config.push.ports)
     return operator_app.OperatorDeps(
         engine=engine,
         packages=packages,
-        push=lambda device_id: push.notify(engine, device_id),
+        push=lambda device_id: push.notify(engine, device_id, policy),
         urls=urls.all,
         token_hash=web.token_hash(token),
         server_id=config.server_id,

@@ -7,11 +7,14 @@ or not at all, and then starts a session.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
+from omadm.schemes import Credentials
+from omadm.ssmp.limits import FINGERPRINT_BYTES
 from omadm.syncml.codec import DM_WBXML, decode, encode
 from omadm.syncml.document import TNDS_WBXML
 from omadm.syncml.errors import SyncmlError
@@ -37,6 +40,7 @@ class Account:
 
     The client authenticates as `client_name` with `client_secret` and `client_nonce` (CLCRED), the server as
     `server_name` with `server_secret` and `server_nonce` (SRVCRED). The nonces are those for the next message.
+    `auth_type` is that of the client, and of the server too unless `server_auth_type` names another.
     """
 
     server_id: str
@@ -48,14 +52,36 @@ class Account:
     client_nonce: bytes = field(repr=False)
     server_nonce: bytes = field(repr=False)
     auth_type: str = "HMAC"
+    server_auth_type: str = ""
+
+    @property
+    def client(self) -> Credentials:
+        """How the device proves itself."""
+        return Credentials(self.client_name, self.client_secret, self.client_nonce)
+
+    @property
+    def server(self) -> Credentials:
+        """How the server proves itself."""
+        return Credentials(self.server_name, self.server_secret, self.server_nonce)
+
+    @property
+    def auth_types(self) -> tuple[str, str]:
+        """The authentication types of client and server."""
+        return self.auth_type, self.server_auth_type or self.auth_type
 
     def __post_init__(self) -> None:
         for name in ("server_id", "url", "client_name", "server_name"):
             value = getattr(self, name)
             if not value or len(value) > TEXT_CHARS_MAX or not value.isprintable():
                 raise ValueError(f"account: {name} is empty, too long or not printable")
-        if self.auth_type not in AUTH_TYPES:
-            raise ValueError(f"account: authentication type {self.auth_type!r} is not supported")
+        for kind in self.auth_types:
+            if kind not in AUTH_TYPES:
+                raise ValueError(f"account: authentication type {kind!r} is not supported")
+
+    def fingerprint(self) -> bytes:
+        """What tells one account of a device from another, 16 bytes: the start of a SHA-256 over its secret of 256
+        random bits, which nobody can reverse."""
+        return hashlib.sha256(b"dcu-ssmp 2 account " + self.client_secret.encode()).digest()[:FINGERPRINT_BYTES]
 
 
 def _leaf(name: str, value: str) -> TndsNode:
@@ -112,7 +138,7 @@ def dmacc(account: Account, name: str = "main") -> TndsNode:
                 _credentials(
                     "server",
                     SERVER_LEVEL,
-                    account.auth_type,
+                    account.auth_types[1],
                     account.server_name,
                     account.server_secret,
                     account.server_nonce,
@@ -155,9 +181,7 @@ def account_from_tnds(tree: MgmtTree) -> Account:
     node = found[0]
     auth = _child(node, "AppAuth")
     client, server = _by_level(auth, CLIENT_LEVEL), _by_level(auth, SERVER_LEVEL)
-    auth_type = _text(client, "AAuthType")
-    if _text(server, "AAuthType") != auth_type:
-        raise BootstrapError("client and server use different authentication types")
+    auth_type, server_auth_type = _text(client, "AAuthType"), _text(server, "AAuthType")
     server_id = _text(node, "ServerID")
     try:
         return Account(
@@ -170,6 +194,7 @@ def account_from_tnds(tree: MgmtTree) -> Account:
             client_nonce=_bytes(client, "AAuthData"),
             server_nonce=_bytes(server, "AAuthData"),
             auth_type=auth_type,
+            server_auth_type="" if server_auth_type == auth_type else server_auth_type,
         )
     except ValueError as error:
         raise BootstrapError(str(error)) from error

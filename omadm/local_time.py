@@ -185,13 +185,15 @@ class DayTimes:
         return self._next(instant, [last for _, last in self._spans])
 
     def _next(self, instant: float, times: list[int]) -> int | None:
+        if not times:
+            return None
         now = int(instant // 1)
         midnight = self.zone.local(now) // _DAY * _DAY
         found = [
             at for day in range(-1, 3) for time in times for at in self.zone.instants(midnight + day * _DAY + time)
         ]
         switch = self.zone.next_switch(now)  # which may leave out a beginning, or an end
-        return min((at for at in (*found, *([switch] if switch else [])) if at > now), default=None) if times else None
+        return min((at for at in (*found, *([switch] if switch else [])) if at > now), default=None)
 
 
 def _span(text: str) -> tuple[int, int]:

@@ -1,6 +1,6 @@
-"""Bounds of an order to meters, which the device enforces and the head-end checks before it sends one (docs/orders.md).
+"""Orders to meters and to networks: bounds and names that both ends know (docs/orders.md). sans-IO, and no code at all.
 
-sans-IO, and no code at all.
+The device enforces them, and the head-end checks them before it sends an order.
 """
 
 from __future__ import annotations
@@ -9,3 +9,5 @@ METERS_MAX = 256  # of one order
 PARAMETERS_CHARS_MAX = 8192  # of the parameters, as JSON
 PRIORITY_MAX = 9  # 0 is the lowest
 DEADLINE_S_MAX = 7 * 86_400  # from when the device takes the order up
+
+NETWORK_ORDERS = ("get", "set", "promote", "demote", "allow", "deny")  # to the base node of a port

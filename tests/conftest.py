@@ -15,6 +15,7 @@ same order again. Nothing else is seeded by it: the random numbers of the tests 
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import random
@@ -23,7 +24,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,9 @@ GRACE_MS = 10_000
 # none of them is about the machine's disk. They are gone at the end; `--basetemp FOLDER` puts them elsewhere.
 MEMORY = "/dev/shm"
 MEMORY_FREE_BYTES_MIN = 1 << 30
+
+# So many new objects may wait for the garbage collector, some megabytes. With Python's 700 it runs 9000 times.
+GARBAGE_OBJECTS = 20_000
 
 STRICT = os.environ.get("CI_STRICT", "") not in ("", "0")  # as .ci/run documents it: 0 is lenient
 
@@ -112,6 +116,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         shuffle(items, random.Random(seed))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What a collection makes, 400 000 objects that point at each other, stays to the end. The garbage collector does
+    not look for what could go while it grows, nor again and again while tests run: that took a tenth of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(GARBAGE_OBJECTS)
+        gc.enable()
+
+
 def shuffle(items: list[pytest.Item], chance: random.Random) -> None:
     """A random order in which a file's tests stay together, so that what they share is set up once."""
     files: dict[Path, list[pytest.Item]] = {}
@@ -130,11 +147,15 @@ def shuffle(items: list[pytest.Item], chance: random.Random) -> None:
 def children() -> set[int]:
     """The processes whose parent is this one; orphans of its children are among them."""
     found: set[int] = set()
-    for task in Path("/proc/self/task").iterdir():
+    with os.scandir("/proc/self/task") as tasks:  # twice per test, so without pathlib
+        paths = [f"{task.path}/children" for task in tasks]
+    for path in paths:
         try:
-            found.update(map(int, (task / "children").read_text().split()))
+            descriptor = os.open(path, os.O_RDONLY)
         except FileNotFoundError:  # this thread has ended since
             continue
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            found.update(map(int, file.read().split()))
     return found
 
 

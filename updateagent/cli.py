@@ -49,7 +49,7 @@ def run(argv: list[str]) -> int:
 def boot(config: str | Path) -> int:
     """`dcu-update boot`, which init waits for. Raises `RequestError` (configuration)."""
     _log_to_stderr()
-    return _boot_of(UpdateAgent(load(Path(config)), RealDisk()))
+    return _boot_of(UpdateAgent(load(Path(config), strict=False), RealDisk()))
 
 
 def _boot_of(agent: UpdateAgent) -> int:
@@ -67,7 +67,7 @@ def _log_to_stderr() -> None:
 
 
 def _agent(arguments: argparse.Namespace) -> UpdateAgent:
-    agent = UpdateAgent(load(arguments.config), RealDisk())
+    agent = UpdateAgent(load(arguments.config, strict=False), RealDisk())
     if getattr(arguments, "dry_run", False):
         return agent.dry(getattr(arguments, "package", None))
     return agent
@@ -129,7 +129,9 @@ def _verify(arguments: argparse.Namespace) -> int:
         trust = Trust(load_roots(arguments.roots), arguments.compatible or "", time.time())
     else:
         agent = _agent(arguments)
-        trust = agent.packages().trust(agent.journal().load())
+        record = agent.journal().load()
+        record.check_known()
+        trust = agent.packages().trust(record)
         if arguments.compatible:
             trust = replace(trust, compatible=arguments.compatible)
     manifest = verify_package(arguments.package, trust)
@@ -260,11 +262,19 @@ def _software_install(arguments: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _software_activate(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    from updateagent.engine.mailbox import read_release_version
     from updateagent.software.store import SoftwareStore
 
     agent = _agent(arguments)
     with agent.alone():
-        version = SoftwareStore(agent.disk, agent.config.software_dir).activate(arguments.id, arguments.version)
+        record = agent.journal().load()
+        record.check_known()
+        version = SoftwareStore(agent.disk, agent.config.software_dir).activate(
+            arguments.id,
+            arguments.version,
+            floor=record.software_floors.get(arguments.id, 0),
+            running=read_release_version(agent.disk, agent.config.release_file),
+        )
     return {"id": arguments.id, "version": version, "active": True}
 
 

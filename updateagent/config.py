@@ -1,11 +1,13 @@
 """The settings of the Update Agent: one TOML file, read once, checked whole.
 
-Every mistake in the file is reported, each with its key, before anything else happens (exit status 2).
+Every mistake in the file is reported, each with its key, before anything else happens (exit status 2). A key that is
+not known is no mistake for a program that runs: after a rollback it meets the settings of a later version.
 `etc/dcu-update.toml` documents the keys.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,8 @@ from updateagent.boot import loaders
 from updateagent.boot.policy import TRIES_MAX
 from updateagent.engine.health import DEADLINE_DEFAULT_S, CommandCheck, HealthConfig
 from updateagent.errors import CONFIGURATION, RequestError
+
+LOG = logging.getLogger("update")
 
 DEFAULT_FILE = Path("/etc/dcu-update.toml")
 TRIES_DEFAULT = 3
@@ -85,11 +89,12 @@ class Config:
 
 
 class _Table:
-    """A TOML table from which keys are taken one by one. Unknown keys (those left over) and bad values are mistakes."""
+    """A TOML table from which keys are taken one by one. Bad values are mistakes, keys that are left over unknown."""
 
-    def __init__(self, name: str, raw: object, mistakes: list[str]) -> None:
+    def __init__(self, name: str, raw: object, mistakes: list[str], unknown: list[str]) -> None:
         self._name = name
         self._mistakes = mistakes
+        self._unknown = unknown
         self._left: dict[str, Any] = {}
         if isinstance(raw, dict):
             self._left = dict(raw)
@@ -125,11 +130,13 @@ class _Table:
         return tuple(found)
 
     def table(self, key: str, default: Any = ...) -> _Table:
-        return _Table(self.path(key), self.take(key, dict, default) or {}, self._mistakes)
+        return _Table(self.path(key), self.take(key, dict, default) or {}, self._mistakes, self._unknown)
 
     def tables(self, key: str) -> list[_Table]:
         found = self.take(key, list, [])
-        return [_Table(f"{self.path(key)}[{index}]", raw, self._mistakes) for index, raw in enumerate(found)]
+        return [
+            _Table(f"{self.path(key)}[{index}]", raw, self._mistakes, self._unknown) for index, raw in enumerate(found)
+        ]
 
     def mistake(self, key: str, why: str) -> None:
         self._mistakes.append(f"{self.path(key)}: {why}")
@@ -139,11 +146,12 @@ class _Table:
             self.mistake(key, why)
 
     def end(self) -> None:
-        self._mistakes.extend(f"{self.path(key)}: unknown key" for key in self._left)
+        self._unknown.extend(f"{self.path(key)}: unknown key" for key in self._left)
 
 
-def load(path: Path) -> Config:
-    """Read the file. Raises `RequestError` (configuration) with every mistake, one per line."""
+def load(path: Path, *, strict: bool = True) -> Config:
+    """Read the file. Raises `RequestError` (configuration) with every mistake, one per line. Not `strict`: keys that
+    are not known are logged, where nothing else is wrong."""
     import tomllib
 
     try:
@@ -156,9 +164,12 @@ def load(path: Path) -> Config:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RequestError(CONFIGURATION, f"{path}: {error}") from error
     mistakes: list[str] = []
-    config = _config(_Table("", document, mistakes), mistakes)
-    if config is None:
-        raise RequestError(CONFIGURATION, "\n".join(f"{path}: {mistake}" for mistake in mistakes))
+    unknown: list[str] = []
+    config = _config(_Table("", document, mistakes, unknown), mistakes)
+    if config is None or (strict and unknown):
+        raise RequestError(CONFIGURATION, "\n".join(f"{path}: {mistake}" for mistake in (*mistakes, *unknown)))
+    for key in unknown:
+        LOG.warning("%s: %s: passed over", path, key, extra={"event": "config.unknown_key"})
     return config
 
 

@@ -1,5 +1,5 @@
-"""dcuctl: what a technician asks a running concentrator. Exit codes: 0 done, 1 the daemon said no, 2 wrong usage,
-3 the daemon does not run."""
+"""dcuctl: what a technician asks a running concentrator. Exit codes: 0 done, 1 the daemon said no, or a document
+is none, 2 wrong usage, 3 the daemon does not run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ import click
 from agent.cli import follow as following
 from agent.cli import network as networks
 from agent.cli import order as orders
-from agent.cli import show
+from agent.cli import show, wbxml
 from agent.cli.client import NotRunningError, RefusedError, ask, socket_path
+from omadm.syncml.errors import SyncmlError
+from omadm.syncml.messages import SyncmlValueError
 
 EXIT_REFUSED = 1
 EXIT_NOT_RUNNING = 3  # what init scripts call "program is not running"
@@ -198,6 +200,40 @@ def update_status(context: Context, follow: bool | None, file: Path | None, as_j
     live = sys.stdout.isatty() and not as_json
     show_update = following.Following(lambda: following.look(context.path, where), live=live, as_json=as_json)
     show_update.run(follow=live if follow is None else follow)
+
+
+@cli.group("wbxml")
+def wbxml_documents() -> None:
+    """Messages of OMA DM as WBXML and as XML; no daemon is needed."""
+
+
+@wbxml_documents.command("decode")
+@click.argument("file")
+def wbxml_decode(file: str) -> None:
+    """Print the WBXML document in FILE, or on standard input for `-`, as XML."""
+    click.echo(_converted(file, wbxml.decode), nl=False)
+
+
+@wbxml_documents.command("encode")
+@click.argument("file")
+def wbxml_encode(file: str) -> None:
+    """Write the XML document in FILE, or on standard input for `-`, as WBXML to standard output."""
+    click.echo(_converted(file, wbxml.encode), nl=False)
+
+
+ConvertedT = TypeVar("ConvertedT", str, bytes)
+
+
+def _converted(file: str, convert: Callable[[bytes], ConvertedT]) -> ConvertedT:
+    """What a document becomes; says in one line why it is none, and exits with 1."""
+    try:
+        return convert(wbxml.read_input(file))
+    except OSError as error:
+        why = f"{file}: {error.strerror or error}"
+    except (SyncmlError, SyncmlValueError) as error:
+        why = f"{file}: {error}"
+    click.echo("dcuctl: " + " ".join(why.split()), err=True)
+    sys.exit(EXIT_REFUSED)
 
 
 for command in (orders.ping, orders.read, orders.order, networks.network, networks.base_node):

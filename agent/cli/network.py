@@ -10,7 +10,7 @@ import click
 
 from agent.cli.client import RefusedError
 from agent.cli.show import age, facts, printable, stamp, table, when
-from agent.status import NETWORK_ORDERS
+from omadm.orders import NETWORK_ORDERS
 
 ANSWER_S = 15.0  # a base node has 5 s for each order, and others may be before this one
 ASK_EVERY_S = 0.3

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -64,7 +64,7 @@ def make(context: Context, kind: str, meters: Sequence[str], parameters: Mapping
     as_json, wait = options["as_json"], options["wait"]
     found = context.ask(
         "order",
-        id=uuid.uuid4().hex,
+        id=os.urandom(16).hex(),
         kind=kind,
         meters=list(meters),
         parameters=dict(parameters),

@@ -13,8 +13,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
+from agent.clock_keeper import BUILT, built_at
+from agent.dm.registration import account_document
+from agent.mo import dmacc
 from agent.settings.config import EXIT_CONFIG, Config, ConfigError, load
 from agent.settings.identity import SecretError, read_password, read_release, read_secret
+from agent.tls import client_context
+from omadm.bootstrap import BootstrapError
+from omadm.client_provisioning import bootstrap_tree
 
 EXIT_OK = 0
 
@@ -47,6 +53,7 @@ def problems(config: Config) -> Iterator[str]:
     yield from _reading_lists(config)
     yield from _ports(config)
     yield from _mqtt(config)
+    yield from _account(config)
     for key, command in (("reboot_command", config.reboot_command), ("update.command", config.update.command)):
         if shutil.which(command[0]) is None:
             yield f"{key}: no program {command[0]}"
@@ -70,19 +77,34 @@ def _mqtt(config: Config) -> Iterator[str]:
             yield f"mqtt.password_file: {error}"
 
 
+def _account(config: Config) -> Iterator[str]:
+    if config.dm.account is None:
+        return
+    try:
+        dmacc.checked(bootstrap_tree(account_document(config.dm.account)), config.dm.auth_types)
+    except BootstrapError as error:
+        yield f"dm.account: {error}"
+
+
 def _release(config: Config) -> Iterator[str]:
     file = config.device.release_file
     try:
-        if not read_release(file).get("VERSION"):
-            yield f"device.release_file: {file} has no VERSION="
+        release = read_release(file)
     except OSError as error:
         yield f"device.release_file: {file}: {error.strerror}"
+        return
+    if not release.get("VERSION"):
+        yield f"device.release_file: {file} has no VERSION="
+    try:
+        built_at(release)
+    except ValueError as error:
+        yield f"device.release_file: {file}: {BUILT}: {error}"
 
 
 def _authorities(config: Config) -> Iterator[str]:
     file = config.security_server.ca_file
     try:
-        ssl.create_default_context(cafile=str(file))
+        client_context(file)
     except ssl.SSLError:
         yield f"security_server.ca_file: {file} holds no certificate"
     except OSError as error:

@@ -5,10 +5,15 @@ Figures are of CPython 3.11 on x86-64, 500 meters; `python -m tests.bench memory
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import sys
-from types import CellType, FunctionType
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, fields
+from reprlib import recursive_repr
+from types import FunctionType, ModuleType
+from typing import Any
 
 from agent.clock import Clock
 from agent.status import StatusBoard
@@ -38,30 +43,68 @@ def after_configuration() -> None:
 
 
 def after_start() -> None:
-    """Free the twins of dataclasses, 0.9 MB of 290 classes.
+    """Let all dataclasses share the functions that differ only in the names of fields, 1.3 MB of 360 classes, and free
+    the twins of the frozen ones, 0.9 MB.
 
-    `dataclass(slots=True)` makes its class anew. With `frozen=True` the functions that refuse assignments go on
-    referring to the first one, which nobody else can reach. They are given the class that they belong to.
+    `dataclass` compiles them for each class. `dataclass(slots=True)` also makes the class anew; the functions that
+    refuse assignments go on referring to the first one, which nobody else can reach.
     """
     for found in gc.get_objects():
-        if isinstance(found, type) and {"__dataclass_fields__", "__slots__"} <= vars(found).keys():
-            for name in ("__setattr__", "__delattr__"):
-                for cell in _cells(vars(found).get(name)):
-                    if _is_twin(cell.cell_contents, found):
-                        cell.cell_contents = found
+        if isinstance(found, type) and "__dataclass_fields__" in vars(found):
+            for name, shared in _SHARED.items():
+                if _is_generated(vars(found).get(name)):
+                    setattr(found, name, shared)
     gc.collect()
 
 
-def _cells(function: object) -> tuple[CellType, ...]:
-    return function.__closure__ or () if isinstance(function, FunctionType) else ()
+def drop_texts() -> None:
+    """Drop the docstrings of modules and classes, 0.4 MB: nobody asks a daemon for them. Those of functions are part of
+    their code. `python -OO` would drop these too, and have `dataclass` make a text for each class instead, which takes
+    `inspect`; and what a distribution has compiled beforehand is not of that kind."""
+    for module in list(sys.modules.values()):
+        if isinstance(module, ModuleType) and module.__doc__:
+            module.__doc__ = None
+    for found in gc.get_objects():
+        if isinstance(found, type) and isinstance(vars(found).get("__doc__"), str):
+            with contextlib.suppress(TypeError):  # of a class that is written in C
+                found.__doc__ = None
 
 
-def _is_twin(first: object, second: type) -> bool:
-    return (
-        isinstance(first, type)
-        and first is not second
-        and (first.__module__, first.__qualname__) == (second.__module__, second.__qualname__)
-    )
+def _is_generated(function: object) -> bool:
+    """Whether `dataclass` has made it, from a text."""
+    function = getattr(function, "__wrapped__", function)
+    return isinstance(function, FunctionType) and function.__code__.co_filename == "<string>"
+
+
+@recursive_repr()
+def _repr(self: Any) -> str:
+    shown = ", ".join(f"{one.name}={getattr(self, one.name)!r}" for one in fields(self) if one.repr)
+    return f"{type(self).__qualname__}({shown})"
+
+
+def _refuse_to_set(self: Any, name: str, value: object) -> None:
+    if _is_frozen(type(self), name):
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+    object.__setattr__(self, name, value)
+
+
+def _refuse_to_delete(self: Any, name: str) -> None:
+    if _is_frozen(type(self), name):
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
+    object.__delattr__(self, name)
+
+
+def _is_frozen(of: type, name: str) -> bool:
+    """Whether instances refuse it: a class that is no dataclass, but inherits from one, may have attributes of its
+    own."""
+    return "__dataclass_fields__" in vars(of) or name in of.__dataclass_fields__  # type: ignore[attr-defined]
+
+
+_SHARED: dict[str, Callable[..., object]] = {
+    "__repr__": _repr,
+    "__setattr__": _refuse_to_set,
+    "__delattr__": _refuse_to_delete,
+}
 
 
 class Trim:

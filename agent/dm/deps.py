@@ -39,7 +39,8 @@ class DmConfig:
     """Fixed facts. `state_dir/dm` holds the nonces, beside the tree.
 
     `poll_every_s` is the longest time without a session; after a failure the next attempt is `backoff_min_s` away,
-    doubling up to `backoff_max_s`.
+    doubling up to `backoff_max_s`. `auth_types` are the kinds of credentials that an account may ask for.
+    `standard_notifications`: notifications of a server of another make, which have no counter, are taken as well.
     """
 
     device_id: str
@@ -49,6 +50,8 @@ class DmConfig:
     backoff_max_s: float = 3600.0
     content_type: str = DM_WBXML
     mac_algorithms: tuple[str, ...] = ("SHA-256",)
+    auth_types: tuple[str, ...] = ("HMAC",)
+    standard_notifications: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,8 @@ class DmDeps:
     """Everything else the DM client calls.
 
     * `tree`, `objects`: the management tree and what its nodes do.
-    * `register()`: one SSMP run; returns the bootstrap document, raises `SsmpRefused` or `SsmpError`.
+    * `register(held)`: gets the bootstrap document, from the security server or from a file; raises `SsmpRefused`,
+      `SsmpError` or `BootstrapError`. `held` is the fingerprint of the account that the device has, empty for none.
     * `health(name, ok, detail)`: one health check result, for the Update Agent's trial boot.
     * `on_provisioning(p)`: called from the DM thread at start and after each change; must not block.
     * `request_reboot()`: asks the supervisor to reboot the board; returns at once.
@@ -69,7 +73,7 @@ class DmDeps:
     disk: Disk
     clock: Clock
     board: StatusBoard
-    register: Callable[[], bytes]
+    register: Callable[[bytes], bytes]
     health: Callable[[str, bool, str], None]
     on_provisioning: Callable[[Provisioning], None]
     request_reboot: Callable[[], None]

@@ -1,17 +1,25 @@
 """A small HTTP/1.1 listener for Package #0 (OMA-TS-DM_Notification 1.2): POST /push and nothing else.
 
 A notification only ever starts a session with the server that is already configured, so the worst a stranger can do
-here is to use up the listener's time. Hence: one connection at a time, a deadline for each, small limits for each
-part of the request, and a token bucket in front of the verification.
+here is to be in the way of the genuine one. Hence: some connections at a time, few of them from one network, a deadline
+for each, small limits for each part of the request; when there is no room, the connection that has waited longest gives
+way. A token bucket bounds how often a session is started; what is not genuine takes nothing from it.
+
+An address that cannot be listened at is a problem of this part alone: it is told of, and tried again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import logging
+import os
+import selectors
 import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from agent.wakeup import Wakeup
@@ -23,11 +31,18 @@ PATH = "/push"
 HEAD_BYTES_MAX = 4096  # request line and headers; a sender needs some 200
 BODY_BYTES_MAX = 1024  # digest, header, server id (255 at most) and vendor tail
 REQUEST_S = 5.0  # from accept to the last byte of the request
-ACCEPT_S = 10.0  # for a connection, between two beats
+CONNECTIONS_MAX = 32
+CONNECTIONS_PER_NETWORK_MAX = 4  # the head-end needs one; an IPv6 network is a /64, an IPv4 one an address
+GRACE_S = 1.0  # a younger connection does not give way: a genuine request has come whole by then
+BEAT_S = 10.0  # at most, between two beats
+BIND_AGAIN_S = 10.0
 ACCEPT_FAILED_S = 1.0  # pause after an accept that failed
-BACKLOG = 8
-RATE_PER_S = 2.0  # verified notifications per second, sustained
+ACCEPTS_MAX = 16  # before connections are looked at again
+BACKLOG = 64
+RECEIVE_BYTES = 2048
+RATE_PER_S = 2.0  # genuine notifications per second, sustained
 BURST = 10
+REFUSED_EVERY_S = 60.0  # one line of the log about refused notifications
 
 _REASONS = {
     202: "Accepted",
@@ -84,6 +99,28 @@ def parse_head(head: bytes) -> int:
     return int(length)
 
 
+class Request:
+    """Collects the octets of one request."""
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._length: int | None = None
+
+    def receive(self, data: bytes) -> bytes | None:
+        """Take what came; return the body once it is whole. Raises `RequestError`; no octets are the end."""
+        if not data:
+            raise RequestError(400)
+        self._data += data
+        if self._length is None:
+            head, end, rest = self._data.partition(b"\r\n\r\n")
+            if not end:
+                if len(self._data) > HEAD_BYTES_MAX:
+                    raise RequestError(431)
+                return None
+            self._length, self._data = parse_head(head), rest
+        return self._data[: self._length] if len(self._data) >= self._length else None
+
+
 class TokenBucket:
     """Lets through `burst` at once and `rate_per_s` sustained. Time is an argument (monotonic seconds)."""
 
@@ -93,11 +130,16 @@ class TokenBucket:
         self._tokens = float(burst)
         self._at: float | None = None
 
-    def take(self, now: float) -> bool:
+    def has(self, now: float) -> bool:
+        """Return whether there is a token."""
         if self._at is not None:
             self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
         self._at = now
-        if self._tokens < 1.0:
+        return self._tokens >= 1.0
+
+    def take(self, now: float) -> bool:
+        """Take a token, if there is one."""
+        if not self.has(now):
             return False
         self._tokens -= 1.0
         return True
@@ -127,11 +169,34 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}{PATH}" if ":" in host else f"http://{host}:{port}{PATH}"
 
 
-class PushListener:
-    """Worker. `on_notification(body) -> HTTP status` is `DmService.on_notification`. Binds on construction.
+def network_of(host: str) -> str:
+    """The network that an address belongs to, as limits count it: all that one subscriber is given."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+    return str(address)
 
-    Raises `OSError` from the constructor when the address cannot be bound (a configuration error).
-    """
+
+@dataclass(slots=True, eq=False)
+class _Connection:
+    socket: socket.socket
+    peer: str
+    network: str
+    since: float
+    request: Request = field(default_factory=Request)
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+
+class PushListener:
+    """Worker. `on_notification(body) -> HTTP status` is `DmService.on_notification`. Binds on construction, or else in
+    `run`; `report(ok, detail)` is told how that went."""
 
     name = "push"
     budget_s = 30.0
@@ -144,83 +209,182 @@ class PushListener:
         port: int,
         monotonic: Callable[[], float] = time.monotonic,
         request_s: float = REQUEST_S,
+        report: Callable[[bool, str], None] = lambda _ok, _detail: None,
     ) -> None:
         self._request_s = request_s
         self._on_notification = on_notification
         self._monotonic = monotonic
+        self._report = report
         self._bucket = TokenBucket(RATE_PER_S, BURST)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        self._socket.settimeout(0)
+        self._where = (host, port)
+        self._connections: list[_Connection] = []
+        self._selector = selectors.DefaultSelector()
         self._wakeup = Wakeup()
-        # For a listener that was configured with port 0. Asked now: other threads want it also while this one ends.
-        self.port = int(self._socket.getsockname()[1])
+        self._selector.register(self._wakeup, selectors.EVENT_READ)
+        self._socket: socket.socket | None = None
+        self._bind_at = float("-inf")
+        self._accept_at: float | None = None  # not before, after an accept that failed
+        self._refused, self._refused_at = 0, float("-inf")
+        self.problem = ""
+        self.port = 0  # where it listens, 0 while it does not; asked by other threads, also while this one ends
+        self._bind()
 
     def close(self) -> None:
         """Give the port back, of a listener that does not `run`: that one does it itself."""
-        self._socket.close()
+        for connection in list(self._connections):
+            self._drop(connection)
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        self._selector.close()
 
     def wake(self) -> None:
         """Have `run` look at its `stop` now. Any thread."""
         self._wakeup.set()
 
+    def warnings(self) -> list[str]:
+        """What an operator should know. Any thread."""
+        return [f"no notification can reach this device: {self.problem}"] if self.problem else []
+
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Serve until `stop`; then close the socket."""
-        with self._socket:
+        try:
             while not stop.is_set():
                 beat()
-                if not self._wakeup.wait(ACCEPT_S, [self._socket]):
-                    continue
-                try:
-                    connection, peer = self._socket.accept()
-                except BlockingIOError:  # the peer hung up while queued
-                    continue
-                except OSError as error:  # descriptors ran out: that passes
-                    LOG.debug("accept failed: %s", error)
-                    stop.wait(ACCEPT_FAILED_S)
-                    continue
-                with connection:
-                    self._serve(connection, str(peer[0]))
+                self.step()
+        finally:
+            self.close()
 
-    def _serve(self, connection: socket.socket, peer: str) -> None:
-        deadline = self._monotonic() + self._request_s
+    def step(self) -> None:
+        """Wait for something to happen, `BEAT_S` at most, and see to it."""
+        now = self._monotonic()
+        if self._socket is None and now >= self._bind_at:
+            self._bind()
+        if self._socket is not None and self._accept_at is not None and now >= self._accept_at:
+            self._accept_at = None
+            self._selector.register(self._socket, selectors.EVENT_READ)
+        ready = [key.fileobj for key, _ in self._selector.select(self._wait_s(now))]
+        now = self._monotonic()
+        if self._wakeup in ready:
+            self._wakeup.clear()
+        for connection in list(self._connections):
+            if connection in ready:
+                self._receive(connection, now)
+            elif now - connection.since >= self._request_s:
+                self._answer(connection, 408)
+        if self._socket is not None and self._socket in ready:
+            self._accept(self._socket, now)
+
+    # --- inside ---
+
+    def _bind(self) -> None:
+        host, port = self._where
+        self._bind_at = self._monotonic() + BIND_AGAIN_S
         try:
-            status = self._answer(connection, deadline)
-        except RequestError as error:
-            status = error.status
-        except TimeoutError:
-            status = 408
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            bound = socket.create_server((host, port), family=family, backlog=BACKLOG)
         except OSError as error:
-            LOG.debug("push from %s: %s", peer, error)
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else error  # Python adds the address
+            problem = f"cannot listen on {host}:{port}: {why}"
+            level = logging.DEBUG if problem == self.problem else logging.WARNING
+            LOG.log(level, "%s; tried again every %.0f s", problem, BIND_AGAIN_S, extra={"event": "dm.push.unbound"})
+            self.problem = problem
+            self._report(False, problem)  # noqa: FBT003  the signature of `agent.daemon.health.Health.set`
             return
-        LOG.debug("push from %s: %d", peer, status)
-        text = f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        if self.problem:
+            LOG.info("listening on %s:%d at last", host, port, extra={"event": "dm.push.bound"})
+        bound.settimeout(0)
+        self._selector.register(bound, selectors.EVENT_READ)
+        self._socket, self.problem = bound, ""
+        self.port = int(bound.getsockname()[1])  # for a listener that was configured with port 0
+        self._report(True, f"listening on {host}:{self.port}")  # noqa: FBT003
+
+    def _wait_s(self, now: float) -> float:
+        ends = [connection.since + self._request_s for connection in self._connections]
+        if self._socket is None:
+            ends.append(self._bind_at)
+        if self._accept_at is not None:
+            ends.append(self._accept_at)
+        return max(0.0, min([BEAT_S, *(end - now for end in ends)]))
+
+    def _accept(self, listening: socket.socket, now: float) -> None:
+        for _ in range(ACCEPTS_MAX):
+            try:
+                accepted, address = listening.accept()
+            except BlockingIOError:  # none is left, or the peer hung up while queued
+                return
+            except OSError as error:  # descriptors ran out: that passes
+                LOG.debug("accept failed: %s", error)
+                self._selector.unregister(listening)
+                self._accept_at = now + ACCEPT_FAILED_S
+                return
+            accepted.settimeout(0)
+            connection = _Connection(accepted, str(address[0]), network_of(str(address[0])), now)
+            if not self._make_room(connection.network, now):
+                accepted.close()
+                continue
+            self._connections.append(connection)
+            self._selector.register(connection, selectors.EVENT_READ)
+            self._receive(connection, now)
+
+    def _make_room(self, network: str, now: float) -> bool:
+        """Have the connection that has waited longest give way, where there are too many, of all or of one network."""
+        same = [one for one in self._connections if one.network == network]
+        if len(same) >= CONNECTIONS_PER_NETWORK_MAX:
+            longest = same[0]
+        elif len(self._connections) >= CONNECTIONS_MAX:
+            longest = self._connections[0]
+        else:
+            return True
+        if now - longest.since < GRACE_S:
+            return False
+        self._answer(longest, 503)
+        return True
+
+    def _receive(self, connection: _Connection, now: float) -> None:
         try:
-            connection.settimeout(1.0)
-            connection.sendall(text.encode("ascii"))
+            body = connection.request.receive(connection.socket.recv(RECEIVE_BYTES))
+        except BlockingIOError:
+            return
+        except RequestError as error:
+            self._answer(connection, error.status)
+            return
         except OSError as error:
-            LOG.debug("push from %s: answer not sent: %s", peer, error)
+            LOG.debug("push from %s: %s", connection.peer, error)
+            self._drop(connection)
+            return
+        if body is not None:
+            self._answer(connection, self._notified(body, connection.peer, now))
 
-    def _answer(self, connection: socket.socket, deadline: float) -> int:
-        buffer = b""
-        while b"\r\n\r\n" not in buffer:
-            if len(buffer) > HEAD_BYTES_MAX:
-                raise RequestError(431)
-            buffer += self._receive(connection, deadline)
-        head, _, body = buffer.partition(b"\r\n\r\n")
-        length = parse_head(head)
-        while len(body) < length:
-            body += self._receive(connection, deadline)
-        if not self._bucket.take(self._monotonic()):
-            raise RequestError(429)
-        return self._on_notification(body[:length])
+    def _notified(self, body: bytes, peer: str, now: float) -> int:
+        """Hand a notification on. Only a genuine one uses up a token, so that junk cannot keep it out."""
+        if not self._bucket.has(now):
+            return 429
+        status = self._on_notification(body)
+        if status == 202:
+            self._bucket.take(now)
+        elif status == 403:
+            self._note_refused(peer, now)
+        return status
 
-    def _receive(self, connection: socket.socket, deadline: float) -> bytes:
-        left = deadline - self._monotonic()
-        if left <= 0:
-            raise TimeoutError
-        connection.settimeout(left)
-        piece = connection.recv(2048)
-        if not piece:
-            raise RequestError(400)
-        return piece
+    def _note_refused(self, peer: str, now: float) -> None:
+        self._refused += 1
+        if now - self._refused_at < REFUSED_EVERY_S:
+            return
+        LOG.warning(
+            "notifications that are not genuine: %d, the last one from %s", self._refused, peer,
+            extra={"event": "dm.push.refused"},
+        )  # fmt: skip
+        self._refused, self._refused_at = 0, now
+
+    def _answer(self, connection: _Connection, status: int) -> None:
+        LOG.debug("push from %s: %d", connection.peer, status)
+        text = f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        with contextlib.suppress(OSError):  # whoever is gone needs no answer; the first octets always find room
+            connection.socket.send(text.encode("ascii"))
+        self._drop(connection)
+
+    def _drop(self, connection: _Connection) -> None:
+        self._selector.unregister(connection)
+        self._connections.remove(connection)
+        connection.socket.close()

@@ -36,7 +36,7 @@ from agent.tree import alerts
 from agent.tree.acl import identifier
 from agent.tree.commands import Executor
 from omadm.auth import HMAC_HEADER
-from omadm.bootstrap import Account, BootstrapError, parse_profile
+from omadm.bootstrap import Account, BootstrapError
 from omadm.codes import AlertCode, Refusal
 from omadm.notification import PUSH_URL, Notification, NotificationError, verify
 from omadm.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
@@ -90,7 +90,7 @@ class DmService:
         try:
             found = self._verified(body, account)
         except NotificationError as error:
-            LOG.warning("notification ignored: %s", error, extra={"event": "dm.push.refused"})
+            LOG.debug("notification ignored: %s", error)  # the listener counts them
             return 403
         except OSError as error:
             LOG.error("notification counter not stored: %s", error, extra={"event": "dm.storage"})  # noqa: TRY400
@@ -109,6 +109,7 @@ class DmService:
             secret=account.server_secret,
             nonce=nonce,
             last_counter=self._nonces.counter(account),
+            standard=self._config.standard_notifications,
         )
         if found.counter is not None:
             self._nonces.set_counter(account, found.counter)
@@ -137,7 +138,7 @@ class DmService:
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         self._deps.on_provisioning(self._provisioning)
-        account = dmacc.account(self.tree.view())
+        account = self._account()
         if account is not None:
             self._registered(account)
             self._timing.ask("boot")
@@ -158,16 +159,21 @@ class DmService:
             self._deps.request_reboot()
             return
         now = self._deps.clock.monotonic()
-        account = dmacc.account(self.tree.view())
+        account = self._account()
         if account is None or self._unproven >= UNPROVEN_MAX:
             if self._timing.may_register(now):
                 beat()
-                self._register()
+                self._register(account)
             return
         self._look_at_address(now)
         due = self._timing.due(now)
         if due is not None:
             self._session(account, *due, stop, beat)
+
+    def _account(self) -> Account | None:
+        """The account in the tree, if the settings, which may have changed since, still allow it."""
+        account = dmacc.account(self.tree.view())
+        return None if account is None or dmacc.unusable(account, self._config.auth_types) else account
 
     def _look_at_address(self, now: float) -> None:
         if self._push_url is not None and now - self._address_at >= ADDRESS_EVERY_S:
@@ -177,12 +183,14 @@ class DmService:
 
     # -- registration -----------------------------------------------------------------------------------------
 
-    def _register(self) -> None:
+    def _register(self, held: Account | None) -> None:
+        from omadm.client_provisioning import bootstrap_tree  # once in the life of most devices: not kept in memory
+
         slow = False
         try:
-            tree = parse_profile(self._deps.register())
+            tree = bootstrap_tree(self._deps.register(held.fingerprint() if held else b""))
             with self.tree.transaction() as changing:
-                account = dmacc.install(changing, tree)
+                account = dmacc.install(changing, tree, self._config.auth_types)
         except SsmpRefused as error:
             slow = True
             why, state = f"refused by the security server: {error.text or error.code}", "refused"
@@ -282,6 +290,8 @@ class DmService:
             case Acknowledged(alert_id):
                 self._acknowledged(alert_id)
             case CommandsReceived(message):
+                for why in message.hdr.unread:
+                    LOG.warning("in the server's header: %s", why, extra={"event": "dm.malformed"})
                 replies = executor.run(message)
                 self._announce()
                 session.answer(list(replies), self._deps.clock.monotonic())
@@ -305,7 +315,9 @@ class DmService:
         output = session.take_output()
         if output is None:
             return
-        headers = {"Content-Type": output.content_type, "Accept": output.content_type, HMAC_HEADER: output.mac}
+        headers = {"Content-Type": output.content_type, "Accept": output.content_type}
+        if output.mac is not None:
+            headers[HMAC_HEADER] = output.mac
         try:
             got = self._deps.https.request("POST", output.url, body=output.body, headers=headers)
         except HttpsError as error:

@@ -8,15 +8,17 @@ carries out the events:
 * `Acknowledged(alert_id)`: the server has taken note of a generic alert;
 * `Ended(ok, result, unproven)`: the last event.
 
-Authentication is a MAC in every message, both ways (DM Security 1.2, section 5.4). A message that does not prove
-itself is challenged once, with a fresh nonce; nothing in it is executed or believed, except that the nonce it brings
-serves the next attempt.
+How each side proves itself is a scheme of `omadm.schemes`, as the account says (DM Security 1.2, section 5): a MAC in
+every message, or credentials in the header, which either side may accept for the whole session (212). A message that
+does not prove itself is challenged once, with a fresh nonce; nothing in it is executed or believed, except that the
+nonce it brings serves the next attempt.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from agent.dm.packing import Limits, Outgoing, Packer, numbered
 from agent.dm.session_events import (
@@ -33,8 +35,9 @@ from agent.dm.session_events import (
 from agent.dm.session_states import TRANSITIONS, Input, SessionUsageError, State
 from agent.tree.alerts import GenericAlert
 from agent.tree.chunks import OBJECT_BYTES_MAX
-from omadm.auth import AUTH_MAC, NONCE_BYTES, AuthError, hmac_header, verify_hmac
+from omadm.auth import NONCE_BYTES, NONCE_BYTES_MAX, AuthError
 from omadm.codes import AlertCode, Code, succeeded
+from omadm.schemes import Credentials, Schemes
 from omadm.syncml.codec import accepts, decode, encode
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import (
@@ -65,6 +68,10 @@ class Session:
         self._settings = settings
         self._entropy = entropy
         self._state = State.READY
+        schemes = Schemes.with_mac(settings.algorithms).with_transport()
+        self._own, self._peer = (schemes.of(kind) for kind in settings.account.auth_types)
+        self._accepted = False  # the server said 212: it wants no credentials in this session any more
+        self._peer_accepted = False  # we said it
         self._url = settings.account.url
         self._client_nonce = settings.client_nonce
         self._server_nonce = settings.server_nonce
@@ -126,7 +133,7 @@ class Session:
             return
         message = self._decoded(answer)
         if message is not None and self._header_holds(message.hdr):
-            self._server_msg_id = message.hdr.msg_id
+            self._server_msg_id = max(self._server_msg_id, message.hdr.msg_id)
             self._authenticated(message, answer)
 
     def answer(self, replies: list[Outgoing], now: float) -> None:
@@ -165,7 +172,7 @@ class Session:
     def _header_holds(self, hdr: SyncHdr) -> bool:
         if hdr.session_id.upper().lstrip("0") != self._settings.session_id.upper().lstrip("0"):
             self._fail(f"an answer for session {hdr.session_id}, not {self._settings.session_id}")
-        elif hdr.msg_id <= self._server_msg_id:
+        elif hdr.numbered and hdr.msg_id <= self._server_msg_id:
             self._fail(f"message {hdr.msg_id} after message {self._server_msg_id}")
         elif not hdr.ver_proto.startswith("DM/1."):
             self._fail(f"protocol {hdr.ver_proto[:16]!r} is not DM 1.x")
@@ -175,22 +182,10 @@ class Session:
 
     def _authenticated(self, message: SyncML, answer: Answer) -> None:
         """Both directions: does the server prove itself, and does it believe us."""
-        account = self._settings.account
-        refusal: AuthError | None = None
-        try:
-            verify_hmac(
-                answer.mac,
-                answer.body,
-                account.server_name,
-                account.server_secret,
-                self._server_nonce,
-                self._settings.algorithms,
-            )
-        except AuthError as error:
-            refusal = error
+        refusal = self._refusal(message, answer)
         header = _header_status(message)
         code = header.code if header is not None else 0
-        nonce = header.chal.next_nonce if header is not None and header.chal is not None else None
+        nonce = self._nonce_in(header)
         if nonce:
             self._client_nonce = nonce
             if refusal is None:
@@ -204,21 +199,45 @@ class Session:
             self._on_unproven(message, refusal)
         elif code not in {Code.OK, Code.AUTHENTICATED}:
             self._fail(f"the server answered our header with {code or 'nothing'}")
-        elif not nonce:
+        elif not nonce and self._own.nonced and not self._own.session:
             self._fail("the server gave no next nonce")
         else:
+            # After a 212 only a challenge wants credentials again, be it the nonce of a 200 (RepPro 1.2, 10: Status).
+            self._accepted = self._own.session and (code == Code.AUTHENTICATED or (self._accepted and not nonce))
             self._believed(message)
+
+    def _refusal(self, message: SyncML, answer: Answer) -> AuthError | None:
+        """Why the server is not believed. Once we said 212, it needs no credentials in this session any more."""
+        if self._peer_accepted:
+            return None
+        server = replace(self._settings.account.server, nonce=self._server_nonce)
+        try:
+            self._peer.verify(message, answer.body, answer.mac, server)
+        except AuthError as error:
+            return error
+        return None
+
+    def _nonce_in(self, header: Status | None) -> bytes | None:
+        """Our next nonce. A challenge that does not name its kind is one of ours."""
+        chal = header.chal if header is not None else None
+        if chal is None or not self._is_ours(chal):
+            return None
+        return chal.next_nonce if chal.next_nonce and len(chal.next_nonce) <= NONCE_BYTES_MAX else None
+
+    def _is_ours(self, chal: Chal) -> bool:
+        return chal.type.lower() in ("", self._own.type.lower())
 
     def _on_challenge(self, message: SyncML, header: Status | None, refusal: AuthError | None) -> None:
         chal = header.chal if header is not None else None
         if self._challenged:
             self._fail("the server refused our credentials", unproven=True)
-        elif chal is None or chal.type.lower() != AUTH_MAC.lower() or not chal.next_nonce:
+        elif chal is None or not self._is_ours(chal) or (self._own.nonced and not self._nonce_in(header)):
             self._fail("the server wants another kind of credentials", unproven=True)
         elif refusal is not None and self._challenging:
             self._fail(f"the server did not prove itself: {refusal}", unproven=True)
         else:
             self._challenged = True
+            self._accepted = False
             self._step(Input.CHALLENGED)
             self._challenging = self._challenging or refusal is not None
             self._lead = [self._status_of_header(message.hdr, refusal)]
@@ -231,7 +250,7 @@ class Session:
         self._challenging = True
         self._step(Input.UNPROVEN)
         self._lead = [self._status_of_header(message.hdr, refusal)]
-        refs = str(message.hdr.msg_id)
+        refs = message.hdr.msg_ref
         commands = [c for c in message.commands if not _is_answer(c)]
         statuses: list[Outgoing] = [
             Status("", refs, command.cmd_id, _name(command), refusal.status) for command in commands
@@ -283,7 +302,7 @@ class Session:
             self._events.append(CommandsReceived(message))
         else:
             self._lead += [
-                Status("", str(message.hdr.msg_id), alert.cmd_id, "Alert", Code.OK) for alert in message.of(Alert)
+                Status("", message.hdr.msg_ref, alert.cmd_id, "Alert", Code.OK) for alert in message.of(Alert)
             ]
             self._send(whole_allowed=self._server_final)
 
@@ -321,16 +340,29 @@ class Session:
             target=self._url,
             source=settings.device_id,
             source_name=settings.account.client_name,
+            cred=None if self._accepted else self._own.cred(self._credentials()),
             meta=meta,
         )
 
+    def _credentials(self) -> Credentials:
+        return replace(self._settings.account.client, nonce=self._client_nonce)
+
     def _status_of_header(self, hdr: SyncHdr, refusal: AuthError | None) -> Status:
-        nonce = self._entropy(NONCE_BYTES)
-        self._server_nonce = nonce
-        self._note_nonces()
-        code = Code.OK if refusal is None else refusal.status
-        chal = Chal(AUTH_MAC, "b64", nonce)
-        return Status("", str(hdr.msg_id), "0", "SyncHdr", int(code), (hdr.target,), (hdr.source,), chal)
+        """What the server's header is answered with: 212 where its credentials are good for the session, and then the
+        nonce that comes with it is for the next one."""
+        chal = None
+        if not self._peer_accepted:
+            nonce = self._entropy(NONCE_BYTES)
+            chal = self._peer.accepted(nonce) if refusal is None else self._peer.chal(nonce)
+            if chal is not None and chal.next_nonce is not None:
+                self._server_nonce = nonce
+                self._note_nonces()
+        if refusal is not None:
+            code = refusal.status
+        else:
+            self._peer_accepted = self._peer.session
+            code = Code.AUTHENTICATED if self._peer.session and self._peer.type else Code.OK
+        return Status("", hdr.msg_ref, "0", "SyncHdr", int(code), (hdr.target,), (hdr.source,), chal)
 
     def _send(self, *, whole_allowed: bool) -> None:
         """The next message of our package; Final only when the server has closed its own."""
@@ -371,9 +403,7 @@ class Session:
             return False
         self.messages += 1
         self._remember_alerts(message)
-        account = self._settings.account
-        algorithm = self._settings.algorithms[0]
-        mac = hmac_header(body, account.client_name, account.client_secret, self._client_nonce, algorithm)
+        mac = self._own.mac(body, self._credentials())
         self._output = OutgoingMessage(self._url, self._settings.content_type, body, mac)
         return True
 

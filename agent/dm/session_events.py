@@ -12,7 +12,10 @@ from omadm.syncml.messages import SyncML
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """What a session is held with. The nonces are those for the next message of each side."""
+    """What a session is held with. The nonces are those for the next message of each side.
+
+    `algorithms` are those of a MAC that are believed; the first is used for our own.
+    """
 
     account: Account
     client_nonce: bytes = field(repr=False)
@@ -28,12 +31,12 @@ class SessionSettings:
 
 @dataclass(frozen=True, slots=True)
 class OutgoingMessage:
-    """A message to be posted to the server."""
+    """A message to be posted to the server. `mac` is the value of `x-syncml-hmac`, `None` without one."""
 
     url: str
     content_type: str
     body: bytes = field(repr=False)
-    mac: str = field(repr=False)
+    mac: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ def load(looking: Transaction) -> Job:
 
 
 def save(changing: Transaction, job: Job) -> None:
-    changing.set_record(RECORD, asdict(job))
+    changing.set_record(RECORD, {**changing.record(RECORD), **asdict(job)})  # with what a later version keeps there
 
 
 @dataclass(frozen=True, slots=True)

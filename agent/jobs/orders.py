@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from agent.jobs.waiting import set_waiting
 from agent.tree import alerts
 from agent.tree.schema import Path
 from agent.tree.tree import Transaction
@@ -59,13 +60,16 @@ class Job:
 def jobs(looking: Transaction) -> tuple[Job, ...]:
     """The jobs that are not reported yet, in order. An entry that cannot be read is left out."""
     known = set(Job.__slots__)
-    entries = looking.record(RECORD).get("jobs", [])
-    return tuple(Job(**{**entry, "meters": tuple(entry["meters"])}) for entry in entries if set(entry) == known)
+    return tuple(
+        Job(**{name: entry[name] for name in known} | {"meters": tuple(entry["meters"])})
+        for entry in looking.record(RECORD).get("jobs", [])
+        if set(entry) >= known
+    )
 
 
 def set_jobs(changing: Transaction, wanted: Sequence[Job]) -> None:
     """Make these the jobs, in order."""
-    changing.set_record(RECORD, {**changing.record(RECORD), "jobs": [asdict(job) for job in wanted]})
+    set_waiting(changing, RECORD, wanted)
 
 
 def state_of(looking: Transaction, name: str) -> str:
@@ -82,13 +86,13 @@ def result_of(looking: Transaction, name: str) -> str:
 
 def finish(changing: Transaction, job: Job, code: Result, result: Mapping[str, Any]) -> None:
     """End a job: out of the list, its result kept, and its alert into the queue."""
-    record = changing.record(RECORD)
-    there = {name: text for name, text in record.get("results", {}).items() if changing.find((*ORDERS, name))}
+    results = changing.record(RECORD).get("results", {})
+    there = {name: text for name, text in results.items() if changing.find((*ORDERS, name))}
     there.pop(job.name, None)
     there[job.name] = result_text(result)
     newest = list(there)[-RESULTS_MAX:]
     kept = {name: text if name in newest else "" for name, text in there.items()}
-    changing.set_record(RECORD, {**record, "results": kept})
+    changing.update_record(RECORD, results=kept)
     set_jobs(changing, [each for each in jobs(changing) if each.id != job.id])
     alert = alerts.GenericAlert(
         id=f"order-{job.id}",

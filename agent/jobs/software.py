@@ -7,9 +7,10 @@ and in order, and ends each in one transaction: the job goes, the inventory chan
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 
+from agent.jobs.waiting import set_waiting
 from agent.tree import alerts
 from agent.tree.schema import Path
 from agent.tree.tree import Transaction
@@ -20,6 +21,9 @@ DELIVERED: Path = ("SCOMO", "Inventory", "Delivered")
 DEPLOYED: Path = ("SCOMO", "Inventory", "Deployed")
 RECORD = "scomo"
 JOBS_MAX = 16
+ENDED_KEPT = (
+    16  # of the downloads whose result the server has acknowledged; a server that makes a node per job is no leak
+)
 COMPONENTS_MAX = 64
 
 SUCCESS = 1200
@@ -68,9 +72,35 @@ class Job:
 
 def jobs(looking: Transaction) -> tuple[Job, ...]:
     """The jobs that wait or are under way, in order. An entry that cannot be read is left out."""
-    entries = looking.record(RECORD).get("jobs", [])
     known = set(Job.__slots__)
-    return tuple(Job(**entry) for entry in entries if known - {"software_id"} <= set(entry) <= known)
+    return tuple(
+        Job(**{name: value for name, value in entry.items() if name in known})
+        for entry in looking.record(RECORD).get("jobs", [])
+        if set(entry) >= known - {"software_id"}
+    )
+
+
+def forget_ended(changing: Transaction) -> None:
+    """Remove the nodes of downloads that are over and whose results are acknowledged, but for the newest.
+
+    A node without a status never had a job: it is its server's, who may be about to use it.
+    """
+    busy = {job.name for job in jobs(changing) if job.kind == "Download"}
+    unheard = {alert.source for alert in alerts.pending(changing)}
+    record = changing.record(RECORD)
+    ended = record.get("ended", [])
+    # Names of before this list are in no order: they go first.
+    names = [*(name for name in record.get("status", {}) if name not in ended), *ended]
+    over = [
+        name
+        for name in names
+        if status_of(changing, name) not in (DownloadStatus.PROGRESSING, DownloadStatus.INSTALLING)
+        and name not in busy
+        and show((*DOWNLOAD, name)) not in unheard
+        and changing.find((*DOWNLOAD, name))
+    ]
+    for name in over[: max(0, len(over) - ENDED_KEPT)]:
+        changing.drop((*DOWNLOAD, name))
 
 
 def status_of(looking: Transaction, name: str) -> int:
@@ -79,14 +109,14 @@ def status_of(looking: Transaction, name: str) -> int:
 
 
 def set_status(changing: Transaction, name: str, status: DownloadStatus) -> None:
-    record = changing.record(RECORD)
-    known = {key: value for key, value in record.get("status", {}).items() if changing.find((*DOWNLOAD, key))}
-    changing.set_record(RECORD, {**record, "status": {**known, name: int(status)}})
+    statuses = changing.record(RECORD).get("status", {})
+    known = {key: value for key, value in statuses.items() if changing.find((*DOWNLOAD, key))}
+    changing.update_record(RECORD, status={**known, name: int(status)})
 
 
 def set_jobs(changing: Transaction, wanted: Sequence[Job]) -> None:
     """Make these the waiting jobs, in order."""
-    changing.set_record(RECORD, {**changing.record(RECORD), "jobs": [asdict(job) for job in wanted]})
+    set_waiting(changing, RECORD, wanted)
 
 
 def finish(changing: Transaction, job: Job, result: int, identifier: str, status: DownloadStatus | None = None) -> None:
@@ -94,6 +124,9 @@ def finish(changing: Transaction, job: Job, result: int, identifier: str, status
     set_jobs(changing, [each for each in jobs(changing) if each.id != job.id])
     if status is not None and job.kind == "Download":
         set_status(changing, job.name, status)
+        record = changing.record(RECORD)
+        before = [name for name in record.get("ended", []) if name != job.name and changing.find((*DOWNLOAD, name))]
+        changing.set_record(RECORD, {**record, "ended": [*before, job.name]})
     alert = alerts.GenericAlert(
         id=f"scomo-{job.id}",
         type=alerts.SCOMO_TYPE,

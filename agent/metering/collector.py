@@ -104,6 +104,7 @@ class Collector:
         self._started = clock.monotonic()
         self._time: tuple[bool, float] | None = None  # whether civil time is used, and its offset, at the last tick
         orders.on_submit = self.network.on_order = self.wake
+        registry.on_named = orders.named
         self._report()
 
     def configure(self, provisioning: Provisioning) -> None:

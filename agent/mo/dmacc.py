@@ -6,6 +6,8 @@ made with; the running ones change with every message and are kept by `agent.dm.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from agent.tree.acl import Acl, identifier
 from agent.tree.schema import ARD, Access, Format, NodeSpec, Path, group, interior, one_of, setting
 from agent.tree.tnds import put_tnds
@@ -68,14 +70,34 @@ class Inbox:
         return NodeSpec("Inbox", Format.NODE, Access.NONE, description="for bootstrap documents only")
 
 
-def install(changing: Transaction, tree: MgmtTree) -> Account:
+def checked(tree: MgmtTree, allowed: Collection[str] = ("HMAC",)) -> Account:
+    """The account in a bootstrap document, if this device may use it. Raises `BootstrapError`."""
+    account = account_from_tnds(tree)
+    why = unusable(account, allowed)
+    if why:
+        raise BootstrapError(why)
+    return account
+
+
+def unusable(account: Account, allowed: Collection[str]) -> str:
+    """Why this device may not use an account; empty if it may. `allowed` are kinds of credentials."""
+    client, server = account.auth_types
+    if client == "TRANSPORT":
+        return "the account wants a certificate of the device, which it has none of"
+    for kind in (client, server):
+        if kind not in allowed:
+            return f"the account wants {kind}, which dm.auth_types does not allow"
+    if not account.url.startswith("https://"):
+        return f"the account's address {account.url} is no https URL"
+    return ""
+
+
+def install(changing: Transaction, tree: MgmtTree, allowed: Collection[str] = ("HMAC",)) -> Account:
     """Put a bootstrap document into the tree, replacing any account. Raises `BootstrapError`, `Refusal`.
 
     The server it names gets every right on the objects that it is to manage, and nobody else gets any.
     """
-    account = account_from_tnds(tree)
-    if account.auth_type != "HMAC":
-        raise BootstrapError(f"the account wants {account.auth_type}; this device authenticates with a MAC")
+    account = checked(tree, allowed)
     for name in changing.names(changing.existing(ROOT)):
         changing.drop((*ROOT, name))
     for node in tree.nodes:
@@ -117,10 +139,15 @@ def _account(looking: Transaction, base: Path) -> Account | None:
             server_secret=looking.text((*server, "AAuthSecret")),
             client_nonce=_bytes(looking, (*client, "AAuthData")),
             server_nonce=_bytes(looking, (*server, "AAuthData")),
-            auth_type=looking.text((*client, "AAuthType")),
+            auth_type=(auth_type := looking.text((*client, "AAuthType"))),
+            server_auth_type=_other(looking.text((*server, "AAuthType")), auth_type),
         )
     except ValueError:
         return None
+
+
+def _other(kind: str, than: str) -> str:
+    return "" if kind == than else kind
 
 
 def _below(looking: Transaction, path: Path) -> list[Path]:

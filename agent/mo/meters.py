@@ -198,7 +198,7 @@ class MeterRegistry:
 
 
 class Networks:
-    """The networks behind base nodes. `networks` returns a document per port, see `agent.daemon.network_views`;
+    """The networks behind base nodes. `networks` returns a document per port, see `agent.daemon.views.networks`;
     `order` has the base node of a port do something, and raises `ValueError`."""
 
     root = NETWORK

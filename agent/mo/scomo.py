@@ -99,7 +99,9 @@ class Scomo:
         """Nothing follows from a value."""
 
     def acknowledged(self, changing: Transaction, alert: alerts.GenericAlert) -> None:
-        """Nothing is kept beyond the alert."""
+        """A download whose result the server knows need not stay; the last ones do, for who wants to look."""
+        if alert.type == alerts.SCOMO_TYPE:
+            software.forget_ended(changing)
 
 
 def _split(path: Path) -> tuple[str, str, str]:

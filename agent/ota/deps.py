@@ -83,7 +83,9 @@ class Software(Protocol):
     result."""
 
     def install(self, package: Path, *, activate: bool, beat: Callable[[], None]) -> SoftwareResult: ...
-    def activate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult: ...
+    def activate(self, software_id: str, beat: Callable[[], None], version: str = "") -> SoftwareResult:
+        """Without a `version` the newest one that is installed."""
+
     def deactivate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult: ...
     def remove(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult: ...
     def deployed(self) -> Sequence[DeployedSoftware] | None:
@@ -114,6 +116,8 @@ class OtaDeps:
     * `on_alert()`: an alert was queued; `on_reboot()`: the Update Agent has work. Both return at once.
     * `check_sources(sources, beat)`: raises `DeltaUnfit` when the slot that runs is known not to hold these images.
     * `software_changed()`: the set of active software components changed.
+    * `software_problem(id, version)`: why an installed version must not become active; empty for nothing.
+    * `software_mark()`: differs from its last value when somebody changed which versions are active.
     """
 
     tree: ManagementTree
@@ -127,4 +131,6 @@ class OtaDeps:
     on_reboot: Callable[[], None]
     check_sources: SourceCheck = lambda _sources, _beat: None
     software_changed: Callable[[], None] = lambda: None
+    software_problem: Callable[[str, str], str] = lambda _id, _version: ""
+    software_mark: Callable[[], object] = lambda: None
     download: RunningDownload = field(default_factory=RunningDownload)

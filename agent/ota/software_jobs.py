@@ -14,6 +14,7 @@ from agent.jobs.software import DELIVERED, DOWNLOAD, DownloadStatus, Job
 from agent.ota.deps import OtaDeps, SoftwareResult
 from agent.ota.download import DownloadError, DownloadStopped, Progress
 from agent.ota.errors import Rejected
+from agent.ota.update_command import ACTIVATE_FAILED, INSTALL_FAILED
 from agent.ota.verification import verified_software
 from updateagent.errors import NOT_FOUND as NOT_INSTALLED
 
@@ -33,14 +34,25 @@ class SoftwareJobs:
         self._deps = deps
         self._tree = deps.tree
         self._folder = folder
+        self._mark: object = None
 
     def refresh(self) -> None:
-        """After a start: make the inventory say what is installed, and remove the packages of jobs that have ended."""
+        """After a start: make the inventory say what is installed, and remove what jobs that have ended left behind."""
         self._inventory({})
+        with self._tree.transaction() as changing:
+            software.forget_ended(changing)
         waiting = {self._package(job).name for job in software.jobs(self._tree.view())}
         for name in self._deps.disk.listdir(self._folder):
             if name.startswith(PACKAGE_PREFIX) and name.endswith(PACKAGE_SUFFIX) and name not in waiting:
                 self._deps.fetcher.discard(self._folder / name)
+
+    def look(self) -> None:
+        """See whether somebody has changed the active software by hand: then inventory and reading lists follow."""
+        if self._deps.software_mark() == self._mark:
+            return
+        LOG.info("the active software was changed", extra={"event": "software.by_hand"})
+        self._inventory({})
+        self._deps.software_changed()
 
     def step(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Carry out the first waiting job, if there is one."""
@@ -98,11 +110,14 @@ class SoftwareJobs:
             self._finish(job, error.code.scomo, "", DownloadStatus.INSTALL_FAILED)
             self._deps.fetcher.discard(package)
             return
-        if job.operation == "Download":
+        other = self._not_what_was_asked_for(job, manifest.software_id, manifest.version)
+        if other:
+            self._done(job, SoftwareResult(INSTALL_FAILED, manifest.software_id, message=other), manifest.software_id)
+        elif job.operation == "Download":
             self._deliver(job, package, manifest.software_id, manifest.version)
         else:
             self._status(job, DownloadStatus.INSTALLING)
-            result = self._deps.software.install(package, activate=job.operation == "DownloadInstall", beat=beat)
+            result = self._install(package, job.operation == "DownloadInstall", manifest.version, beat)
             self._done(job, result, manifest.software_id)
         self._deps.fetcher.discard(package)
 
@@ -139,7 +154,8 @@ class SoftwareJobs:
                 software.finish(changing, job, software.SUCCESS, software_id)
             self._deps.on_alert()
             return
-        result = self._deps.software.install(package, activate=job.operation == "Install", beat=beat)
+        version = self._tree.view().text((*DELIVERED, job.name, "Version"))
+        result = self._install(package, job.operation == "Install", version, beat)
         if result.scomo == software.SUCCESS:
             with self._tree.transaction() as changing:
                 software.put_delivered(changing, job.name, {"State": software.INSTALLED_STATE})
@@ -151,11 +167,39 @@ class SoftwareJobs:
             self._finish(job, NOT_FOUND, "", None)
             return
         installer = self._deps.software
-        verb = {"Activate": installer.activate, "Deactivate": installer.deactivate, "Remove": installer.remove}
-        result = verb[job.operation](software_id, beat)
+        if job.operation == "Activate":
+            result = self._activate(software_id, self._tree.view().text((*job.base, "Version")), beat)
+        else:
+            verb = {"Deactivate": installer.deactivate, "Remove": installer.remove}
+            result = verb[job.operation](software_id, beat)
         if job.operation == "Remove" and result.name == NOT_INSTALLED.name:
             result = SoftwareResult(software.SUCCESS, software_id)  # it was removed before the power went
         self._done(job, result, software_id)
+
+    def _not_what_was_asked_for(self, job: Job, software_id: str, version: str) -> str:
+        """What differs between a package and the `id=` and `version=` in InstallParams; empty for nothing."""
+        text = self._tree.view().text((*DOWNLOAD, job.name, "InstallParams"))
+        wanted = dict(part.split("=", 1) for part in text.split(";") if "=" in part)
+        found = {"id": software_id, "version": version}
+        wrong = [
+            f"{name} {found[name]}, not {wanted[name]}"
+            for name in found
+            if wanted.get(name, found[name]) != found[name]
+        ]
+        return f"the package has {', '.join(wrong)}" if wrong else ""
+
+    def _install(self, package: Path, activate: bool, version: str, beat: Callable[[], None]) -> SoftwareResult:
+        """Install, then look at what came before it is used: until then the version of before stays active."""
+        result = self._deps.software.install(package, activate=False, beat=beat)
+        if not activate or result.scomo != software.SUCCESS:
+            return result
+        return self._activate(result.software_id, result.version or version, beat)
+
+    def _activate(self, software_id: str, version: str, beat: Callable[[], None]) -> SoftwareResult:
+        problem = self._deps.software_problem(software_id, version)
+        if problem:
+            return SoftwareResult(ACTIVATE_FAILED, software_id, version, problem)
+        return self._deps.software.activate(software_id, beat, version)
 
     # -- ends -------------------------------------------------------------------------------------------------
 
@@ -180,6 +224,7 @@ class SoftwareJobs:
             self._deps.software_changed()
 
     def _inventory(self, package_of: dict[str, str]) -> None:
+        self._mark = self._deps.software_mark()
         deployed = self._deps.software.deployed()
         if deployed is None:
             return

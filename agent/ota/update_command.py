@@ -103,8 +103,8 @@ class SoftwareCommand:
         extra = [] if activate else ["--inactive"]
         return self._run(["install", str(package), *extra], INSTALL_FAILED, beat)
 
-    def activate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
-        return self._run(["activate", software_id], ACTIVATE_FAILED, beat)
+    def activate(self, software_id: str, beat: Callable[[], None], version: str = "") -> SoftwareResult:
+        return self._run(["activate", software_id, *([version] if version else [])], ACTIVATE_FAILED, beat)
 
     def deactivate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
         return self._run(["deactivate", software_id], DEACTIVATE_FAILED, beat)

@@ -7,10 +7,11 @@ no package at all.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.clock import Clock
+from agent.clock_floor import CertificateTime
 from agent.ota.deps import VerifiedPackage
 from agent.ota.errors import Rejected
 from agent.settings.config import UpdateConfig
@@ -45,31 +46,42 @@ def _verified(verify: Callable[[Path], VerifiedPackage], package: Path, kind: st
     return manifest
 
 
-def verifier(update: UpdateConfig, disk: Storage, clock: Clock, fw_version: str) -> Callable[[Path], Manifest]:
+def verifier(
+    update: UpdateConfig,
+    disk: Storage,
+    certificate_time: Callable[[], CertificateTime],
+    fw_version: str,
+    on_signed: Callable[[float], None] = lambda _time: None,
+) -> Callable[[Path], Manifest]:
     """A function that verifies a package file, writes nothing, and raises `PackageError` or `DeviceError`.
 
     The Update Agent's journal and the roots that it believes are read anew each time: both change while we run.
-    `fw_version` may be empty where it is not known.
+    `fw_version` may be empty where it is not known. `on_signed` is told the newest signing time that the Update Agent
+    has accepted.
     """
 
     def verify(package: Path) -> Manifest:
         from updateagent.package.manifest import verify_package
 
-        return verify_package(package, _trust(update, disk, clock, fw_version))
+        moment = certificate_time()
+        trust = _trust(update, disk, moment.now or 0.0, fw_version)
+        on_signed(trust.newest_signed)
+        return verify_package(package, replace(trust, newest_signed=max(trust.newest_signed, int(moment.earliest))))
 
     return verify
 
 
-def _trust(update: UpdateConfig, disk: Storage, clock: Clock, fw_version: str) -> Trust:
+def _trust(update: UpdateConfig, disk: Storage, clock: float, fw_version: str) -> Trust:
     from updateagent.engine.journal import Journal
     from updateagent.package.roots import apply_roots, parse
     from updateagent.package.trust import Trust, load_roots
 
     record = Journal(disk, update.dir).load()
+    record.check_known()
     trust = Trust(
         roots=load_roots(update.roots),
         compatible=update.compatible,
-        clock=clock.wall(),
+        clock=clock,
         newest_signed=record.signed_time,
         security_version=record.security_floor,
         software_security=record.software_floors,

@@ -150,6 +150,7 @@ class PackageWorker:
         elif job.active and job.state == State.UPDATING:
             self._await_update(job)
         else:
+            self._software.look()
             self._software.step(stop, beat)
 
     def _discard_leftovers(self) -> None:

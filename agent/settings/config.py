@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.settings.mqtt import MqttConfig, mqtt_config
-from agent.settings.reader import REQUIRED, ConfigError, Section, compose
+from agent.settings.reader import REQUIRED, ConfigError, Problem, Section, compose
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import LocalError
 from dlms.link.datalink import PARITIES, PUBLIC_CLIENT, LineSettings
@@ -37,6 +37,8 @@ __all__ = ["Config", "ConfigError", "load"]
 
 DAY_S = 86_400
 MAC_ALGORITHMS = ("SHA-256", "MD5")
+AUTH_TYPES = ("HMAC", "DIGEST", "BASIC", "TRANSPORT")
+ACCOUNT_SECURITY = ("USERPIN", "NETWPIN")
 EXIT_CONFIG = 2  # of programs that a `ConfigError` or `SecretError` ends
 MANAGEMENT_LOGICAL_DEVICE = 1  # its SAP; every meter has one
 OWN_HABIT = Asking()
@@ -67,17 +69,31 @@ class SecurityServerConfig:
 @dataclass(frozen=True, slots=True)
 class PushConfig:
     """The listener for notifications. `advertise` is the URL that the head-end is told; where it is empty,
-    it is made of host and port."""
+    it is made of host and port. `standard`: notifications without this project's protection from replay are taken."""
 
     host: str
     port: int
     advertise: str = ""
+    standard: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AccountConfig:
+    """A file with the DM account, where it does not come from the security server. `mac` is over the whole file, made
+    with the secret in `secret_file`; `security` says which kind that is. All three are empty where the file needs none.
+    """
+
+    file: Path
+    security: str = ""
+    mac: str = ""
+    secret_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DmConfig:
     """`content_type` is the media type of DM messages. `push_listen` is `None` where no push can reach the device.
-    `mac_algorithms` are accepted from the server; the first is used for this device's own messages."""
+    `mac_algorithms` are accepted from the server; the first is used for this device's own messages. `auth_types` are
+    the kinds of credentials that an account may ask for."""
 
     poll_every_s: int
     content_type: str
@@ -85,6 +101,8 @@ class DmConfig:
     backoff_min_s: float = 5.0
     backoff_max_s: float = 3600.0
     mac_algorithms: tuple[str, ...] = ("SHA-256",)
+    auth_types: tuple[str, ...] = ("HMAC",)
+    account: AccountConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,9 +291,11 @@ class WatchdogConfig:
 
 @dataclass(frozen=True, slots=True)
 class ClockConfig:
-    """`synchronized_file`: what a time service touches after each synchronisation; `None` for none."""
+    """`synchronized_file`: what a time service touches after each synchronisation; `None` for none. `set`: whether the
+    machine's clock is set to what a server has told."""
 
     synchronized_file: Path | None = None
+    set: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,10 +328,16 @@ class Config:
     log: LogConfig = field(default=LogConfig())
     mqtt: MqttConfig | None = None
     clock: ClockConfig = field(default=ClockConfig())
+    unknown: tuple[Problem, ...] = ()
+    """Keys that were passed over, because only a later version of this software may know them."""
 
 
-def load(file: Path) -> Config:
-    """Read and check `file`. Raises `ConfigError` that lists everything wrong in it, in the order of its lines."""
+def load(file: Path, *, strict: bool = True) -> Config:
+    """Read and check `file`. Raises `ConfigError` that lists everything wrong in it, in the order of its lines.
+
+    A program that starts is not `strict`: after a rollback it meets the file of a later version, whose keys must not
+    keep the device from working.
+    """
     top = compose(file)
     state_dir = top.path("state_dir", "/var/lib/dcu")
     config = Config(
@@ -336,9 +362,9 @@ def load(file: Path) -> Config:
     top.end()
     if len(os.fsencode(config.control_socket)) > 107:  # sun_path holds 108 bytes, the last is NUL
         top.note("control_socket", "longer than the 107 bytes that a socket's path may have")
-    if top.problems:
+    if any(strict or not problem.may_be_later for problem in top.problems):
         raise ConfigError(file, top.problems)
-    return config
+    return replace(config, unknown=tuple(top.problems))
 
 
 def _device(section: Section) -> DeviceConfig:
@@ -391,6 +417,7 @@ def _dm(section: Section) -> DmConfig:
                 wanted="an http or https URL of up to 240 ASCII characters",
                 filled=False,
             ),
+            standard=listen.flag("standard", default=False),
         )
         listen.end()
     dm = DmConfig(
@@ -400,12 +427,32 @@ def _dm(section: Section) -> DmConfig:
         backoff_min_s=section.number("backoff_min_s", 5.0, 0.1, 3600),
         backoff_max_s=section.number("backoff_max_s", 3600.0, 1, DAY_S),
         mac_algorithms=section.texts("mac_algorithms", ("SHA-256",)),
+        auth_types=section.texts("auth_types", ("HMAC",)),
+        account=_account(section.section("account")),
     )
     for index, name in enumerate(dm.mac_algorithms):
         if name not in MAC_ALGORITHMS or name in dm.mac_algorithms[:index]:
             section.note("mac_algorithms", f"wanted SHA-256, MD5 or both, once each, got {name!r}")
+    for index, name in enumerate(dm.auth_types):
+        if name not in AUTH_TYPES or name in dm.auth_types[:index]:
+            section.note("auth_types", f"wanted {', '.join(AUTH_TYPES)}, once each, got {name!r}")
     section.end()
     return dm
+
+
+def _account(section: Section) -> AccountConfig | None:
+    if section.absent:
+        return None
+    file = section.path("file")
+    mac = section.text("mac", "", pattern=r"[0-9A-Fa-f]{40}", wanted="40 hexadecimal digits", filled=False)
+    if mac:
+        account = AccountConfig(
+            file, section.choice("security", REQUIRED, ACCOUNT_SECURITY), mac, section.path("secret_file")
+        )
+    else:
+        account = AccountConfig(file)
+    section.end()
+    return account
 
 
 def _ports(top: Section) -> tuple[PortConfig, ...]:
@@ -652,6 +699,8 @@ def _log(section: Section) -> LogConfig:
 
 def _clock(section: Section) -> ClockConfig:
     file = section.path("synchronized_file", Path())
-    clock = ClockConfig(synchronized_file=file if section.has("synchronized_file") else None)
+    clock = ClockConfig(
+        synchronized_file=file if section.has("synchronized_file") else None, set=section.flag("set", default=False)
+    )
     section.end()
     return clock

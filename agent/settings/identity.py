@@ -21,7 +21,7 @@ class SecretError(Exception):
 def read_secret(file: Path) -> bytes:
     """Return the device key in `file`, which holds 32 bytes as hexadecimal text. Raises `SecretError`."""
     try:
-        key = bytes.fromhex(_read_private(file).decode("ascii").strip())
+        key = bytes.fromhex(read_private(file).decode("ascii").strip())
     except ValueError:
         raise SecretError(f"{file}: wanted hexadecimal digits") from None
     if len(key) != DEVICE_KEY_BYTES:
@@ -32,7 +32,7 @@ def read_secret(file: Path) -> bytes:
 def read_password(file: Path) -> str:
     """Return the password that is the first line of `file`. Raises `SecretError`."""
     try:
-        lines = _read_private(file).decode("utf-8").splitlines()
+        lines = read_private(file).decode("utf-8").splitlines()
     except ValueError:
         raise SecretError(f"{file}: is no text") from None
     if not lines or not lines[0]:
@@ -40,7 +40,8 @@ def read_password(file: Path) -> str:
     return lines[0]
 
 
-def _read_private(file: Path) -> bytes:
+def read_private(file: Path, bytes_max: int = SECRET_FILE_BYTES_MAX) -> bytes:
+    """Return the first `bytes_max` bytes of a file that nobody but its owner may use. Raises `SecretError`."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -51,7 +52,7 @@ def _read_private(file: Path) -> bytes:
             raise SecretError(f"{file}: is not a file")
         if mode & 0o077:
             raise SecretError(f"{file}: others may use it (mode {stat.S_IMODE(mode):04o}); chmod it to 0600")
-        return os.read(descriptor, SECRET_FILE_BYTES_MAX)
+        return os.read(descriptor, bytes_max)
     finally:
         os.close(descriptor)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.clock_floor import CertificateTime
 from agent.settings.reader import Section
+from agent.tls import TlsContext, by_system_clock, client_context
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +26,10 @@ class MqttConfig:
     topic: str
     keepalive_s: int
 
-    def context(self) -> ssl.SSLContext:
-        """Return the TLS context. Raises `OSError`; `ssl.SSLError` among them."""
-        context = ssl.create_default_context(cafile=str(self.ca_file))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+    def context(self, certificate_time: Callable[[], CertificateTime] = by_system_clock) -> TlsContext:
+        """Return the TLS context; `certificate_time`: see `agent.tls.client_context`. Raises `OSError`; `ssl.SSLError`
+        among them."""
+        context = client_context(self.ca_file, certificate_time)
         if self.certificate_file is not None:
             context.load_cert_chain(self.certificate_file, self.certificate_key_file)
         return context

@@ -41,11 +41,15 @@ REQUIRED: Final = _Required()
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong. `line` counts from 1; `path` is the dotted way to the key, `ports[1].url`."""
+    """One thing that is wrong. `line` counts from 1; `path` is the dotted way to the key, `ports[1].url`.
+
+    `may_be_later`: a key that is not known here, and that a later version of this software may know.
+    """
 
     line: int
     path: str
     text: str
+    may_be_later: bool = False
 
     def show(self, file: Path) -> str:
         where = f"{self.path}: " if self.path else ""
@@ -252,10 +256,10 @@ class Section:
                 self._add(item.line, path, f"wanted a section of keys, got {_kind(item)}")
         return found
 
-    def note(self, key: str, text: str) -> None:
+    def note(self, key: str, text: str, *, may_be_later: bool = False) -> None:
         """Record a problem with `key`, or with the section where `key` is empty."""
         line = self._lines.get(key, self._line)
-        self._add(line, self._join(key) if key else self._path, text)
+        self._add(line, self._join(key) if key else self._path, text, may_be_later=may_be_later)
 
     def unused(self, keys: Iterable[str]) -> tuple[str, ...]:
         """Those of `keys` that stand here though nothing reads them: known, and no mistake."""
@@ -268,7 +272,7 @@ class Section:
         known = sorted(self._asked)
         for key in self._values:
             if key not in self._asked:
-                self.note(key, f"unknown key{_suggestion(key, known)}")
+                self.note(key, f"unknown key{_suggestion(key, known)}", may_be_later=True)
 
     # --- inside ---
 
@@ -306,8 +310,8 @@ class Section:
     def _join(self, key: str) -> str:
         return f"{self._path}.{key}" if self._path else key
 
-    def _add(self, line: int, path: str, text: str) -> None:
-        self._problems.append(Problem(line, path, text))
+    def _add(self, line: int, path: str, text: str, *, may_be_later: bool = False) -> None:
+        self._problems.append(Problem(line, path, text, may_be_later))
 
 
 def _plain_integer(value: str) -> int | None:

@@ -104,7 +104,7 @@ class Executor:
 
     def run(self, message: SyncML) -> list[Reply]:
         """Carry out every command of `message` and answer it. Raises nothing."""
-        answers = _Answers(str(message.hdr.msg_id))
+        answers = _Answers(message.hdr.msg_ref)
         try:
             with self._tree.transaction(self._server) as changing:
                 _Run(self, changing, answers).all(message.commands)

@@ -5,7 +5,8 @@ A document lives in two files, `<name>.0` and `<name>.1`, written in turn throug
     dcu-store 1 <name> <sequence> <length> <crc32 of everything else>\\n
     <payload>
 
-Reading takes the whole one with the higher sequence, so one damaged file costs one change, never the document.
+Reading takes the whole one with the higher sequence, so one damaged file costs one change, never the document. A
+generation of a later version is set aside (newer.py); what counts then is the one before it, as this version wrote it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from agent.tree.nodes import State, state_from_json, state_to_json
+from agent.tree.newer import NewerFormatError, check_version, set_aside
+from agent.tree.nodes import State, foreign_nodes, state_from_json, state_to_json
 from agent.tree.schema import NodeSpec
 from agent.tree.tree import DEVICE, Transaction
 from omadm.codes import Code, Refusal
@@ -37,7 +39,8 @@ PAYLOAD_BYTES_MAX = 4 << 20  # NODES_MAX nodes of a kilobyte
 class TwoGenerations:
     """A document of bytes. One owner; not for concurrent use.
 
-    After `load`, `damaged` is how many files were there and could not be read: the newest content may be lost.
+    After `load`, `damaged` is how many files were there and could not be read: the newest content may be lost. `newer`
+    is how many a later version of this software wrote, which are set aside.
     """
 
     def __init__(self, disk: Disk, folder: Path, name: str) -> None:
@@ -46,12 +49,13 @@ class TwoGenerations:
         self._files = (folder / f"{name}.0", folder / f"{name}.1")
         self._sequence = 0
         self.damaged = 0
+        self.newer = 0
         disk.mkdir_durable(folder)
 
     def load(self) -> bytes | None:
         """The newest whole generation, `None` when there is none. Raises `OSError` for trouble other than absence."""
         found: list[tuple[int, bytes]] = []
-        self.damaged = 0
+        self.damaged = self.newer = 0
         for file in self._files:
             try:
                 content = self._disk.read_bytes(file)
@@ -59,6 +63,9 @@ class TwoGenerations:
                 continue
             try:
                 found.append(self._parse(content))
+            except NewerFormatError as error:
+                set_aside(self._disk, file, error)
+                self.newer += 1
             except ValueError as error:
                 LOG.warning("%s: %s", file, error, extra={"event": "dm.store.damaged"})
                 self.damaged += 1
@@ -81,16 +88,26 @@ class TwoGenerations:
     def _parse(self, content: bytes) -> tuple[int, bytes]:
         line, newline, payload = content[: HEADER_BYTES_MAX + PAYLOAD_BYTES_MAX].partition(b"\n")
         parts = line.split(b" ")
-        if not newline or len(parts) != 6 or parts[0] != MAGIC.encode() or parts[2] != self._name.encode():
+        if not newline or len(parts) < 3 or parts[0] != MAGIC.encode() or parts[2] != self._name.encode():
             raise ValueError("no header")
-        if parts[1] != str(VERSION).encode():
-            raise ValueError("another version")
+        if parts[1] != str(VERSION).encode():  # of a later one, no more than these three fields are known
+            raise _version_error(parts[1])
+        if len(parts) != 6:
+            raise ValueError("no header")
         if not parts[3].isdigit() or len(parts[3]) > 18 or parts[4] != str(len(payload)).encode():
             raise ValueError("wrong length")
         crc = zlib.crc32(payload, zlib.crc32(b" ".join(parts[:5])))
         if parts[5] != f"{crc:08x}".encode():
             raise ValueError("wrong checksum")
         return int(parts[3]), payload
+
+
+def _version_error(said: bytes) -> ValueError:
+    try:
+        check_version(int(said) if said.isdigit() and len(said) <= 9 else None, VERSION)
+    except ValueError as error:
+        return error
+    return ValueError("wrong header")
 
 
 class JsonFile:
@@ -132,12 +149,20 @@ class ManagementTree:
         if not document:
             return State()
         try:
-            return state_from_json(document)
+            state = state_from_json(document)
         except ValueError as error:
             # The checksum was right, so this is our own mistake in an older version. Starting empty brings the
             # device back through registration; not starting would not.
             LOG.critical("the stored tree cannot be used: %s", error, extra={"event": "dm.tree.lost"})
             return State()
+        kept = foreign_nodes(state.root)
+        if kept:
+            LOG.warning(
+                "%d stored nodes are of a later version of this software: kept as they are, and not used",
+                kept,
+                extra={"event": "dm.tree.foreign"},
+            )
+        return state
 
     def on_commit(self, hook: Callable[[], None]) -> None:
         self._hooks.append(hook)

@@ -329,6 +329,10 @@ class Transaction:
             records[name] = dict(value)
         self.state = replace(self.state, records=records)
 
+    def update_record(self, name: str, **members: object) -> None:
+        """Replace these members of a record and keep its others."""
+        self.set_record(name, {**self.record(name), **members})
+
     # -- inner parts ------------------------------------------------------------------------------------------
 
     def _permit(self, acl: Acl, command: str, path: Path) -> None:

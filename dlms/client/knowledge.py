@@ -11,17 +11,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from dlms.cosem.obis import AttributeRef, Obis
-from dlms.cosem.scaler_unit import ScalerUnit, scaler_ref
+from dlms.cosem.scaler_unit import SHARED_MAX, ScalerUnit, scaler_ref, shared_scaler
 from dlms.errors import LocalError
 
 LIST_FAILURES_MAX = 2  # sessions lost on a first list before this meter gets no more lists
 DUMP_VERSION = 1
-SHARED_MAX = 1024  # references, and scalers, that are one object for all meters
 
 # What is loaded for the meters of a network names the same few hundred references and scalers. One object each, instead
 # of one per meter: 108 values take 8 kB per meter instead of 34, and are loaded in a tenth of the time.
 _shared_ref = lru_cache(SHARED_MAX)(AttributeRef.parse)
-_shared_scaler = lru_cache(SHARED_MAX)(ScalerUnit)
 
 
 @dataclass(slots=True)
@@ -97,10 +95,7 @@ class MeterKnowledge:
             raise LocalError("meter knowledge: list_max or lists_work has the wrong type")
         try:
             return cls(
-                {
-                    _shared_ref(ref): None if su is None else _shared_scaler(*map(int, su))
-                    for ref, su in scalers.items()
-                },
+                {_shared_ref(ref): None if su is None else shared_scaler(*map(int, su)) for ref, su in scalers.items()},
                 {_shared_ref(ref) for ref in undefined},
                 {_shared_ref(ref): int(size) for ref, size in sizes.items()},
                 list_max,

@@ -102,7 +102,7 @@ def _scaled(column: Column, cell: Cell) -> Cell | Decimal:
     return column.scaler.scaled(cell)
 
 
-class _Given:
+class _YieldedRows:
     """The rows yielded so far: how many, their digests, and the clock value of the last, as the meter wrote it."""
 
     def __init__(self) -> None:
@@ -137,7 +137,7 @@ class ProfileMeter(MeterServices, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _RowRange:
     """The rows asked for: by time, by entry, or all."""
 
     clock: CaptureObject | None
@@ -151,7 +151,7 @@ class _Wanted:
     def by_clock(self) -> bool:
         return self.since is not None or self.until is not None
 
-    def selection(self, given: _Given, *, by_clock: bool) -> Selection | None:
+    def selection(self, given: _YieldedRows, *, by_clock: bool) -> Selection | None:
         """The selection to request. After a failure it is narrower, but overlaps what has been read: rows that come
         again are recognised by their contents."""
         if not by_clock or self.clock is None:
@@ -204,10 +204,10 @@ def read_profile(
     if clock is None and (since is not None or until is not None):
         raise LocalError(f"profile {obis} has no clock to choose by")
     decoder = RowDecoder(tuple([column.capture for column in columns]), meter.policy, period_s)
-    wanted = _Wanted(clock, since, until, entries, meter.policy, sort_method)
+    wanted = _RowRange(clock, since, until, entries, meter.policy, sort_method)
     by_clock = wanted.by_clock
     ref = AttributeRef(PROFILE_CLASS, obis, BUFFER)
-    given = _Given()
+    given = _YieldedRows()
     fruitless = 0
     while True:
         before, again = given.rows, given.counted(given.rows if by_clock else ENTRIES_AGAIN)

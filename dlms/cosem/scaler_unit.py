@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from dlms.axdr import Data
@@ -10,6 +11,8 @@ from dlms.cosem.obis import AttributeRef
 
 if TYPE_CHECKING:
     from decimal import Decimal
+
+SHARED_MAX = 1024  # references, and scalers, that are one object for all meters
 
 _SCALER_OF: dict[int, tuple[frozenset[int], int]] = {
     3: (frozenset({2}), 3),  # Register: value; scaler_unit
@@ -35,6 +38,11 @@ class ScalerUnit:
         return Decimal(raw).scaleb(self.scaler)
 
 
+shared_scaler = lru_cache(SHARED_MAX)(ScalerUnit)
+"""A `ScalerUnit` that is the same object for all that ask for it: the meters of a network have the same few."""
+
+
+@lru_cache(SHARED_MAX)
 def scaler_ref(ref: AttributeRef) -> AttributeRef | None:
     """The attribute that holds scaler and unit of `ref`; None when it has none."""
     found = _SCALER_OF.get(ref.class_id)
@@ -51,4 +59,4 @@ def scaler_unit(data: Data) -> ScalerUnit | None:
     scaler, unit = members[0].value, members[1].value
     if type(scaler) is not int or type(unit) is not int:
         return None
-    return ScalerUnit(scaler, unit)
+    return shared_scaler(scaler, unit)

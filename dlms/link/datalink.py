@@ -58,10 +58,10 @@ class LineSettings:
 class LineHeard:
     """What came from the line during one connection of a link that shares it with others (HDLC).
 
-    `octets` are all that came, but for echoes of our own. `frames` are whole ones of the station that was asked,
-    `others` those of or for anybody else. `doubles` counts answers that only a second station at the same address can
-    have given. `turnaround_s` is what the station took to begin its first answer; `None` before it, and where the
-    question had to be repeated.
+    `octets` are all that came, but for echoes of our own, of which there were `echoes`. `frames` are whole ones of the
+    station that was asked, `others` those of or for anybody else. `doubles` counts answers that only a second station
+    at the same address can have given. `turnaround_s` is what the station took to begin its first answer; `None` before
+    it, and where the question had to be repeated.
     """
 
     octets: int = 0
@@ -69,6 +69,7 @@ class LineHeard:
     others: int = 0
     doubles: int = 0
     turnaround_s: float | None = None
+    echoes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import select
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dlms.errors import LinkError, LocalError, PortBusyError
 from dlms.link.datalink import LineSettings
@@ -28,7 +29,7 @@ KEEPALIVE_IDLE_S = 30  # a connection without traffic is probed after this,
 KEEPALIVE_INTERVAL_S = 10  # then so often,
 KEEPALIVE_PROBES = 3  # and is over when so many probes in a row were not answered
 UNACKNOWLEDGED_MS = 60_000  # or when what was written is not acknowledged for so long (TCP_USER_TIMEOUT, tcp(7))
-SLICE_S = 0.02  # how late a port without a file descriptor may notice that a read has timed out
+SLICE_S = 0.02  # how late a port that cannot be waited for (loop) may notice that a read has timed out
 
 
 class Port(Protocol):
@@ -87,15 +88,17 @@ class SocketPort:
 class SerialPort:
     """A port of pyserial.
 
-    One with a file descriptor is waited for with `select` and then read without waiting. The others (rfc2217, loop)
-    have a timeout of `SLICE_S` of their own: setting another one for each read would configure the line anew, on
-    rfc2217 with a round trip over the network each time.
+    One with a file descriptor is waited for with `select` and then read without waiting; for rfc2217, whose octets a
+    thread of pyserial's puts into a queue, `_Arrivals` is waited for. The others (loop) have a timeout of `SLICE_S` of
+    their own: setting another one for each read would configure the line anew.
     """
 
     def __init__(self, port: serial.Serial) -> None:
         self._port = port
         self._name = str(port.name)
         self._descriptor: int | None = port.fileno() if _has_descriptor(port) else None
+        queue = getattr(port, "_read_buffer", None)
+        self._arrivals = None if queue is None else _Arrivals(queue)
         self._wake: list[int] = []
 
     def wake_by(self, descriptor: int) -> None:
@@ -104,6 +107,8 @@ class SerialPort:
 
     def read(self, timeout_s: float | None) -> bytes | None:
         try:
+            if self._arrivals is not None:
+                return self._read_arrived(self._arrivals, timeout_s)
             if self._descriptor is None:
                 return self._read_in_slices(timeout_s)
             wait_s = None if timeout_s is None else max(0.0, timeout_s)
@@ -113,6 +118,18 @@ class SerialPort:
             return bytes(self._port.read(READ_BYTES_MAX)) if self._descriptor in ready else b""
         except (OSError, ValueError, TypeError) as error:  # SerialException is an OSError
             raise LinkError(f"serial port {self._name}: {error}") from error
+
+    def _read_arrived(self, arrivals: _Arrivals, timeout_s: float | None) -> bytes:
+        limit = None if timeout_s is None else time.monotonic() + timeout_s
+        while not (waiting := arrivals.begin_look()):
+            wait_s = None if limit is None else max(0.0, limit - time.monotonic())
+            ready, _, _ = select.select([arrivals.fileno(), *self._wake], [], [], wait_s)
+            if arrivals.fileno() not in ready:
+                return b""
+        received = bytes(self._port.read(min(waiting, READ_BYTES_MAX)))
+        if not received and arrivals.ended:
+            raise LinkError(f"serial port {self._name}: the connection has ended")
+        return received
 
     def _read_in_slices(self, timeout_s: float | None) -> bytes:
         limit = None if timeout_s is None else time.monotonic() + timeout_s
@@ -154,6 +171,45 @@ class SerialPort:
     def close(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # it was gone already
             self._port.close()
+        if self._arrivals is not None:
+            self._arrivals.close()
+
+
+class _Arrivals:
+    """Tells whoever waits that something was put into the queue of a port: a file descriptor that is then readable.
+
+    `ended`: the last that was put there says that the connection is over.
+    """
+
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+        self._put = queue.put
+        self._told = False
+        self.ended = False
+        self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        queue.put = self._arrived  # what is there already is found by the first look
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def begin_look(self) -> int:
+        """Return how much there is. What comes after that look ends the next wait."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._descriptor)
+        self._told = False
+        return int(self._queue.qsize())
+
+    def close(self) -> None:
+        """The port is closed: nothing more arrives."""
+        self._queue.put = self._put
+        os.close(self._descriptor)
+
+    def _arrived(self, item: bytes | None) -> None:
+        self._put(item)
+        self.ended = item is None
+        if not self._told:  # once for all octets that come together
+            self._told = True
+            os.eventfd_write(self._descriptor, 1)
 
 
 def _parity(name: str) -> str:

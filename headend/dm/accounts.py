@@ -14,6 +14,8 @@ from omadm.auth import NONCE_BYTES
 from omadm.bootstrap import Account
 
 SECRET_BYTES = 32
+AUTH_TYPES = ("HMAC", "DIGEST", "BASIC")  # of accounts of devices, as DMAcc calls them
+MESSAGE, SESSION = "message", "session"  # what the device's credentials are accepted for
 PUSH_URL_CHARS_MAX = 255
 _PUSH_URL = re.compile(rf"https?://[!-~]{{1,{PUSH_URL_CHARS_MAX - 8}}}", re.ASCII)
 
@@ -22,23 +24,10 @@ class UnknownDevice(LookupError):
     """There is no DM account for this device."""
 
 
-def create(
-    conn: Connection,
-    device_id: str,
-    *,
-    server_id: str,
-    url: str,
-    push_url: str = "",
-    auth_type: str = "HMAC",
-    now: float | None = None,
-) -> Account:
-    """Create an account with fresh secrets in the caller's transaction. `url` is the address of the DM server.
-
-    A device that registers again gets new secrets, and the old ones become invalid. The counter of its notifications
-    continues, because the device remembers the highest one it accepted. `auth_type` is one of `headend.dm.schemes`.
-    Raises `ValueError` for empty or unprintable names.
-    """
-    account = Account(
+def draft(device_id: str, *, server_id: str, url: str, auth_type: str = "HMAC") -> Account:
+    """An account with fresh secrets, which is in force nowhere yet. `url` is the address of the DM server, `auth_type`
+    one of `AUTH_TYPES`. Raises `ValueError` for empty or unprintable names."""
+    return Account(
         server_id=server_id,
         url=url,
         client_name=device_id,
@@ -49,7 +38,19 @@ def create(
         server_nonce=secrets.token_bytes(NONCE_BYTES),
         auth_type=auth_type,
     )
-    now = time.time() if now is None else now
+
+
+def put_in_force(
+    conn: Connection, device_id: str, account: Account, *, push_url: str = "", accepts: str = MESSAGE, now: float
+) -> None:
+    """Make this the account of a device, in the caller's transaction; the one before becomes invalid.
+
+    The counter of its notifications continues, because the device remembers the highest one it accepted. `accepts`: the
+    device's credentials are good for one message (status 200) or, not with a MAC, for a whole session (212). Raises
+    `ValueError` for a MAC that is to be good for a session.
+    """
+    if accepts == SESSION and account.auth_type == "HMAC":
+        raise ValueError("a MAC protects one message, it cannot be accepted for a session")
     content = {
         "server_id": account.server_id,
         "url": account.url,
@@ -60,6 +61,7 @@ def create(
         "client_nonce": account.client_nonce,
         "server_nonce": account.server_nonce,
         "auth_type": account.auth_type,
+        "accepts": accepts,
         "push_url": push_url,
         "last_request": None,
         "last_answer": None,
@@ -71,7 +73,31 @@ def create(
         conn.execute(insert(accounts).values(device_id=device_id, created=now, **content))
     else:
         conn.execute(update(accounts).where(accounts.c.device_id == device_id).values(**content))
+
+
+def create(
+    conn: Connection,
+    device_id: str,
+    *,
+    server_id: str,
+    url: str,
+    push_url: str = "",
+    auth_type: str = "HMAC",
+    accepts: str = MESSAGE,
+    now: float | None = None,
+) -> Account:
+    """`draft` an account and `put_in_force` at once: of a device that cannot register."""
+    account = draft(device_id, server_id=server_id, url=url, auth_type=auth_type)
+    now = time.time() if now is None else now
+    put_in_force(conn, device_id, account, push_url=push_url, accepts=accepts, now=now)
     return account
+
+
+def void(conn: Connection, device_id: str) -> None:
+    """Nobody can authenticate with the account any more: its secrets are replaced by others that nobody has."""
+    fresh = {"client_secret": secrets.token_urlsafe(SECRET_BYTES), "server_secret": secrets.token_urlsafe(SECRET_BYTES)}
+    forgotten = {"last_request": None, "last_answer": None, "last_answer_mac": None, "push_url": ""}
+    conn.execute(update(accounts).where(accounts.c.device_id == device_id).values(fresh | forgotten))
 
 
 def load(conn: Connection, device_id: str) -> Row[tuple[object, ...]] | None:

@@ -13,11 +13,11 @@ import hmac
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from headend.dm.schemes import Scheme, Schemes
 from omadm.auth import NONCE_BYTES, AuthError
 from omadm.bootstrap import Account
+from omadm.schemes import Scheme, Schemes
 from omadm.syncml.messages import Chal, SyncML
 
 PENDING_MAX = 4096  # challenges remembered; the oldest are forgotten first
@@ -69,14 +69,14 @@ class Authenticator:
 
     def check(self, message: SyncML, body: bytes, header: str | None, account: Account, now: float) -> Refused | None:
         """Returns None when the message comes from the device of `account`. `now`: monotonic seconds."""
-        scheme = self._schemes.of(account)
+        scheme = self._schemes.of(account.auth_type)
         key = (message.hdr.source, message.hdr.session_id)
         pending = self._current(key, now)
         nonces = [account.client_nonce] + ([pending.nonce] if pending else [])
         failure: AuthError | None = None
         for nonce in nonces:
             try:
-                scheme.verify(message, body, header, account, nonce)
+                scheme.verify(message, body, header, replace(account.client, nonce=nonce))
             except AuthError as error:
                 failure = error
             else:

@@ -75,11 +75,26 @@ class AlertSeen:
     correlator: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """How the status of a header says that its sender is believed: 200 for this message, 212 for the whole session.
+
+    `chal` brings the next nonce; `resp_uri` is where the device's next messages go, None for where they went.
+    """
+
+    code: Code = Code.OK
+    chal: Chal | None = None
+    resp_uri: str | None = None
+
+
 class SessionStorage(Protocol):
     """Stores what a session receives, and supplies its jobs."""
 
-    def value_seen(self, uri: str, item: Item) -> None:
-        """Store the value of a node that the device sent (`item.meta` has its format)."""
+    def value_seen(self, uri: str, item: Item) -> str:
+        """Store the value of a node that the device sent (`item.meta` has its format).
+
+        Returns why it cannot be kept; empty when it is, and for what is no value (the names below a node, a property).
+        """
 
     def alert_seen(self, alert: AlertSeen) -> None:
         """Store an alert of the device."""
@@ -130,13 +145,14 @@ class ServerSession:
 
     # -- one exchange ------------------------------------------------------------------------------------------------
 
-    def receive(self, message: SyncML, storage: SessionStorage, chal: Chal | None) -> SyncML:
-        """Take an authenticated message; return our answer. `chal` (the next nonce) goes into the header's status."""
+    def receive(self, message: SyncML, storage: SessionStorage, accepted: Accepted) -> SyncML:
+        """Take an authenticated message; return our answer, whose status for the header says `accepted`."""
         self.messages += 1
         self._cmd_id = 0
         msg_id = max(self._hdr.msg_id + 1, message.hdr.msg_id)  # higher than that of a refusal sent before
-        self._hdr = replace(self._hdr, msg_id=msg_id, meta=self._limits())
-        answers = [self._status("0", "SyncHdr", self._header(message.hdr), message, chal)]
+        self._hdr = replace(self._hdr, msg_id=msg_id, meta=self._limits(), resp_uri=accepted.resp_uri)
+        code = self._header(message.hdr, accepted.code)
+        answers = [self._status("0", "SyncHdr", code, message, accepted.chal)]
         if self.state is State.OPEN:
             answers += self._repeat_if_refused(message)
         for position, command in enumerate(message.commands):
@@ -186,7 +202,7 @@ class ServerSession:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def _header(self, hdr: SyncHdr) -> int:
+    def _header(self, hdr: SyncHdr, believed: Code) -> int:
         """The status of the header; a protocol version that we do not speak ends the session."""
         if hdr.meta is not None and hdr.meta.max_msg_size is not None:
             limit = min(hdr.meta.max_msg_size, OUR_MESSAGE_BYTES_MAX)
@@ -194,7 +210,7 @@ class ServerSession:
         if hdr.meta is not None and hdr.meta.max_obj_size is not None and self._peer_object_bytes is None:
             self._peer_object_bytes = hdr.meta.max_obj_size  # valid for the whole session
         if hdr.ver_dtd == VER_DTD and hdr.ver_proto == VER_PROTO:
-            return Code.OK
+            return believed
         self.state = State.FAILED
         if hdr.ver_dtd == VER_DTD:
             return Code.PROTOCOL_VERSION_NOT_SUPPORTED
@@ -261,9 +277,9 @@ class ServerSession:
             if taken.broken and self._run is not None:
                 self._run.failed(results, Code.SIZE_MISMATCH)
             if taken.item is not None:
-                storage.value_seen(uri, taken.item)
+                not_kept = storage.value_seen(uri, taken.item)
                 if self._run is not None:
-                    self._run.result(results, taken.item)
+                    self._run.result(results, taken.item, not_kept)
             if taken.status is not None:
                 answers.append(
                     self._status(
@@ -287,7 +303,7 @@ class ServerSession:
                     self._run.object_refused(Code.SIZE_MISMATCH)
             case AlertCode.CLIENT_EVENT | AlertCode.GENERIC:
                 for index, item in enumerate(alert.items or (Item(),)):
-                    storage.alert_seen(_seen(f"{message.hdr.msg_id}/{position}/{index}", alert, item))
+                    storage.alert_seen(_seen(f"{message.hdr.msg_ref}/{position}/{index}", alert, item))
             case None:
                 return Code.BAD_REQUEST
             case _:
@@ -295,12 +311,14 @@ class ServerSession:
         return Code.OK
 
     def _device_info(self, command: Replace, storage: SessionStorage) -> int:
+        code = Code.OK
         for item in command.items:
             uri = item.source or item.target or ""
             if not uri.startswith("./DevInfo/"):
                 return Code.NOT_ALLOWED
-            storage.value_seen(uri, replace(item, meta=_merged(item.meta, command.meta)))
-        return Code.OK
+            if storage.value_seen(uri, replace(item, meta=_merged(item.meta, command.meta))):
+                code = Code.TOO_LARGE
+        return code
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -318,7 +336,7 @@ class ServerSession:
         hdr = message.hdr
         return Status(
             cmd_id=self._new_id(),
-            msg_ref=str(hdr.msg_id),
+            msg_ref=hdr.msg_ref,
             cmd_ref=cmd_ref,
             cmd=cmd,
             code=code,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -24,6 +26,8 @@ def routes(server: DmServer) -> list[Route]:
         except web.HttpProblem as problem:
             return Response(problem.text, problem.status)
         request = Request(body, http.headers.get("content-type", ""), http.headers.get(HMAC_HEADER))
+        peer = http.client.host if http.client else "unknown"
+        request = replace(request, session=http.query_params.get("session", ""), peer=peer)
         answer = await run_in_threadpool(server.handle, request)
         headers = {"content-type": answer.content_type, "cache-control": "no-store"}
         if answer.mac is not None:

@@ -14,6 +14,7 @@ session the same one.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import logging
 import secrets
 import threading
@@ -24,18 +25,18 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, Engine, insert, update
 
-from headend import db
+from headend import access, db
 from headend.dm import accounts
 from headend.dm.authentication import Authenticator, Refused
-from headend.dm.engine import ServerSession, State
+from headend.dm.engine import Accepted, ServerSession, State
 from headend.dm.jobs import queue
-from headend.dm.schemes import Schemes, nonce_for_us
 from headend.dm.session_store import SessionStore
 from headend.dm.tables import accounts as accounts_table
 from headend.dm.tables import sessions as sessions_table
 from omadm.auth import NONCE_BYTES, AuthError, parse_hmac_header, verify_hmac
 from omadm.bootstrap import Account
 from omadm.codes import AlertCode, Code
+from omadm.schemes import Schemes, next_nonce
 from omadm.syncml.codec import accepts, decode, encode, media_type
 from omadm.syncml.element import BODY_BYTES_MAX
 from omadm.syncml.errors import SyncmlError
@@ -58,6 +59,9 @@ SESSION_IDLE_S = 900.0
 DEVICE_ID_CHARS_MAX = 255
 BEGINNINGS = frozenset({AlertCode.SERVER_INITIATED, AlertCode.CLIENT_INITIATED})
 EVENTS = frozenset({AlertCode.CLIENT_EVENT, AlertCode.GENERIC})
+SESSION_ID_CHARS_SHOWN = 8  # in the table of sessions; DM 1.2 has four
+TOKEN_BYTES = 16
+SWITCHED_OFF = "the device is switched off"
 LOCKS = 64  # requests of different devices rarely share one
 
 
@@ -75,11 +79,14 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request. `mac` is the header `x-syncml-hmac`, if there is one."""
+    """One HTTP request. `mac` is the header `x-syncml-hmac`, if there is one; `session` what its address names,
+    `peer` where it came from."""
 
     body: bytes
     content_type: str
     mac: str | None
+    session: str = ""
+    peer: str = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,7 @@ class _Live:
     at: float
     device_msg_id: int = 0  # the highest that was accepted
     proved: bool = False  # the device said 212: it wants no credentials of ours in this session any more
+    token: str = ""  # in the RespURI of a session whose device needs no credentials any more (we said 212)
 
 
 class DmServer:
@@ -118,6 +126,7 @@ class DmServer:
         self._config = config
         self._wall, self._monotonic, self._entropy = wall, monotonic, entropy
         self._schemes = Schemes.with_mac(config.algorithms)
+        self._refusals = access.RefusalLog(engine)
         self._authenticator = Authenticator(self._schemes, entropy)
         self._live: OrderedDict[str, _Live] = OrderedDict()
         self._locks = tuple(threading.Lock() for _ in range(LOCKS))
@@ -182,33 +191,73 @@ class DmServer:
             self._forget(device_id)
 
     def _exchange(self, device_id: str, message: SyncML, request: Request) -> Answer:
-        digest = hashlib.sha256(request.body + b"\0" + (request.mac or "").encode()).hexdigest()
+        proof = f"{request.mac or ''}\0{request.session}".encode()
+        digest = hashlib.sha256(request.body + b"\0" + proof).hexdigest()
         with db.reader(self._engine).begin() as conn:
             row = accounts.load(conn, device_id)
-        if row is not None and row.last_request == digest and not _may_be_another(message, row.auth_type):
+            admitted = access.admits(conn, device_id)
+        if admitted and row is not None and row.last_request == digest and not _may_be_another(message, row.auth_type):
             return Answer(200, row.last_answer, media_type(request.content_type), row.last_answer_mac)
         if row is None:
             account = self._authenticator.placeholder_account(device_id, self._config.server_id, self._config.url)
         else:
             account = accounts.from_row(row)
-        with self._table_lock:
-            refused = self._authenticator.check(message, request.body, request.mac, account, self._monotonic())
-        nonce = nonce_for_us(message, self._schemes.of(account).type)
+        refused = None
+        if not self._in_accepted_session(device_id, message, request):
+            with self._table_lock:
+                refused = self._authenticator.check(message, request.body, request.mac, account, self._monotonic())
+        nonce = next_nonce(message, self._schemes.of(account.auth_type))
         signer = replace(account, server_nonce=nonce or account.server_nonce)
         if refused is not None or row is None:
             return self._refuse(message, request, signer, refused or Refused(Code.UNAUTHORIZED, None, "no account"))
+        if not admitted:
+            return self._switched_off(device_id, message, request, signer)
         with self._engine.begin() as conn:
             row = accounts.load(conn, device_id)
+            if not access.admits(conn, device_id):
+                return self._refuse(message, request, signer, Refused(Code.FORBIDDEN, None, SWITCHED_OFF))
             if row is None or accounts.from_row(row) != account:
                 return self._refuse(
                     message, request, signer, Refused(Code.UNAUTHORIZED, None, "the account changed meanwhile")
                 )
-            return self._answer(conn, device_id, message, request, digest, signer)
+            once = row.accepts == accounts.SESSION
+            return self._answer(conn, device_id, message, request, digest, signer, once=once)
+
+    def _switched_off(self, device_id: str, message: SyncML, request: Request, signer: Account) -> Answer:
+        """End the session of a device that is switched off, if it has one. Its running job waits in the queue."""
+        now = self._wall()
+        self._refusals.note(device_id, access.Door.DM, request.peer, now)
+        if self._live.get(device_id) is not None:
+            with self._engine.begin() as conn:
+                queue.requeue_running(conn, device_id, now)
+                conn.execute(
+                    update(sessions_table)
+                    .where(sessions_table.c.device_id == device_id, sessions_table.c.state == State.OPEN.value)
+                    .values(state=State.FAILED.value, updated=now)
+                )
+            self._forget(device_id)
+        return self._refuse(message, request, signer, Refused(Code.FORBIDDEN, None, SWITCHED_OFF))
+
+    def _in_accepted_session(self, device_id: str, message: SyncML, request: Request) -> bool:
+        """Whether a message belongs to a session in which we said 212, and came to the address that only its device
+        was told. It needs no credentials then."""
+        live = self._live.get(device_id)
+        if live is None or not live.token or not hmac.compare_digest(live.token.encode(), request.session.encode()):
+            return False
+        return self._monotonic() - live.at < SESSION_IDLE_S and _goes_on(message, live)
 
     def _answer(
-        self, conn: Connection, device_id: str, message: SyncML, request: Request, digest: str, signer: Account
+        self,
+        conn: Connection,
+        device_id: str,
+        message: SyncML,
+        request: Request,
+        digest: str,
+        signer: Account,
+        *,
+        once: bool,
     ) -> Answer:
-        answer, nonce = self._work(conn, device_id, message, request, signer)
+        answer, nonce = self._work(conn, device_id, message, request, signer, once=once)
         conn.execute(
             update(accounts_table)
             .where(accounts_table.c.device_id == device_id)
@@ -224,17 +273,22 @@ class DmServer:
         return answer
 
     def _work(
-        self, conn: Connection, device_id: str, message: SyncML, request: Request, signer: Account
+        self, conn: Connection, device_id: str, message: SyncML, request: Request, signer: Account, *, once: bool
     ) -> tuple[Answer, bytes]:
         """Let the session answer an authenticated message; return the answer and the device's next nonce."""
         now = self._wall()
+        believed = self._in_accepted_session(device_id, message, request)
         live = self._session(conn, device_id, message, request, signer, now)
-        next_nonce = self._entropy(NONCE_BYTES)
+        nonce = signer.client_nonce if believed else self._entropy(NONCE_BYTES)
+        accepted = Accepted(chal=None if believed else self._schemes.of(signer.auth_type).accepted(nonce))
+        if once:
+            live.token = live.token or self._entropy(TOKEN_BYTES).hex()
+            accepted = replace(accepted, code=Code.AUTHENTICATED, resp_uri=f"{signer.url}?session={live.token}")
         store = SessionStore(conn, device_id, live.row, now)
-        for bad in message.of(Malformed):
-            LOG.warning("%s: %s", device_id, bad.why, extra={"event": "dm.malformed", "device": device_id})
+        for why in (*message.hdr.unread, *(bad.why for bad in message.of(Malformed))):
+            LOG.warning("%s: %s", device_id, why, extra={"event": "dm.malformed", "device": device_id})
         live.proved = live.proved or any(s.cmd_ref == "0" and s.code == Code.AUTHENTICATED for s in message.of(Status))
-        reply = live.session.receive(message, store, self._schemes.of(signer).accepted(next_nonce))
+        reply = live.session.receive(message, store, accepted)
         session = live.session
         conn.execute(
             update(sessions_table)
@@ -249,7 +303,7 @@ class DmServer:
         )
         if session.state is not State.OPEN:
             self._end(conn, device_id, live, now)
-        return self._sign(reply, request, signer, proved=live.proved), next_nonce
+        return self._sign(reply, request, signer, proved=live.proved), nonce
 
     def _session(
         self, conn: Connection, device_id: str, message: SyncML, request: Request, signer: Account, now: float
@@ -257,7 +311,7 @@ class DmServer:
         live = self._live.get(device_id)
         at = self._monotonic()
         if live is not None and at - live.at < SESSION_IDLE_S and _goes_on(message, live):
-            live.at, live.device_msg_id = at, message.hdr.msg_id
+            live.at, live.device_msg_id = at, max(live.device_msg_id, message.hdr.msg_id)
             return live
         conn.execute(
             update(sessions_table)
@@ -277,7 +331,7 @@ class DmServer:
         added = conn.execute(
             insert(sessions_table).values(
                 device_id=device_id,
-                session_id=message.hdr.session_id,
+                session_id=message.hdr.session_id[:SESSION_ID_CHARS_SHOWN],
                 state=State.OPEN.value,
                 messages=0,
                 commands=0,
@@ -323,7 +377,7 @@ class DmServer:
         statuses = [
             Status(
                 cmd_id="1",
-                msg_ref=str(hdr.msg_id),
+                msg_ref=hdr.msg_ref,
                 cmd_ref="0",
                 cmd="SyncHdr",
                 code=refused.status,
@@ -335,7 +389,7 @@ class DmServer:
         for command in message.commands:
             if _wants_status(command):
                 name = command.name if isinstance(command, Unsupported | Malformed) else type(command).__name__
-                statuses.append(Status(str(len(statuses) + 1), str(hdr.msg_id), command.cmd_id, name, refused.status))
+                statuses.append(Status(str(len(statuses) + 1), hdr.msg_ref, command.cmd_id, name, refused.status))
         reply_hdr = SyncHdr(
             hdr.session_id,
             hdr.msg_id,
@@ -348,10 +402,11 @@ class DmServer:
 
     def _sign(self, reply: SyncML, request: Request, signer: Account, *, proved: bool = False) -> Answer:
         body = encode(reply if proved else self._with_cred(reply, signer), request.content_type)
-        return Answer(200, body, media_type(request.content_type), self._schemes.of(signer).mac(body, signer))
+        mac = self._schemes.of(signer.auth_type).mac(body, signer.server)
+        return Answer(200, body, media_type(request.content_type), mac)
 
     def _with_cred(self, reply: SyncML, signer: Account) -> SyncML:
-        return replace(reply, hdr=replace(reply.hdr, cred=self._schemes.of(signer).cred(signer)))
+        return replace(reply, hdr=replace(reply.hdr, cred=self._schemes.of(signer.auth_type).cred(signer.server)))
 
 
 def _may_be_another(message: SyncML, auth_type: str) -> bool:
@@ -367,12 +422,13 @@ def _begins(message: SyncML) -> bool:
 
 def _goes_on(message: SyncML, live: _Live) -> bool:
     """Whether a message belongs to a session that is open."""
-    if live.session_id != message.hdr.session_id or _begins(message) or message.hdr.msg_id <= live.device_msg_id:
+    hdr = message.hdr
+    if live.session_id != hdr.session_id or _begins(message) or (hdr.numbered and hdr.msg_id <= live.device_msg_id):
         return False
     # A device that begins with an event of its own says nothing of our last message.
     first = next((c for c in message.commands if not (isinstance(c, Status) and c.cmd_ref == "0")), None)
     answers = any(status.msg_ref == str(live.session.msg_id) for status in message.of(Status))
-    return answers or not (isinstance(first, Alert) and first.code in EVENTS)
+    return answers or (hdr.numbered and not (isinstance(first, Alert) and first.code in EVENTS))
 
 
 def _wants_status(command: Command) -> bool:

@@ -20,7 +20,8 @@ from omadm.syncml.messages import Item, Meta
 
 LOG = logging.getLogger("headend.dm")
 
-VALUE_CHARS_MAX = 1 << 20
+VALUE_MAX = 1 << 20  # octets or characters
+FORMAT_CHARS_MAX, TYPE_CHARS_MAX = 16, 128  # as the table has them
 _RESULT_CODE = re.compile(r"<ResultCode>\s*(\d{1,5})\s*</ResultCode>|^\s*(\d{3,5})\s*$")
 
 
@@ -39,17 +40,17 @@ class SessionStore:
         self._session = session
         self._now = now
 
-    def value_seen(self, uri: str, item: Item) -> None:
+    def value_seen(self, uri: str, item: Item) -> str:
         meta = item.meta or Meta()
-        if not uri or len(uri) > URI_CHARS_MAX or "?" in uri or meta.format == "node":
-            return
-        content: dict[str, Any] = {"format": meta.format or "chr", "type": meta.type, "updated": self._now}
-        if isinstance(item.data, bytes):
-            content |= {"data": item.data}
-        elif isinstance(item.data, str) and len(item.data) <= VALUE_CHARS_MAX:
-            content |= {"value": item.data}
-        else:
-            return
+        if not isinstance(item.data, str | bytes) or "?" in uri or meta.format == "node":
+            return ""
+        if not 0 < len(uri) <= URI_CHARS_MAX:
+            return f"its name has {len(uri)} characters, 1 to {URI_CHARS_MAX} can be kept"
+        if len(item.data) > VALUE_MAX:
+            return f"it has {len(item.data)} octets or characters, more than {VALUE_MAX}"
+        form = {"format": (meta.format or "chr")[:FORMAT_CHARS_MAX], "type": meta.type and meta.type[:TYPE_CHARS_MAX]}
+        content: dict[str, Any] = {**form, "updated": self._now}
+        content |= {"data": item.data} if isinstance(item.data, bytes) else {"value": item.data}
         where = (values.c.device_id == self._device_id) & (values.c.uri == uri)
         self._conn.execute(delete(values).where(where))
         self._conn.execute(insert(values).values(device_id=self._device_id, uri=uri, **content))
@@ -59,6 +60,7 @@ class SessionStore:
                 self._device_id,
                 extra={"event": "dm.push.url", "device": self._device_id},
             )
+        return ""
 
     def alert_seen(self, alert: AlertSeen) -> None:
         """Store an alert once, however often the device sends it; only the first one reaches a job."""

@@ -33,6 +33,7 @@ accounts = Table(
     Column("client_nonce", LargeBinary, nullable=False),
     Column("server_nonce", LargeBinary, nullable=False),
     Column("auth_type", String(16), nullable=False),
+    Column("accepts", String(8)),  # "session": credentials are good for a session (212), else for a message
     Column("push_url", Text, nullable=False, server_default=""),
     Column("push_counter", Integer, nullable=False, server_default="0"),
     Column("last_request", String(64)),  # SHA-256 of the request's body and MAC header

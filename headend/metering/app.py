@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from headend import web
+from headend import access, db, web
 from headend.metering import readings as store
 from headend.metering import resend
 from omadm import readings
@@ -24,11 +24,20 @@ LOG = logging.getLogger("headend.metering")
 
 def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Starlette:
     """The metering server's application. `wall` returns seconds since the epoch."""
+    refusals = access.RefusalLog(engine)
+
+    def admitted(device: str) -> bool:
+        with db.reader(engine).begin() as connection:
+            return access.admits(connection, device)
 
     async def post_readings(request: Request) -> Response:
         device = await run_in_threadpool(store.device_of_token, engine, web.bearer(request))
         if device is None:
             raise web.HttpProblem(401, "this token is not known", {"WWW-Authenticate": "Bearer"})
+        if not await run_in_threadpool(admitted, device):
+            peer = request.client.host if request.client else "unknown"
+            await run_in_threadpool(refusals.note, device, access.Door.READINGS, peer, wall())
+            raise web.HttpProblem(403, "this device is switched off")
         body = await web.read_body(request, readings.BODY_BYTES_MAX)
         encoding = request.headers.get("content-encoding", "identity").lower()
         if encoding not in ("gzip", "identity"):
@@ -55,7 +64,8 @@ def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Star
         )
         again = {"resend": [order.entry() for order in orders]} if orders else {}
         answer = {"listed": listed} if listed is not None else {}
-        return JSONResponse({"acknowledged": batch.last, **again, **answer})
+        kinds = {readings.ACCEPTS_HEADER: ", ".join(readings.KINDS)}
+        return JSONResponse({"acknowledged": batch.last, **again, **answer}, headers=kinds)
 
     return Starlette(
         routes=[Route("/v1/readings", post_readings, methods=["POST"]), web.health_route()],
@@ -68,5 +78,8 @@ def _parse(body: bytes, packed: bool) -> readings.Batch:
         return readings.parse(readings.inflate(body) if packed else body)
     except readings.BatchTooLargeError as error:
         raise web.HttpProblem(413, str(error)) from None
+    except readings.LaterVersionError as error:
+        # Not 400, by which a device sets a record aside: every version of it tries again after this, and keeps it.
+        raise web.HttpProblem(415, str(error)) from None
     except readings.BatchError as error:
         raise web.HttpProblem(400, str(error)) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import asdict
+from dataclasses import fields
 
 from sqlalchemy import (
     BigInteger,
@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    bindparam,
     case,
     delete,
     func,
@@ -29,7 +30,7 @@ from sqlalchemy import (
 from dlms.cosem import units
 from headend import db, web
 from headend.metering import events, gap_lists, gaps, repeats
-from omadm.readings import Batch
+from omadm.readings import Batch, Record
 
 TOKEN_BYTES = 32
 TOKENS_PER_DEVICE = 2  # the one in use, and the one that is on its way to the device
@@ -65,6 +66,8 @@ readings = Table(
     Index("ix_readings_identity", "device", "identity"),
 )
 
+RECORD_COLUMNS = tuple(field.name for field in fields(Record) if field.name in readings.c)
+
 # Beside the readings, and not a column of theirs, so that a database of before needs no change.
 doubtful = Table(
     "doubtful_readings",
@@ -76,6 +79,18 @@ doubtful = Table(
     Column("run", BigInteger, nullable=False, index=True),  # both as of the reading, for its retention
     Column("stored", Float(53), nullable=False),
 )
+
+later_records = Table(
+    "later_records",
+    db.metadata,
+    Column("device", String(128), primary_key=True),
+    Column("store", String(32), primary_key=True),
+    Column("id", BigInteger, primary_key=True),
+    Column("kind", String(128), nullable=False, index=True),
+    Column("record", Text, nullable=False),
+    Column("stored", Float, nullable=False, index=True),
+)
+"""Records of kinds that a later head-end knows: kept for it as they came."""
 
 meters = Table(
     "meters",
@@ -98,21 +113,24 @@ metering_tokens = Table(
 
 def issue_token(engine: Engine, device: str, now: float) -> str:
     """Issue a bearer token for a device. The previous one stays valid, older ones do not. Only a hash is stored."""
-    token = secrets.token_urlsafe(TOKEN_BYTES)
     with engine.begin() as connection:
-        connection.execute(insert(metering_tokens).values(token_hash=web.token_hash(token), device=device, issued=now))
-        kept = (
-            select(metering_tokens.c.token_hash)
-            .where(metering_tokens.c.device == device)
-            .order_by(metering_tokens.c.issued.desc())
-            .limit(TOKENS_PER_DEVICE)
-        )
-        hashes = list(connection.scalars(kept))
-        connection.execute(
-            delete(metering_tokens).where(
-                metering_tokens.c.device == device, metering_tokens.c.token_hash.not_in(hashes)
-            )
-        )
+        return new_token(connection, device, now)
+
+
+def new_token(connection: Connection, device: str, now: float) -> str:
+    """Issue a token in the caller's transaction (`issue_token`)."""
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    connection.execute(insert(metering_tokens).values(token_hash=web.token_hash(token), device=device, issued=now))
+    kept = (
+        select(metering_tokens.c.token_hash)
+        .where(metering_tokens.c.device == device)
+        .order_by(metering_tokens.c.issued.desc())
+        .limit(TOKENS_PER_DEVICE)
+    )
+    hashes = list(connection.scalars(kept))
+    connection.execute(
+        delete(metering_tokens).where(metering_tokens.c.device == device, metering_tokens.c.token_hash.not_in(hashes))
+    )
     return token
 
 
@@ -134,6 +152,11 @@ def unit_shown(number: int | None) -> str:
     return f"unit {number}" if symbol is None else symbol
 
 
+def _later_rows(batch: Batch, now: float) -> list[dict[str, object]]:
+    about = {"device": batch.device, "store": batch.store, "stored": now}
+    return [{**about, "id": one.id, "kind": one.kind, "record": one.text} for one in batch.later]
+
+
 def store(engine: Engine, batch: Batch, now: float) -> str | None:
     """Store the new readings of a batch, and what it tells of gaps and events; all is committed on return. Returns the
     answer to its list of gaps, where it has one."""
@@ -153,7 +176,7 @@ def store(engine: Engine, batch: Batch, now: float) -> str | None:
         found = repeats.judge(connection, readings, batch)
         rows: list[dict[str, object]] = [
             {
-                **{name: value for name, value in asdict(record).items() if name in readings.c},
+                **{name: getattr(record, name) for name in RECORD_COLUMNS},
                 "device": batch.device,
                 "store": batch.store,
                 "unit_symbol": unit_shown(record.unit),
@@ -166,6 +189,7 @@ def store(engine: Engine, batch: Batch, now: float) -> str | None:
         ]
         db.insert_new(connection, readings, rows)
         db.insert_new(connection, doubtful, doubts)
+        db.insert_new(connection, later_records, _later_rows(batch, now))
         _see_meters(connection, batch, now)
         events.apply(connection, batch, now)
         gaps.apply(connection, batch, now)
@@ -187,14 +211,20 @@ def _see_meters(connection: Connection, batch: Batch, now: float) -> None:
     runs: dict[str, int] = {}
     for record in batch.records:
         runs[record.meter] = max(record.run, runs.get(record.meter, 0))
-    for meter, run in runs.items():
-        row: dict[str, object] = {"device": batch.device, "meter": meter, "first_seen": now}
-        db.insert_new(connection, meters, [{**row, "last_seen": now, "last_run": run}])
-        connection.execute(
-            update(meters)
-            .where(meters.c.device == batch.device, meters.c.meter == meter)
-            .values(last_seen=now, last_run=case((meters.c.last_run < run, run), else_=meters.c.last_run))
-        )
+    if not runs:
+        return
+    rows: list[dict[str, object]] = [
+        {"device": batch.device, "meter": meter, "first_seen": now, "last_seen": now, "last_run": run}
+        for meter, run in runs.items()
+    ]
+    db.insert_new(connection, meters, rows)
+    newest = bindparam("newest", type_=BigInteger)
+    seen = (
+        update(meters)
+        .where(meters.c.device == batch.device, meters.c.meter == bindparam("of"))
+        .values(last_seen=now, last_run=case((meters.c.last_run < newest, newest), else_=meters.c.last_run))
+    )
+    connection.execute(seen, [{"of": meter, "newest": run} for meter, run in runs.items()])
 
 
 def list_meters(engine: Engine, device: str | None = None) -> list[dict[str, object]]:

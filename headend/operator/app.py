@@ -18,19 +18,20 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from headend import db, web
+from headend import access, db, web
 from headend.config import SERVER_ID
 from headend.dm import accounts
 from headend.dm import routes as dm_routes
+from headend.dm.accounts import AUTH_TYPES
 from headend.dm.jobs import queue
 from headend.dm.jobs.types import JobError
-from headend.dm.push import PushError
-from headend.dm.schemes import AUTH_TYPES
+from headend.dm.push import PushError, PushForbiddenError
 from headend.metering import events, gaps, readings, resend
-from headend.operator import networks, orders, views
+from headend.operator import lifecycle, networks, orders, views
 from headend.operator.console import Console
+from headend.operator.lifecycle import Actor
 from headend.operator.zones import posix_zone
-from headend.security import devices
+from headend.security import devices, records
 from headend.software.repository import DEFAULT_TYPE, PackageStore, PackageStoreError
 from headend.software.repository import shown as described
 from omadm.bootstrap import Account
@@ -41,6 +42,7 @@ LOG = logging.getLogger("headend.operator")
 
 LIST_DEFAULT = 100
 LIST_MAX = 10_000
+CSV_BYTES_MAX = 16 << 20
 API = "/v1/"  # everything below needs the token; the web pages have sessions of their own
 
 Push = Callable[[str], int]
@@ -85,6 +87,7 @@ def create_app(deps: OperatorDeps) -> Starlette:
     return Starlette(
         routes=[
             *_device_routes(deps),
+            *_lifecycle_routes(deps),
             *_device_action_routes(deps),
             *_job_routes(deps),
             *_order_routes(deps),
@@ -115,27 +118,19 @@ def _device_routes(deps: OperatorDeps) -> list[Route]:
         if not re.fullmatch(r"([0-9a-fA-F]{2}){1,64}", key_text, re.ASCII):
             raise web.HttpProblem(400, "key: hexadecimal digits are expected")
 
-        def work(connection: Connection) -> None:
-            devices.enrol(connection, device_id, bytes.fromhex(key_text), deps.wall(), replace=replace)
-
-        try:
-            await _write(deps, work)
-        except devices.AlreadyEnrolledError as error:
-            raise web.HttpProblem(409, str(error)) from None
-        except devices.DeviceError as error:
-            raise web.HttpProblem(400, str(error)) from None
+        await _step(
+            deps,
+            request,
+            lambda c, actor: lifecycle.enrol(c, actor, device_id, bytes.fromhex(key_text), replace=replace),
+        )
         LOG.info("enrolled %s", device_id, extra={"event": "operator.enrolled"})
         return JSONResponse({"id": device_id}, status_code=201)
 
-    async def change(request: Request) -> Response:
-        enabled = (await web.read_json(request)).get("enabled")
-        if not isinstance(enabled, bool):
-            raise web.HttpProblem(400, "enabled: true or false is expected")
-        device_id = request.path_params["device"]
-        if not await _write(deps, lambda connection: devices.set_enabled(connection, device_id, enabled)):
-            raise web.HttpProblem(404, "there is no such device")
-        LOG.info("%s switched %s", device_id, "on" if enabled else "off", extra={"event": "operator.switched"})
-        return JSONResponse({"id": device_id, "enabled": enabled})
+    async def enrol_csv(request: Request) -> Response:
+        text = (await web.read_body(request, CSV_BYTES_MAX)).decode("utf-8", "replace")
+        count = await _step(deps, request, lambda c, actor: lifecycle.enrol_csv(c, actor, text))
+        LOG.info("enrolled %d devices", count, extra={"event": "operator.enrolled"})
+        return JSONResponse({"enrolled": count}, status_code=201)
 
     async def list_registrations(request: Request) -> Response:
         limit = _limit(request)
@@ -144,15 +139,89 @@ def _device_routes(deps: OperatorDeps) -> list[Route]:
     return [
         Route("/v1/devices", list_devices, methods=["GET"]),
         Route("/v1/devices", enrol, methods=["POST"]),
-        Route("/v1/devices/{device}", change, methods=["PATCH"]),
+        Route("/v1/enrolments", enrol_csv, methods=["POST"]),
         Route("/v1/registrations", list_registrations, methods=["GET"]),
     ]
 
 
+def _lifecycle_routes(deps: OperatorDeps) -> list[Route]:
+    """What happens to a device that is enrolled; and what was done, and was alarming."""
+
+    async def change(request: Request) -> Response:
+        enabled = (await web.read_json(request)).get("enabled")
+        if not isinstance(enabled, bool):
+            raise web.HttpProblem(400, "enabled: true or false is expected")
+        device_id = request.path_params["device"]
+        await _step(deps, request, lambda c, actor: lifecycle.switch(c, actor, device_id, on=enabled))
+        LOG.info("%s switched %s", device_id, "on" if enabled else "off", extra={"event": "operator.switched"})
+        return JSONResponse({"id": device_id, "enabled": enabled})
+
+    async def replace_key(request: Request) -> Response:
+        document = await web.read_json(request)
+        device_id, key, end = request.path_params["device"], document.get("key"), document.get("end_account", False)
+        if not isinstance(key, str) or not re.fullmatch(r"([0-9a-fA-F]{2}){1,64}", key, re.ASCII):
+            raise web.HttpProblem(400, "key: hexadecimal digits are expected")
+        if not isinstance(end, bool):
+            raise web.HttpProblem(400, "end_account: true or false is expected")
+        new = bytes.fromhex(key)
+        await _step(deps, request, lambda c, actor: lifecycle.replace_key(c, actor, device_id, new, end_account=end))
+        return JSONResponse({"id": device_id})
+
+    async def decommission(request: Request) -> Response:
+        device_id = request.path_params["device"]
+        path = (await web.read_json(request)).get("path", lifecycle.ACCOUNT_PATH)
+        if not isinstance(path, str):
+            raise web.HttpProblem(400, "path: a node of the device's tree is expected")
+        number = await _step(deps, request, lambda c, actor: lifecycle.decommission(c, actor, device_id, path))
+        return JSONResponse(await _read(deps, lambda connection: queue.show(connection, number)), status_code=201)
+
+    async def remove(request: Request) -> Response:
+        device_id = request.path_params["device"]
+        await _step(deps, request, lambda c, actor: lifecycle.remove(c, actor, device_id))
+        return Response(status_code=204)
+
+    async def list_audit(request: Request) -> Response:
+        device_id, limit = request.query_params.get("device"), _limit(request)
+        return await _listing(deps, "audit", lambda c: records.audit_listing(c, device_id, limit))
+
+    async def list_alarms(request: Request) -> Response:
+        query, limit = request.query_params, _limit(request)
+        only = query.get("state") == "open"
+        return await _listing(
+            deps, "alarms", lambda c: records.alarm_listing(c, query.get("device"), limit, open_only=only)
+        )
+
+    async def acknowledge_alarm(request: Request) -> Response:
+        number = request.path_params["alarm"]
+        if not await _step(deps, request, lambda c, actor: records.acknowledge(c, number, actor.who, actor.now)):
+            raise web.HttpProblem(404, "there is no open alarm of this number")
+        return JSONResponse({"id": number})
+
+    return [
+        Route("/v1/devices/{device}", change, methods=["PATCH"]),
+        Route("/v1/devices/{device}", remove, methods=["DELETE"]),
+        Route("/v1/devices/{device}/key", replace_key, methods=["POST"]),
+        Route("/v1/devices/{device}/decommission", decommission, methods=["POST"]),
+        Route("/v1/audit", list_audit, methods=["GET"]),
+        Route("/v1/security-alarms", list_alarms, methods=["GET"]),
+        Route("/v1/security-alarms/{alarm:int}/acknowledge", acknowledge_alarm, methods=["POST"]),
+    ]
+
+
 def _device_action_routes(deps: OperatorDeps) -> list[Route]:
+    refusals = access.RefusalLog(deps.engine)
+
+    async def require_in_service(request: Request, device_id: str) -> None:
+        """Credentials are for a device that is switched on. Raises `HttpProblem` 404 or 409."""
+        await _require_device(deps, device_id)
+        if not await _read(deps, lambda connection: access.admits(connection, device_id)):
+            peer = request.client.host if request.client else "unknown"
+            await run_in_threadpool(refusals.note, device_id, access.Door.TOKEN, peer, deps.wall())
+            raise web.HttpProblem(409, "the device is switched off")
+
     async def metering_token(request: Request) -> Response:
         device_id = request.path_params["device"]
-        await _require_device(deps, device_id)
+        await require_in_service(request, device_id)
         token = await run_in_threadpool(readings.issue_token, deps.engine, device_id, deps.wall())
         LOG.info("metering token issued for %s", device_id, extra={"event": "operator.token"})
         url = f"{deps.urls()['metering']}/v1/readings"
@@ -161,15 +230,24 @@ def _device_action_routes(deps: OperatorDeps) -> list[Route]:
     async def dm_account(request: Request) -> Response:
         document = await web.read_json(request)
         kind, push_url = document.get("auth", "HMAC"), document.get("push_url", "")
+        accepts = document.get("accepts", accounts.MESSAGE)
         if kind not in AUTH_TYPES or not isinstance(push_url, str):
             raise web.HttpProblem(400, f"auth is one of {', '.join(AUTH_TYPES)}, push_url a URL")
+        if accepts not in (accounts.MESSAGE, accounts.SESSION) or (accepts == accounts.SESSION and kind == "HMAC"):
+            raise web.HttpProblem(400, "accepts: message, or session for DIGEST and BASIC")
         device_id = request.path_params["device"]
-        await _require_device(deps, device_id)
+        await require_in_service(request, device_id)
         url = f"{deps.urls()['dm']}{dm_routes.PATH}"
 
         def work(connection: Connection) -> Account:
             made = accounts.create(
-                connection, device_id, server_id=deps.server_id, url=url, auth_type=kind, now=deps.wall()
+                connection,
+                device_id,
+                server_id=deps.server_id,
+                url=url,
+                auth_type=kind,
+                accepts=accepts,
+                now=deps.wall(),
             )
             if not accounts.set_push_url(connection, device_id, push_url):
                 raise web.HttpProblem(400, "push_url: an http or https URL is expected")
@@ -184,6 +262,8 @@ def _device_action_routes(deps: OperatorDeps) -> list[Route]:
             session_id = await run_in_threadpool(deps.push, request.path_params["device"])
         except accounts.UnknownDevice:
             raise web.HttpProblem(404, "this device has no DM account") from None
+        except PushForbiddenError as error:
+            raise web.HttpProblem(403, str(error)) from None
         except PushError as error:
             raise web.HttpProblem(502, str(error)) from None
         return JSONResponse({"session_id": session_id})
@@ -198,10 +278,18 @@ def _device_action_routes(deps: OperatorDeps) -> list[Route]:
 # ---- device management
 
 
-def _completed(deps: OperatorDeps, kind: str, params: dict[str, Any]) -> dict[str, Any]:
-    """Add to a job's parameters what this server knows: where packages are, and what a zone's name stands for."""
+def _completed(deps: OperatorDeps, device_id: str, kind: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Add to a job's parameters what this server knows: where packages are, the device's pass for them, and what a
+    zone's name stands for."""
+    packages_url = deps.urls()["software"]
     if kind == "firmware" and "url" not in params:
-        return {"packages_url": deps.urls()["software"]} | params
+        with deps.engine.begin() as connection:
+            shown = access.download_pass(connection, device_id)
+        return {"packages_url": packages_url, "pass": shown} | params
+    url = params.get("url")
+    if kind in ("firmware", "software") and isinstance(url, str) and url.startswith(f"{packages_url}/"):
+        with deps.engine.begin() as connection:
+            return params | {"url": access.with_pass(connection, url, device_id)}
     if kind == "tasks" and isinstance(params.get("zone"), str):
         try:
             return params | {"zone": posix_zone(params["zone"])}
@@ -217,7 +305,7 @@ def _job_routes(deps: OperatorDeps) -> list[Route]:
         if not isinstance(kind, str) or not isinstance(params, dict):
             raise web.HttpProblem(400, "kind, and params as an object, are expected")
         device_id = request.path_params["device"]
-        params = await run_in_threadpool(_completed, deps, kind, params)
+        params = await run_in_threadpool(_completed, deps, device_id, kind, params)
 
         def work(connection: Connection) -> dict[str, Any] | None:
             number = queue.enqueue(connection, device_id, kind, params, now=deps.wall())
@@ -518,6 +606,22 @@ async def _write(deps: OperatorDeps, work: Callable[[Connection], Any]) -> Any:
             return work(connection)
 
     return await run_in_threadpool(run)
+
+
+async def _step(deps: OperatorDeps, request: Request, work: Callable[[Connection, Actor], Any]) -> Any:
+    """One step of a device's life, with who asks for it. Raises `HttpProblem`."""
+    peer = request.client.host if request.client else "unknown"
+    actor = Actor(f"operator, API, {peer}", deps.wall())
+    try:
+        return await _write(deps, lambda connection: work(connection, actor))
+    except lifecycle.UnknownDeviceError as error:
+        raise web.HttpProblem(404, str(error)) from None
+    except lifecycle.CsvError as error:
+        raise web.HttpProblem(400, str(error)) from None
+    except (lifecycle.LifecycleError, devices.AlreadyEnrolledError) as error:
+        raise web.HttpProblem(409, str(error)) from None
+    except (devices.DeviceError, JobError) as error:
+        raise web.HttpProblem(400, str(error)) from None
 
 
 async def _listing(deps: OperatorDeps, name: str, work: Callable[[Connection], list[dict[str, Any]]]) -> Response:

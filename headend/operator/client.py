@@ -53,6 +53,18 @@ class OperatorClient:
         """The JSON answer to a POST. Raises `OperatorError`."""
         return self._call("POST", path, json=document if document is not None else {})
 
+    def post_text(self, path: str, text: str, content_type: str) -> Any:
+        """The JSON answer to a POST of a text. Raises `OperatorError`."""
+        return self._call("POST", path, content=text.encode(), headers={"Content-Type": content_type})
+
+    def patch(self, path: str, document: object) -> Any:
+        """The JSON answer to a PATCH. Raises `OperatorError`."""
+        return self._call("PATCH", path, json=document)
+
+    def delete(self, path: str) -> Any:
+        """The JSON answer to a DELETE, empty where there is none. Raises `OperatorError`."""
+        return self._call("DELETE", path)
+
     def put_file(self, path: str, file: Path, content_type: str) -> Any:
         """Upload a file. Raises `OperatorError`."""
         try:

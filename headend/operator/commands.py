@@ -69,13 +69,13 @@ def enrol(config_path: Path, device_id: str, key_file: Path | None, new_key_file
     """
     if (key_file is None) == (new_key_file is None):
         raise click.UsageError("one of --key-file and --new-key-file is needed")
-    key = secrets.token_hex(DEVICE_KEY_BYTES) if key_file is None else _read_key(key_file)
+    key = secrets.token_hex(DEVICE_KEY_BYTES) if key_file is None else read_key(key_file)
     kept = contextlib.nullcontext() if new_key_file is None else new_secret(new_key_file, f"{key}\n")
     with kept, asking(config_path) as client:
         show(client.post("/v1/devices", {"id": device_id, "key": key, "replace": replace}))
 
 
-def _read_key(file: Path) -> str:
+def read_key(file: Path) -> str:
     try:
         key = file.read_text(encoding="ascii").strip()
         size = len(bytes.fromhex(key))
@@ -98,12 +98,20 @@ def _read_key(file: Path) -> str:
     show_default=True,
     help="How the device proves itself: MAC of each message, syncml:auth-md5 or syncml:auth-basic.",
 )
+@click.option(
+    "--accepts",
+    type=click.Choice(["message", "session"]),
+    default="message",
+    show_default=True,
+    help="How long digest or basic credentials are good for: one message, or the session that begins with it.",
+)
 @click.option("--push-url", default="", help="Where it takes notifications.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New file for the credentials, mode 0600.")
-def account(config_path: Path, device_id: str, auth: str, push_url: str, out: Path) -> None:
+def account(config_path: Path, device_id: str, auth: str, accepts: str, push_url: str, out: Path) -> None:
     """Make a DM account for an enrolled device of another make, which cannot register. It replaces an existing one."""
     with asking(config_path) as client, new_secret(out, ""):
-        made = client.post(device_path(device_id, "/dm-account"), {"auth": auth.upper(), "push_url": push_url})
+        wanted = {"auth": auth.upper(), "accepts": accepts, "push_url": push_url}
+        made = client.post(device_path(device_id, "/dm-account"), wanted)
         out.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
         click.echo(f"credentials of {device_id} at {made['url']}: {out}")
 
@@ -158,7 +166,7 @@ def job(
     with asking(config_path) as client:
         if package is not None and isinstance(document, dict):
             document = document | {"url": _package_url(client, package)}
-        _finish(
+        finish(
             client,
             client.post(device_path(device_id, "/jobs"), {"kind": kind, "params": document}),
             notify=notify,
@@ -206,7 +214,7 @@ def order(
     }
     with asking(config_path) as client:
         queued = client.post(device_path(device_id, "/jobs"), {"kind": "order", "params": document})
-        _finish(client, queued, notify=notify, wait_s=wait_s)
+        finish(client, queued, notify=notify, wait_s=wait_s)
 
 
 @_command
@@ -220,7 +228,7 @@ def show_order(config_path: Path, number: int, ask: bool, wait_s: float) -> None
     """An order with what became of each meter, as the device has told it."""
     with asking(config_path) as client:
         if ask:
-            _finish(client, client.post(f"/v1/orders/{number}/progress"), notify=True, wait_s=wait_s)
+            finish(client, client.post(f"/v1/orders/{number}/progress"), notify=True, wait_s=wait_s)
         show(client.get(f"/v1/orders/{number}"))
 
 
@@ -231,7 +239,7 @@ def _package_url(client: OperatorClient, name: str) -> str:
     return str(found[name])
 
 
-def _finish(client: OperatorClient, queued: dict[str, Any], *, notify: bool, wait_s: float) -> None:
+def finish(client: OperatorClient, queued: dict[str, Any], *, notify: bool, wait_s: float) -> None:
     """Notify the device, wait if asked to, and show the job. The job stays queued if the notification fails."""
     if notify:
         try:
@@ -261,7 +269,7 @@ def uplink(config_path: Path, device_id: str, wait_s: float) -> None:
             {"path": "./AMI/Uplink/Token", "value": issued["token"]},
         ]
         document = {"kind": "provision", "params": {"nodes": nodes}}
-        _finish(client, client.post(device_path(device_id, "/jobs"), document), notify=True, wait_s=wait_s)
+        finish(client, client.post(device_path(device_id, "/jobs"), document), notify=True, wait_s=wait_s)
 
 
 @_command
@@ -287,7 +295,7 @@ def survey(config_path: Path, device_id: str, wait_s: float) -> None:
     """Have a device tell of its networks and meters: topology, signal, history, capabilities, counters."""
     with asking(config_path) as client:
         document = {"kind": "get", "params": {"paths": list(SURVEY)}}
-        _finish(client, client.post(device_path(device_id, "/jobs"), document), notify=True, wait_s=wait_s)
+        finish(client, client.post(device_path(device_id, "/jobs"), document), notify=True, wait_s=wait_s)
 
 
 @_command
@@ -453,7 +461,7 @@ def _lister(name: str, columns: Sequence[str], help_text: str, *options: Callabl
 
     def ask(config_path: Path, as_json: bool | None, **query: Any) -> None:
         with asking(config_path) as client:
-            listed(client.get(path or f"/v1/{name}", **query), name, columns, as_json)
+            listed(client.get(path or f"/v1/{name}", **query), name.rpartition("-")[2], columns, as_json)
 
     for option in reversed(options):
         ask = option(ask)
@@ -464,6 +472,7 @@ def _lister(name: str, columns: Sequence[str], help_text: str, *options: Callabl
 _METER = click.option("--meter", help="Only this meter.")
 _STATE = click.option("--state", type=click.Choice(["open", "closed"]), help="Only these.")
 _ALARMS = click.option("--alarms", "state", flag_value="open", help="Only alarms that nobody has acknowledged.")
+_OPEN = click.option("--open", "state", flag_value="open", help="Only those that nobody has acknowledged.")
 _RUN = click.option("--run", type=int, help="Only this run (seconds since the epoch).")
 _OBIS = click.option("--obis", help="Only this code, as 1.0.1.8.0.255.")
 _ORDER = click.option("--newest", "order", flag_value="newest", help="The newest first.")
@@ -471,8 +480,17 @@ _PACKAGE = click.option("--package", help="Only this package.")
 
 _lister(
     "devices",
-    ("id", "enabled", "man", "mod", "fw_version", "registered", "last_session.state", "last_session.updated"),
+    ("id", "state", "man", "mod", "fw_version", "registered", "last_session.state", "last_session.updated"),
     "The enrolled devices.",
+)
+_lister("audit", ("at", "who", "action", "device", "detail"), "Who changed what, newest first.", _DEVICE, _LIMIT)
+_lister(
+    "security-alarms",
+    ("id", "kind", "device", "count", "first", "last", "text", "acknowledged"),
+    "The alarms of the security server, newest first.",
+    _DEVICE,
+    _OPEN,
+    _LIMIT,
 )
 _lister("registrations", ("at", "device", "peer", "code", "text"), "The registrations, newest first.", _LIMIT)
 _lister(

@@ -1,5 +1,5 @@
-"""The operator's web pages: the data of the JSON API for people, rendered by the server, without scripts. The only
-change they can make is to cancel a job.
+"""The operator's web pages: the data of the JSON API for people, rendered by the server, without scripts. They
+cancel jobs, acknowledge security alarms, and take a device through the steps of its life.
 
 A browser logs in with the operator's token and gets a session cookie: random, for this server's pages only, kept in
 this process and forgotten with it. A form that changes something carries a token derived from the session, which
@@ -16,10 +16,10 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -28,8 +28,8 @@ from starlette.routing import Route
 from headend import db, web
 from headend.dm.jobs import queue
 from headend.metering import events, gaps, readings
-from headend.operator import networks, orders, views
-from headend.security import devices
+from headend.operator import lifecycle, networks, orders, views
+from headend.security import devices, records
 from headend.security.limits import RateLimit
 from headend.software.repository import PackageStore
 
@@ -95,12 +95,15 @@ class Console:
             "/alerts": self._alerts,
             "/packages": self._packages_page,
             "/registrations": self._registrations,
+            "/security": self._security,
         }
         return [
             *(Route(path, self._guarded(path, page), methods=["GET"]) for path, page in pages.items()),
             Route("/login", self._show_login, methods=["GET"]),
             Route("/login", self._login, methods=["POST"]),
             Route("/jobs/cancel", self._cancel, methods=["POST"]),
+            Route("/device/step", self._step, methods=["POST"]),
+            Route("/security/acknowledge", self._acknowledge, methods=["POST"]),
             Route("/logout", self._logout, methods=["POST"]),
             Route("/style.css", self._style, methods=["GET"]),
         ]
@@ -150,13 +153,57 @@ class Console:
         answer.delete_cookie(COOKIE, httponly=True, secure=True, samesite="strict")
         return answer
 
-    async def _cancel(self, request: Request) -> Response:
+    async def _own_form(self, request: Request) -> dict[str, str] | Response:
+        """The fields of a form of this session, or the answer to any other."""
         form = await _form(request)
         if not self._logged_in(request):
             return RedirectResponse("/login", status_code=303, headers=HEADERS)
-        number = form.get("job", "")
         if not hmac.compare_digest(form.get("word", "").encode(), _form_token(request).encode()):
             return self._problem(request, web.HttpProblem(403, "This form is not of your session."))
+        return form
+
+    async def _step(self, request: Request) -> Response:
+        """One step of a device's life."""
+        form = await self._own_form(request)
+        if isinstance(form, Response):
+            return form
+        device_id, actor = form.get("id", ""), self._actor(request)
+
+        def work() -> None:
+            with self._engine.begin() as connection:
+                _take_step(connection, actor, device_id, form)
+
+        try:
+            await run_in_threadpool(work)
+        except (lifecycle.LifecycleError, devices.DeviceError) as error:
+            return self._problem(request, web.HttpProblem(409, f"{error}.".capitalize()))
+        LOG.info("%s: %s", device_id, form.get("step"), extra={"event": "operator.step"})
+        gone = form.get("step") == "delete"
+        return RedirectResponse("/" if gone else f"/device?id={quote(device_id)}", status_code=303, headers=HEADERS)
+
+    async def _acknowledge(self, request: Request) -> Response:
+        form = await self._own_form(request)
+        if isinstance(form, Response):
+            return form
+        number, actor = form.get("alarm", ""), self._actor(request)
+
+        def work() -> bool:
+            with self._engine.begin() as connection:
+                return records.acknowledge(connection, int(number), actor.who, actor.now)
+
+        if not (number.isascii() and number.isdigit() and len(number) < 16) or not await run_in_threadpool(work):
+            return self._problem(request, web.HttpProblem(409, "There is no open alarm of this number."))
+        return RedirectResponse("/security", status_code=303, headers=HEADERS)
+
+    def _actor(self, request: Request) -> lifecycle.Actor:
+        peer = request.client.host if request.client else "unknown"
+        return lifecycle.Actor(f"operator, console, {peer}", self._wall())
+
+    async def _cancel(self, request: Request) -> Response:
+        form = await self._own_form(request)
+        if isinstance(form, Response):
+            return form
+        number = form.get("job", "")
         if not (number.isascii() and number.isdigit() and len(number) < 16):
             return self._problem(request, web.HttpProblem(400, "There is no such job."))
 
@@ -206,6 +253,8 @@ class Console:
                 "sessions": views.sessions(connection, device_id, ROWS),
                 "values": views.values(connection, device_id, READINGS_PER_RUN_MAX),
                 "tasks": views.tasks(connection, device_id, self._wall()),
+                "alarms": records.alarm_listing(connection, device_id, ROWS_ON_OVERVIEW, open_only=True),
+                "audit": records.audit_listing(connection, device_id, ROWS),
             }
 
     def _meters(self, _: Request) -> tuple[str, dict[str, Any]]:
@@ -287,12 +336,37 @@ class Console:
         with db.reader(self._engine).begin() as connection:
             return "registrations.html", {"registrations": devices.log_listing(connection, ROWS)}
 
+    def _security(self, _: Request) -> tuple[str, dict[str, Any]]:
+        with db.reader(self._engine).begin() as connection:
+            return "security.html", {
+                "alarms": records.alarm_listing(connection, None, ROWS),
+                "audit": records.audit_listing(connection, None, ROWS),
+            }
+
     async def _style(self, _: Request) -> Response:
         style = await run_in_threadpool((_PAGES / "style.css").read_text, "utf-8")
         return Response(style, media_type="text/css", headers={"Cache-Control": "max-age=300"})
 
     def _render(self, template: str, content: dict[str, Any], status: int = 200) -> Response:
         return HTMLResponse(self._templates.get_template(template).render(content), status, headers=HEADERS)
+
+
+def _take_step(connection: Connection, actor: lifecycle.Actor, device_id: str, form: Mapping[str, str]) -> None:
+    """What a form of the device's page asks for. Raises `LifecycleError` and `devices.DeviceError`."""
+    match form.get("step"):
+        case "on" | "off" as wanted:
+            lifecycle.switch(connection, actor, device_id, on=wanted == "on")
+        case "decommission":
+            lifecycle.decommission(connection, actor, device_id)
+        case "key":
+            key, end = form.get("key", "").strip(), form.get("end_account") == "yes"
+            lifecycle.replace_key(connection, actor, device_id, lifecycle.key_from(key), end_account=end)
+        case "delete" if form.get("again", "").strip() == device_id:
+            lifecycle.remove(connection, actor, device_id)
+        case "delete":
+            raise lifecycle.LifecycleError("what you typed is not the device's id: nothing was deleted")
+        case _:
+            raise lifecycle.LifecycleError("there is no such step")
 
 
 async def _form(request: Request) -> dict[str, str]:

@@ -9,12 +9,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, Table, func, select
 
+from headend import access
 from headend.dm import tables as dm
 from headend.dm.jobs.firmware import FW_VERSION
 from headend.dm.jobs.queue import OPEN_STATES
 from headend.dm.jobs.tasks import SCHED, TASKS
 from headend.metering import events, readings
+from headend.operator import lifecycle
 from headend.security import devices as security
+from headend.security import records
 from omadm.bootstrap import Account
 from omadm.local_time import UTC, Zone
 from omadm.schedule import schedule_of
@@ -34,10 +37,11 @@ def counts(connection: Connection) -> dict[str, int]:
         return connection.execute(select(func.count()).select_from(query.subquery())).scalar_one()
 
     return {
-        "devices": count(select(security.devices.c.id)),
+        "devices": count(select(access.devices.c.id)),
         "meters": count(select(readings.meters.c.meter)),
         "readings": count(select(readings.readings.c.id)),
         "open_alarms": events.open_alarms(connection),
+        "security_alarms": count(select(records.alarms.c.id).where(records.alarms.c.acknowledged.is_(None))),
         "open_jobs": count(select(dm.jobs.c.id).where(dm.jobs.c.state.in_(OPEN_STATES))),
         "failed_jobs": count(select(dm.jobs.c.id).where(dm.jobs.c.state == "failed")),
     }
@@ -47,6 +51,7 @@ def devices(connection: Connection) -> Rows:
     """The enrolled devices with data of their DM accounts. `fw` is the version at registration; `fw_version` and
     `push_url` are the latest."""
     rows = security.listing(connection)
+    refused = access.all_refused(connection)
     columns = (dm.accounts.c.device_id, dm.accounts.c.created, dm.accounts.c.push_url)
     with_account = {row.device_id: row for row in connection.execute(select(*columns))}
     newest = select(func.max(dm.sessions.c.id)).group_by(dm.sessions.c.device_id)
@@ -58,7 +63,9 @@ def devices(connection: Connection) -> Rows:
         connection.execute(select(dm.values.c.device_id, dm.values.c.value).where(dm.values.c.uri == FW_VERSION)).all()
     )
     return [
-        _device(row, with_account.get(row["id"]), last.get(str(row["id"])), told.get(str(row["id"]))) for row in rows
+        _device(row, with_account.get(row["id"]), last.get(str(row["id"])), told.get(str(row["id"])))
+        | {"refused": refused.get(str(row["id"]), {})}
+        for row in rows
     ]
 
 
@@ -66,6 +73,7 @@ def _device(
     row: Mapping[str, Any], account: Any, session: dict[str, Any] | None, version: str | None
 ) -> dict[str, Any]:
     return dict(row) | {
+        "state": lifecycle.state(dict(row)),
         "account_since": None if account is None else account.created,
         "push_url": row["push_url"] if account is None else account.push_url,
         "last_session": session,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -11,8 +10,7 @@ from starlette.routing import Route
 
 from headend import web
 from headend.dm import accounts
-from headend.security.service import MakeDocument, SecurityService
-from omadm import bootstrap
+from headend.security.service import DraftAccount, SecurityService
 from omadm.ssmp import wire
 
 
@@ -34,11 +32,6 @@ def create_app(service: SecurityService) -> Starlette:
     )
 
 
-def dm_accounts(server_id: str, dm_url: str) -> MakeDocument:
-    """Returns a function that makes bootstrap documents with a new account at the DM server of this head-end."""
-
-    def make(connection: Connection, device_id: str, info: wire.RegistrationInfo) -> bytes:
-        account = accounts.create(connection, device_id, server_id=server_id, url=dm_url, push_url=info.push_url)
-        return bootstrap.emit_profile(account)
-
-    return make
+def dm_accounts(server_id: str, dm_url: str) -> DraftAccount:
+    """Returns a function that drafts accounts at the DM server of this head-end."""
+    return lambda device_id: accounts.draft(device_id, server_id=server_id, url=dm_url)

@@ -1,49 +1,21 @@
-"""Tables of the security server: the devices with their keys, and the log of registrations."""
+"""The devices with their keys, and the log of registrations."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
 
-from sqlalchemy import (
-    Boolean,
-    Column,
-    Connection,
-    Float,
-    Integer,
-    LargeBinary,
-    String,
-    Table,
-    delete,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Column, Connection, Float, Integer, String, Table, delete, insert, select, update
 
-from headend import db
+from headend import access, db
+from headend.access import devices
 from omadm.ssmp.limits import DEVICE_ID_BYTES_MAX, DEVICE_KEY_BYTES
 from omadm.ssmp.wire import RegistrationInfo
 
 LOG_ROWS_MAX = 10_000  # of the registration log; the oldest are deleted
 LOG_PRUNE_EVERY = 100
+ID_RULE = f"a device id has 1 to {DEVICE_ID_BYTES_MAX} letters, digits and :._-"
 _DEVICE_ID = re.compile(rf"[A-Za-z0-9:._-]{{1,{DEVICE_ID_BYTES_MAX}}}", re.ASCII)
-
-devices = Table(
-    "devices",
-    db.metadata,
-    Column("id", String(128), primary_key=True),
-    Column("key", LargeBinary, nullable=False),
-    Column("enabled", Boolean, nullable=False),
-    Column("enrolled", Float(53), nullable=False),
-    Column("registered", Float(53)),  # the last completed registration
-    Column("registrations", Integer, nullable=False),
-    Column("man", String(256), nullable=False),
-    Column("mod", String(256), nullable=False),
-    Column("hw", String(256), nullable=False),
-    Column("fw", String(256), nullable=False),
-    Column("sw", String(256), nullable=False),
-    Column("push_url", String(256), nullable=False),
-)
 
 registrations = Table(
     "registrations",
@@ -72,20 +44,25 @@ class Device:
     device_id: str
     key: bytes = field(repr=False)
     enabled: bool
+    leaving: bool = False  # it is to erase its account, and gets no other
+
+
+def valid_id(device_id: str) -> bool:
+    return _DEVICE_ID.fullmatch(device_id) is not None
 
 
 def enrol(connection: Connection, device_id: str, key: bytes, now: float, *, replace: bool = False) -> None:
-    """Add a device, or with `replace` give an existing one a new key. Raises `AlreadyEnrolledError`, and `DeviceError`
-    for an invalid id or key."""
-    if not _DEVICE_ID.fullmatch(device_id):
-        raise DeviceError(f"a device id has 1 to {DEVICE_ID_BYTES_MAX} letters, digits and :._-")
+    """Add a device, or with `replace` give an existing one a new key; one that is switched off stays that. Raises
+    `AlreadyEnrolledError`, and `DeviceError` for an invalid id or key."""
+    if not valid_id(device_id):
+        raise DeviceError(ID_RULE)
     if len(key) != DEVICE_KEY_BYTES:
         raise DeviceError(f"a device key has {DEVICE_KEY_BYTES} bytes")
     known = connection.execute(select(devices.c.id).where(devices.c.id == device_id)).one_or_none()
     if known is not None:
         if not replace:
             raise AlreadyEnrolledError(f"{device_id} is enrolled already")
-        connection.execute(update(devices).where(devices.c.id == device_id).values(key=key, enabled=True))
+        connection.execute(update(devices).where(devices.c.id == device_id).values(key=key))
         return
     texts = dict.fromkeys(("man", "mod", "hw", "fw", "sw", "push_url"), "")
     connection.execute(
@@ -93,14 +70,22 @@ def enrol(connection: Connection, device_id: str, key: bytes, now: float, *, rep
     )
 
 
-def set_enabled(connection: Connection, device_id: str, enabled: bool) -> bool:
-    """Allow or forbid a device to register. Returns False when there is no such device."""
-    return connection.execute(update(devices).where(devices.c.id == device_id).values(enabled=enabled)).rowcount == 1
+def set_enabled(connection: Connection, device_id: str, enabled: bool, now: float) -> bool:
+    """Switch a device on or off, at every server at once. Returns False when there is no such device.
+
+    Off: from the next request on it is refused, also in a session that is running. On: what was refused before is
+    forgotten, and a device that was to erase its account keeps it.
+    """
+    values = {"enabled": enabled, "switched": now, "leaving": None, "leaving_job": None}
+    if enabled:
+        access.forget_refusals(connection, device_id)
+        values |= {"left": None}
+    return connection.execute(update(devices).where(devices.c.id == device_id).values(values)).rowcount == 1
 
 
 def find(connection: Connection, device_id: str) -> Device | None:
     row = connection.execute(select(devices).where(devices.c.id == device_id)).one_or_none()
-    return None if row is None else Device(row.id, row.key, row.enabled)
+    return None if row is None else Device(row.id, row.key, row.enabled, row.leaving is not None)
 
 
 def listing(connection: Connection) -> list[dict[str, object]]:

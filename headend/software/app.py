@@ -2,7 +2,8 @@
 
 `GET|HEAD /packages/NAME`: the package, with ranges. `GET /descriptors/NAME`: its download descriptor (OMA Download OTA
 1.0), which for a delta names what it was made from and where the full package is. `POST /install-notify/NAME`: a report
-on it. `?device=ID` identifies the client for the log only: packages are signed, not secret.
+on it. `?device=ID&pass=PASS`, as the URLs of jobs have it, says who downloads, so that a device that is switched off is
+refused. Packages are signed, not secret: unless the server is told otherwise, whoever names no device is served too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from urllib.parse import quote
 
+from sqlalchemy import Engine
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -21,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from headend import web
+from headend import access, db, web
 from headend.software import ranges
 from headend.software.ranges import Slice
 from headend.software.repository import Package, PackageStore
@@ -79,12 +81,40 @@ async def _watch(receive: Receive, gone: asyncio.Event) -> None:
     gone.set()
 
 
+class _Door:
+    """Who may download: see the module."""
+
+    def __init__(self, engine: Engine, open_to_all: bool, wall: Callable[[], float]) -> None:
+        self._engine = engine
+        self._open_to_all = open_to_all
+        self._wall = wall
+        self._refusals = access.RefusalLog(engine)
+
+    def admit(self, device: str, shown: str, peer: str) -> None:
+        """Raises `HttpProblem` 403 for who is not to be served."""
+        with db.reader(self._engine).begin() as connection:
+            proven = access.shows_pass(connection, device, shown)
+            admitted = access.admits(connection, device)
+        if proven and not admitted:
+            self._refusals.note(device, access.Door.DOWNLOADS, peer, self._wall())
+        if not admitted or not (proven or self._open_to_all):
+            raise web.HttpProblem(403, "the URL of a device's own job is needed, and that it is switched on")
+
+
 def create_app(
-    store: PackageStore, public_url: Callable[[], str], *, wall: Callable[[], float] = time.time
+    store: PackageStore,
+    public_url: Callable[[], str],
+    *,
+    open_to_all: bool = True,
+    wall: Callable[[], float] = time.time,
 ) -> Starlette:
-    """The package server's application. `public_url()` is its base URL as devices see it."""
+    """The package server's application. `public_url()` is its base URL as devices see it; without `open_to_all` only
+    devices that show their pass are served."""
+    door = _Door(store.engine, open_to_all, wall)
 
     async def find(request: Request) -> Package:
+        peer = request.client.host if request.client else "unknown"
+        await run_in_threadpool(door.admit, _device(request), request.query_params.get("pass", ""), peer)
         package = await run_in_threadpool(store.find, request.path_params["name"])
         if package is None:
             raise web.HttpProblem(404, "there is no package of this name")
@@ -127,7 +157,7 @@ def create_app(
     async def get_descriptor(request: Request) -> Response:
         package = await find(request)
         release, full = await run_in_threadpool(store.release, package.name)
-        base, query = public_url(), f"?device={quote(_device(request))}" if _device(request) else ""
+        base, query = public_url(), _again(request)
         delta = None
         if release is not None and release.is_delta:
             offered = None if full is None else f"{base}/descriptors/{full.name}{query}"
@@ -164,6 +194,14 @@ def create_app(
 
 def _device(request: Request) -> str:
     return request.query_params.get("device", "").replace("\0", "")[:128]
+
+
+def _again(request: Request) -> str:
+    """The query that names the device, for the URLs in a descriptor."""
+    if not _device(request):
+        return ""
+    shown = request.query_params.get("pass", "")[: 2 * access.PASS_BYTES]
+    return f"?device={quote(_device(request))}" + (f"&pass={quote(shown)}" if shown else "")
 
 
 def _without_body(headers: dict[str, str]) -> Response:

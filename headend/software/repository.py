@@ -89,11 +89,11 @@ class PackageStore:
     """The packages of one head-end."""
 
     def __init__(self, engine: Engine, files: Path) -> None:
-        self._engine = engine
+        self.engine = engine
         self._files = files
 
     def find(self, name: str) -> Package | None:
-        with db.reader(self._engine).begin() as connection:
+        with db.reader(self.engine).begin() as connection:
             row = connection.execute(select(packages).where(packages.c.name == name)).one_or_none()
         if row is None:
             return None
@@ -119,18 +119,18 @@ class PackageStore:
 
     def learn(self) -> None:
         """Read the descriptions of packages that were added by a version that did not read them."""
-        with db.reader(self._engine).begin() as connection:
+        with db.reader(self.engine).begin() as connection:
             known = releases.known(connection)
             rows = connection.execute(select(packages)).all()
         for row in rows:
             if row.name not in known:
                 found = releases.describe(row.name, self._files / row.sha256, row.size)
-                with self._engine.begin() as connection:
+                with self.engine.begin() as connection:
                     releases.note(connection, row.name, found)
 
     def release(self, name: str) -> tuple[PackageInfo | None, PackageInfo | None]:
         """The description of a package, and that of the full package of the same release if it is a delta."""
-        with db.reader(self._engine).begin() as connection:
+        with db.reader(self.engine).begin() as connection:
             found = releases.find(connection, name)
             full = releases.full_of(connection, found) if found is not None and found.is_delta else None
         return found, full
@@ -140,7 +140,7 @@ class PackageStore:
         package = self.find(name)
         if package is None:
             return False
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             connection.execute(delete(packages).where(packages.c.name == name))
             releases.note(connection, name, None)
             shared = connection.execute(select(packages.c.name).where(packages.c.sha256 == package.sha256)).first()
@@ -151,20 +151,20 @@ class PackageStore:
     def listing(self) -> list[dict[str, object]]:
         """The packages by name, each with its description (`kind` and so on; empty for a file that is not a
         package)."""
-        with db.reader(self._engine).begin() as connection:
+        with db.reader(self.engine).begin() as connection:
             known = releases.known(connection)
             rows = connection.execute(select(packages).order_by(packages.c.name)).mappings().all()
         return [dict(row) | shown(known.get(row["name"])) for row in rows]
 
     def note_download(self, row: dict[str, object]) -> None:
         """Log a download that ended; `row` has the columns of `downloads` except `seq`."""
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             key = connection.execute(insert(downloads).values(**row)).inserted_primary_key
             if key is not None and key[0] % PRUNE_EVERY == 0:
                 connection.execute(delete(downloads).where(downloads.c.seq <= key[0] - ACCESS_ROWS_MAX))
 
     def note_report(self, package: str, device: str, code: int, text: str, now: float) -> None:
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             connection.execute(
                 insert(reports).values(at=now, package=package, device=device[:128], code=code, text=text[:200])
             )
@@ -174,12 +174,12 @@ class PackageStore:
         query = select(downloads).order_by(downloads.c.seq.desc()).limit(limit)
         if package is not None:
             query = query.where(downloads.c.package == package)
-        with db.reader(self._engine).begin() as connection:
+        with db.reader(self.engine).begin() as connection:
             return [dict(row) for row in connection.execute(query).mappings()][::-1]
 
     def reports(self, limit: int) -> list[dict[str, object]]:
         """The installation reports, newest first."""
-        with db.reader(self._engine).begin() as connection:
+        with db.reader(self.engine).begin() as connection:
             query = select(reports).order_by(reports.c.seq.desc()).limit(limit)
             return [dict(row) for row in connection.execute(query).mappings()]
 
@@ -191,7 +191,7 @@ class PackageStore:
             "uploaded": now,
         }
         found = releases.describe(package.name, package.path, package.size)
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             releases.note(connection, package.name, found)
             changed = connection.execute(update(packages).where(packages.c.name == package.name).values(**values))
             if changed.rowcount == 0:

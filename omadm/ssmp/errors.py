@@ -28,5 +28,9 @@ class SsmpWireError(SsmpError):
         self.why = why
 
 
+class SsmpVersionError(SsmpWireError):
+    """The message is of a version of SSMP that is not spoken here."""
+
+
 class SsmpUsageError(ValueError):
     """A local caller asked for something that cannot be sent (our mistake, not the peer's)."""

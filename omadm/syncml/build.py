@@ -58,7 +58,7 @@ def _header(hdr: SyncHdr) -> Element:
             _leaf("VerDTD", hdr.ver_dtd),
             _leaf("VerProto", hdr.ver_proto),
             _leaf("SessionID", hdr.session_id),
-            _leaf("MsgID", hdr.msg_id),
+            _leaf("MsgID", hdr.msg_ref),
             *_located("Target", hdr.target, hdr.target_name),
             *_located("Source", hdr.source, hdr.source_name),
             *_optional("RespURI", hdr.resp_uri),

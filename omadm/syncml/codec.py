@@ -50,7 +50,9 @@ def encode(message: SyncML, content_type: str) -> bytes:
 def decode(body: bytes, content_type: str) -> SyncML:
     """Decode a message. Raises `SyncmlError` and nothing else."""
     binary = _binary(content_type, _MESSAGE_TYPES)
-    return document.read(wbxml.read(body) if binary else xml.read(body), binary=binary)
+    spent = wbxml.Spent()
+    root = wbxml.read(body, spent) if binary else xml.read(body)
+    return document.read(root, binary=binary, spent=spent)
 
 
 def encode_tnds(tree: MgmtTree, content_type: str) -> bytes:

@@ -1,14 +1,16 @@
 """Elements → `SyncML`: interprets a peer's document (OMA-TS-SyncML_RepPro 1.2, OMA-TS-DM_RepPro 1.2).
 
 It is liberal about the order of elements, about unknown ones (skipped inside commands, and reported as `Unsupported`
-beside them), and about a missing `MetInf` in `Meta`. It is strict where a wrong guess would do harm: in the header,
-numbers, and references. What is wrong inside a command makes that one `Malformed`; the others stand.
+beside them), and about a missing `MetInf` in `Meta`. It is strict where a wrong guess would do harm: in numbers and
+references. What is wrong inside a command makes that one `Malformed`; the others stand. What is wrong in the header
+counts as not said, and is in `SyncHdr.unread`; only without SessionID, MsgID, Target or Source there is no message.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from omadm.syncml import tnds, wbxml, xml
 from omadm.syncml.element import Element
@@ -37,10 +39,11 @@ from omadm.syncml.messages import (
     SyncmlValueError,
     Unsupported,
 )
-from omadm.syncml.text import from_base64, integer, repeatable
+from omadm.syncml.text import DIGITS_MAX, from_base64, integer, repeatable
 
 WHAT = "SyncML message"
 CMD_ID_BYTES_MAX = 64  # opaque: peers use GUIDs
+MSG_ID_CHARS_MAX = 64  # opaque likewise; most count from 1
 TNDS_XML = "application/vnd.syncml.dmtnds+xml"
 TNDS_WBXML = "application/vnd.syncml.dmtnds+wbxml"
 TNDS_TYPES = frozenset({TNDS_XML, TNDS_WBXML})
@@ -48,19 +51,20 @@ TNDS_TYPES = frozenset({TNDS_XML, TNDS_WBXML})
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """How to read data in this document: `binary` for WBXML."""
+    """How to read data in this document: `binary` for WBXML; `spent` counts what embedded documents have cost."""
 
     binary: bool
+    spent: wbxml.Spent
 
 
-def read(root: Element, *, binary: bool) -> SyncML:
-    """The message. Raises `SyncmlError`."""
+def read(root: Element, *, binary: bool, spent: wbxml.Spent | None = None) -> SyncML:
+    """The message. `spent` is what reading the document has cost so far. Raises `SyncmlError`."""
     if root.name != "SyncML":
         raise SyncmlError(WHAT, root.name, "the document's element is not SyncML")
     header, body = root.child("SyncHdr"), root.child("SyncBody")
     if header is None or body is None:
         raise SyncmlError(WHAT, "SyncML", "SyncHdr or SyncBody is missing")
-    context = _Context(binary)
+    context = _Context(binary, spent or wbxml.Spent())
     hdr = _header(header)
     commands = tuple(_command(e, "SyncBody", context) for e in body.elements() if e.name != "Final")
     return SyncML(hdr, commands, final=body.child("Final") is not None)
@@ -93,27 +97,55 @@ def _loc_name(element: Element, name: str) -> str | None:
 
 
 def _header(element: Element) -> SyncHdr:
-    msg_id = integer(element.child("MsgID"), WHAT, "SyncHdr")
+    msg_id, msg_text = _msg_id(element)
     target, source = _uri(element, "Target"), _uri(element, "Source")
-    if msg_id is None or not target or not source:
-        raise SyncmlError(WHAT, "SyncHdr", "MsgID, Target or Source is missing or empty")
+    if not target or not source:
+        raise SyncmlError(WHAT, "SyncHdr", "Target or Source is missing or empty")
+    unread: list[str] = []
+    cred = _readable(lambda: _cred(element.child("Cred")), unread)
+    meta = _meta(element.child("Meta"), "SyncHdr", unread)
     try:
         return SyncHdr(
             session_id=_required(element, "SessionID", "SyncHdr"),
             msg_id=msg_id,
+            msg_text=msg_text,
             target=target,
             source=source,
             target_name=_loc_name(element, "Target"),
             source_name=_loc_name(element, "Source"),
             resp_uri=_text(element, "RespURI"),
             no_resp=element.child("NoResp") is not None,
-            cred=_cred(element.child("Cred")),
-            meta=_meta(element.child("Meta"), "SyncHdr"),
+            cred=cred,
+            meta=meta,
             ver_dtd=_text(element, "VerDTD") or "",
             ver_proto=_text(element, "VerProto") or "",
+            unread=tuple(unread),
         )
     except SyncmlValueError as error:
         raise SyncmlError(WHAT, "SyncHdr", str(error)) from error
+
+
+def _msg_id(header: Element) -> tuple[int, str]:
+    """The MsgID as a number, and as it is written where that is another text. RepPro 1.2 leaves its form open."""
+    text = _required(header, "MsgID", "SyncHdr")
+    if len(text) > MSG_ID_CHARS_MAX or not repeatable(text):
+        raise SyncmlError(WHAT, "SyncHdr/MsgID", "too long, or a character that no answer can repeat")
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX else 0
+    return number, "" if text == str(number) else text
+
+
+_Read = TypeVar("_Read")
+
+
+def _readable(read: Callable[[], _Read], unread: list[str] | None) -> _Read | None:
+    """What `read` returns; None for a value that is none, if there is a list `unread` to say so in."""
+    try:
+        return read()
+    except SyncmlError as error:
+        if unread is None:
+            raise
+        unread.append(str(error))
+        return None
 
 
 def _cred(element: Element | None) -> Cred | None:
@@ -127,24 +159,27 @@ def _chal(element: Element | None) -> Chal | None:
     if element is None:
         return None
     meta = _meta(element.child("Meta"), "Chal") or Meta()
-    if not meta.type:
-        raise SyncmlError(WHAT, "Chal/Meta/Type", "missing")
-    return Chal(meta.type, meta.format, meta.next_nonce)
+    return Chal(meta.type or "", meta.format, meta.next_nonce)
 
 
-def _meta(element: Element | None, where: str) -> Meta | None:
+def _meta(element: Element | None, where: str, unread: list[str] | None = None) -> Meta | None:
+    """`Meta`. With `unread`, a bad value in it costs no more than that value: it counts as not said."""
     if element is None:
         return None
     where = f"{where}/Meta"
     inner = element.child("MetInf") or element
+
+    def number(name: str) -> int | None:
+        return _readable(lambda: integer(inner.child(name), WHAT, where), unread)
+
     return Meta(
         format=_text(inner, "Format") or None,
         type=_text(inner, "Type") or None,
         mark=_text(inner, "Mark") or None,
-        size=integer(inner.child("Size"), WHAT, where),
-        next_nonce=_nonce(inner.child("NextNonce"), where),
-        max_msg_size=integer(inner.child("MaxMsgSize"), WHAT, where),
-        max_obj_size=integer(inner.child("MaxObjSize"), WHAT, where),
+        size=number("Size"),
+        next_nonce=_readable(lambda: _nonce(inner.child("NextNonce"), where), unread),
+        max_msg_size=number("MaxMsgSize"),
+        max_obj_size=number("MaxObjSize"),
     )
 
 
@@ -212,7 +247,7 @@ def _data(
             raise SyncmlError(WHAT, f"{where}/Data", f"element {tree.name[:40]} in data")
         return tnds.read(tree, binary=context.binary)
     if data_type in TNDS_TYPES and element.content:
-        return _embedded(element)
+        return _embedded(element, context.spent)
     if data_format in tnds.BINARY_FORMATS:
         return _binary(element)
     return _as_text(element)
@@ -243,7 +278,7 @@ def _binary(element: Element) -> str | bytes:
     return text if decoded is None else decoded
 
 
-def _embedded(element: Element) -> str | bytes | MgmtTree:
+def _embedded(element: Element, spent: wbxml.Spent) -> str | bytes | MgmtTree:
     """A TNDS document inside Data, as XML text (CDATA) or as a whole WBXML document (opaque).
 
     Data that is not such a document is unchanged: a chunk of a large object, or a value that its command will refuse.
@@ -254,7 +289,7 @@ def _embedded(element: Element) -> str | bytes | MgmtTree:
     try:
         if raw.lstrip()[:1] == b"<":
             return tnds.read(xml.read(raw.lstrip()), binary=False)
-        return tnds.read(wbxml.read(raw), binary=True)
+        return tnds.read(wbxml.read(raw, spent), binary=True)
     except SyncmlError:
         return raw if any(isinstance(part, bytes) for part in element.content) else element.text()
 

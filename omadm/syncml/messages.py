@@ -19,6 +19,7 @@ from typing import TypeVar
 
 VER_DTD = "1.2"
 VER_PROTO = "DM/1.2"
+SESSION_ID_CHARS_MAX = 64  # opaque, as long as a CmdID; DM 1.2 itself has four
 
 
 class SyncmlValueError(ValueError):
@@ -80,7 +81,8 @@ class Cred:
 
 @dataclass(frozen=True, slots=True)
 class Chal:
-    """`Chal` inside a Status: the wanted scheme and, for md5 and MAC, the next nonce (decoded)."""
+    """`Chal` inside a Status: the wanted scheme, empty where the peer names none, and, for md5 and MAC, the next nonce
+    (decoded)."""
 
     type: str
     format: str | None = "b64"
@@ -259,7 +261,11 @@ CommandT = TypeVar("CommandT")
 
 @dataclass(frozen=True, slots=True)
 class SyncHdr:
-    """`SyncHdr`. `session_id` is kept as text: 1 to 4 upper-case hexadecimal digits in DM 1.2, "0" is legal."""
+    """`SyncHdr`. `session_id` is kept as text: 1 to 4 upper-case hexadecimal digits in DM 1.2, "0" is legal.
+
+    `msg_text` is the peer's MsgID where that is not the plain number `msg_id`, which is 0 if it is none at all.
+    `unread` says what else in the peer's header could not be read, and counts as not said.
+    """
 
     session_id: str
     msg_id: int
@@ -273,12 +279,24 @@ class SyncHdr:
     meta: Meta | None = None
     ver_dtd: str = VER_DTD
     ver_proto: str = VER_PROTO
+    msg_text: str = ""
+    unread: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.session_id or len(self.session_id) > 8:
-            raise SyncmlValueError(f"SyncHdr/SessionID: 1 to 8 characters, not {self.session_id!r}")
+        if not 1 <= len(self.session_id) <= SESSION_ID_CHARS_MAX:
+            raise SyncmlValueError(f"SyncHdr/SessionID: 1 to {SESSION_ID_CHARS_MAX} characters")
         if self.msg_id < 0:
             raise SyncmlValueError(f"SyncHdr/MsgID: not negative, got {self.msg_id}")
+
+    @property
+    def msg_ref(self) -> str:
+        """What an answer repeats as MsgRef: the MsgID as its sender wrote it."""
+        return self.msg_text or str(self.msg_id)
+
+    @property
+    def numbered(self) -> bool:
+        """Whether MsgID is a number, which tells the order of messages."""
+        return self.msg_id > 0 or not self.msg_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from omadm.syncml.messages import MgmtTree, SyncmlValueError, TndsNode
 from omadm.syncml.text import from_base64, integer, to_base64
 
 WHAT = "TNDS"
+WHERE_CHARS_MAX = 160  # of the path in an error
 FORMATS = frozenset({"b64", "bin", "bool", "chr", "date", "float", "int", "node", "null", "time", "xml"})
 BINARY_FORMATS = frozenset({"b64", "bin"})
 
@@ -37,7 +38,9 @@ def _read_node(element: Element, where: str, *, binary: bool) -> TndsNode:
     name = _text(element, "NodeName")
     if name is None:
         raise SyncmlError(WHAT, where, "a Node without NodeName")
-    where = f"{where}/{name}"
+    where = f"{where}/{name[:WHERE_CHARS_MAX]}"[
+        -WHERE_CHARS_MAX:
+    ]  # a long name above thousands of nodes is copied often
     properties = element.child("RTProperties") or Element("RTProperties", PAGE_DDF)
     node_format = _choice(properties.child("Format"), where)
     return TndsNode(

@@ -9,6 +9,9 @@ means. Attributes, extensions and processing instructions are errors: SyncML has
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 from omadm.syncml import tokens
 from omadm.syncml.element import BODY_BYTES_MAX, DEPTH_MAX, ELEMENTS_MAX, TEXT_BYTES_MAX, Element
 from omadm.syncml.errors import SyncmlError
@@ -18,14 +21,22 @@ WHAT = "SyncML WBXML"
 MB_BYTES_MAX = 5  # a 32-bit number, 7 bits per byte
 
 
-class _Reader:
+@dataclass(slots=True)
+class Spent:
+    """What was read so far, of all documents that lie inside each other: characters can be had for nothing, by
+    references to the string table, and each document has one."""
+
+    text_bytes: int = 0
+    elements: int = 0
+
+
+class Reader:
     """A bounds-checked cursor over the document, which also keeps the limits of the whole document."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, spent: Spent | None = None) -> None:
         self._body = body
         self._at = 0
-        self._text = 0
-        self._count = 0
+        self._spent = spent or Spent()
         self._table = b""
 
     def fail(self, why: str) -> SyncmlError:
@@ -81,18 +92,36 @@ class _Reader:
         end = self._table.find(b"\0", index)
         return self.decode(self._table[index : end if end >= 0 else len(self._table)])
 
+    def text(self, token: int) -> str | bytes | None:
+        """Character or opaque data that `token` introduces; `None` for any other token."""
+        if token == tokens.STR_I:
+            return self.inline()
+        if token == tokens.STR_T:
+            return self.table_string(self.number())
+        if token == tokens.OPAQUE:
+            data = self.take(self.number())
+            self.account(len(data))
+            return data
+        if token == tokens.ENTITY:
+            code = self.number()
+            if code == 0 or code > 0x10FFFF or 0xD800 <= code < 0xE000:
+                raise self.fail(f"character {code:#x} does not exist")
+            self.account(4)
+            return chr(code)
+        return None
+
     def account(self, size: int) -> None:
-        self._text += size
-        if self._text > TEXT_BYTES_MAX:
+        self._spent.text_bytes += size
+        if self._spent.text_bytes > TEXT_BYTES_MAX:
             raise self.fail(f"more than {TEXT_BYTES_MAX} bytes of text")
 
     def count(self) -> None:
-        self._count += 1
-        if self._count > ELEMENTS_MAX:
+        self._spent.elements += 1
+        if self._spent.elements > ELEMENTS_MAX:
             raise self.fail(f"more than {ELEMENTS_MAX} elements")
 
-    def header(self) -> None:
-        """Read everything before the body. The public id must be a known one, by number or by name."""
+    def header(self, public_ids: Collection[int] = tokens.PUBLIC_IDS, fpis: Collection[str] = tokens.FPIS) -> None:
+        """Read everything before the body. The public id must be one of these, by number or by name."""
         version = self.u8()
         if version not in tokens.VERSIONS:
             raise self.fail(f"WBXML version byte {version:#04x} is not supported")
@@ -103,17 +132,17 @@ class _Reader:
             raise self.fail(f"character set {charset:#x} is not UTF-8")
         self._table = self.take(self.number())
         if index is None:
-            if public_id not in tokens.PUBLIC_IDS:
+            if public_id not in public_ids:
                 raise self.fail(f"public identifier {public_id:#x} is not SyncML's")
-        elif (name := self.table_string(index)) not in tokens.FPIS:
+        elif (name := self.table_string(index)) not in fpis:
             raise self.fail(f"public identifier {name[:60]!r} is not SyncML's")
 
 
-def read(body: bytes) -> Element:
-    """The document's root element. Raises `SyncmlError`."""
+def read(body: bytes, spent: Spent | None = None) -> Element:
+    """The document's root element. `spent` counts on from the documents around this one. Raises `SyncmlError`."""
     if len(body) > BODY_BYTES_MAX:
         raise SyncmlError(WHAT, BODY_BYTES_MAX, f"longer than {BODY_BYTES_MAX} bytes")
-    reader = _Reader(body)
+    reader = Reader(body, spent)
     reader.header()
     root = _body(reader)
     if not reader.at_end:
@@ -121,7 +150,7 @@ def read(body: bytes) -> Element:
     return root
 
 
-def _body(reader: _Reader) -> Element:
+def _body(reader: Reader) -> Element:
     page = 0
     stack: list[Element] = []
     while True:
@@ -134,7 +163,7 @@ def _body(reader: _Reader) -> Element:
             done = stack.pop()
             if not stack:
                 return done
-        elif (text := _text(reader, token)) is not None:
+        elif (text := reader.text(token)) is not None:
             if not stack:
                 raise reader.fail("text outside the document's element")
             stack[-1].content.append(text)
@@ -150,26 +179,7 @@ def _body(reader: _Reader) -> Element:
                 return element
 
 
-def _text(reader: _Reader, token: int) -> str | bytes | None:
-    """Character or opaque data that `token` introduces; `None` for any other token."""
-    if token == tokens.STR_I:
-        return reader.inline()
-    if token == tokens.STR_T:
-        return reader.table_string(reader.number())
-    if token == tokens.OPAQUE:
-        data = reader.take(reader.number())
-        reader.account(len(data))
-        return data
-    if token == tokens.ENTITY:
-        code = reader.number()
-        if code == 0 or code > 0x10FFFF or 0xD800 <= code < 0xE000:
-            raise reader.fail(f"character {code:#x} does not exist")
-        reader.account(4)
-        return chr(code)
-    return None
-
-
-def _open(reader: _Reader, token: int, page: int) -> Element:
+def _open(reader: Reader, token: int, page: int) -> Element:
     reader.count()
     if token in (tokens.LITERAL, tokens.LITERAL_C):
         return Element(reader.table_string(reader.number()), page)

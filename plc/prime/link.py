@@ -95,6 +95,8 @@ _REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class _Request:
+    """Octets that wait for their turn, or for their confirm."""
+
     ticket: int
     payload: DataRequest
 

@@ -112,7 +112,7 @@ class PhyLink:
 
 
 @dataclass(frozen=True, slots=True)
-class NodePlace:
+class NodeEntry:
     """What is known of one node. `level`, `rx_level`, `snr` and `modulation` are None where no list has told them;
     `registered` is False for a node that left, or that the base node did not let in. `heard_at`: when it was last heard
     of (monotonic seconds), None while it was only listed."""
@@ -156,24 +156,24 @@ _STATE_AFTER = {
 
 class Topology:
     """The picture of one network, with the last `HISTORY_MAX` events of it. Not thread-safe: the port's thread owns it,
-    others get what `places` and `history` return."""
+    others get what `entries` and `history` return."""
 
     def __init__(self) -> None:
-        self._places: dict[bytes, NodePlace] = {}
+        self._entries: dict[bytes, NodeEntry] = {}
         self._history: deque[Happened] = deque(maxlen=HISTORY_MAX)
 
     def happened(self, event: NetworkEvent, now: float) -> None:
         """Take in an event."""
         self._history.append(Happened(now, event))
         if event.event == NetworkEventKind.REBOOT:  # the base node's own: whoever is still there registers again
-            self._places = {key: self._gone(place) for key, place in self._places.items()}
+            self._entries = {key: self._gone(entry) for key, entry in self._entries.items()}
             return
         if event.event > NetworkEventKind.ALIVE:
-            return  # a registration that was refused, or an error: no node has a new place
-        before = self._places.get(event.eui48)
+            return  # a registration that was refused, or an error: no entry changes
+        before = self._entries.get(event.eui48)
         state = _STATE_AFTER.get(NetworkEventKind(event.event), before.state if before else NodeState.TERMINAL)
         moved = before is None or (before.lnid, before.sid) != (event.lnid, event.sid)
-        place = NodePlace(
+        entry = NodeEntry(
             event.eui48,
             registered=event.event != NetworkEventKind.UNREGISTER,
             lnid=event.lnid,
@@ -190,19 +190,19 @@ class Topology:
             promotions=(before.promotions if before else 0) + (event.event == NetworkEventKind.PROMOTE),
             registrations=(before.registrations if before else 0) + (event.event == NetworkEventKind.REGISTER),
         )
-        self._keep(place)
+        self._keep(entry)
 
     def devices_listed(self, devices: Iterable[RegisteredDevice]) -> None:
         """Take in the whole list 0x0050: who is not in it is not registered."""
         listed = {device.eui48: device for device in devices}
-        for key, place in self._places.items():
-            if key not in listed and place.registered:
-                self._places[key] = self._gone(place)
+        for key, entry in self._entries.items():
+            if key not in listed and entry.registered:
+                self._entries[key] = self._gone(entry)
         for device in listed.values():
-            place = self._places.get(device.eui48) or NodePlace(device.eui48, True, 0, LSID_NONE, 0, 0)  # noqa: FBT003
+            entry = self._entries.get(device.eui48) or NodeEntry(device.eui48, True, 0, LSID_NONE, 0, 0)  # noqa: FBT003
             self._keep(
                 replace(
-                    place,
+                    entry,
                     registered=True,
                     lnid=device.lnid,
                     lsid=device.lsid,
@@ -215,21 +215,21 @@ class Topology:
     def links_listed(self, links: Iterable[PhyLink]) -> None:
         """Take in list 0x0057, which names nodes by LNID and SID."""
         heard = {(link.lnid, link.sid): link for link in links}
-        for key, place in self._places.items():
-            link = heard.get((place.lnid, place.sid)) if place.registered else None
+        for key, entry in self._entries.items():
+            link = heard.get((entry.lnid, entry.sid)) if entry.registered else None
             if link is not None:
-                self._places[key] = replace(place, rx_level=link.rx_level, snr=link.snr, modulation=link.modulation)
+                self._entries[key] = replace(entry, rx_level=link.rx_level, snr=link.snr, modulation=link.modulation)
 
     def heard(self, eui48: bytes, now: float) -> None:
         """A node has sent something."""
-        place = self._places.get(eui48)
-        if place is not None:
-            self._places[eui48] = replace(place, heard_at=now)
+        entry = self._entries.get(eui48)
+        if entry is not None:
+            self._entries[eui48] = replace(entry, heard_at=now)
 
     @property
-    def places(self) -> tuple[NodePlace, ...]:
+    def entries(self) -> tuple[NodeEntry, ...]:
         """All nodes known, those that are gone included."""
-        return tuple(self._places.values())
+        return tuple(self._entries.values())
 
     @property
     def history(self) -> tuple[Happened, ...]:
@@ -238,23 +238,23 @@ class Topology:
 
     def path(self, eui48: bytes) -> tuple[bytes, ...]:
         """The switches between the base node and this node, from the node on; as far as they are known."""
-        by_lsid = {place.lsid: place for place in self._places.values() if place.registered and place.is_switch}
+        by_lsid = {entry.lsid: entry for entry in self._entries.values() if entry.registered and entry.is_switch}
         found: list[bytes] = []
-        place = self._places.get(eui48)
-        while place is not None and place.sid != 0 and len(found) < LEVELS_MAX:
-            place = by_lsid.get(place.sid)
-            if place is None or place.eui48 in found or place.eui48 == eui48:
+        entry = self._entries.get(eui48)
+        while entry is not None and entry.sid != 0 and len(found) < LEVELS_MAX:
+            entry = by_lsid.get(entry.sid)
+            if entry is None or entry.eui48 in found or entry.eui48 == eui48:
                 break
-            found.append(place.eui48)
+            found.append(entry.eui48)
         return tuple(found)
 
-    def _keep(self, place: NodePlace) -> None:
-        self._places.pop(place.eui48, None)
-        self._places[place.eui48] = place
-        while len(self._places) > NODES_MAX:
-            del self._places[next(iter(self._places))]
+    def _keep(self, entry: NodeEntry) -> None:
+        self._entries.pop(entry.eui48, None)
+        self._entries[entry.eui48] = entry
+        while len(self._entries) > NODES_MAX:
+            del self._entries[next(iter(self._entries))]
 
     @staticmethod
-    def _gone(place: NodePlace) -> NodePlace:
-        gone = replace(place, registered=False, state=int(NodeState.DISCONNECTED))
+    def _gone(entry: NodeEntry) -> NodeEntry:
+        gone = replace(entry, registered=False, state=int(NodeState.DISCONNECTED))
         return replace(gone, level=None, rx_level=None, snr=None, modulation=None)

@@ -85,6 +85,8 @@ def _xor8(data: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Checksum:
+    """Its length in octets, and how it is reckoned."""
+
     size: int
     compute: Callable[[bytes], int]
 

@@ -103,7 +103,8 @@ class FakeSoftware:
         self.components[software_id] = DeployedSoftware(software_id, known.version, active)
         return SoftwareResult(1200, software_id, known.version)
 
-    def activate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
+    def activate(self, software_id: str, beat: Callable[[], None], version: str = "") -> SoftwareResult:
+        self.calls.append(f"activate {software_id} {version}")
         return self._set(software_id, active=True)
 
     def deactivate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
@@ -128,6 +129,9 @@ class Device:
     profile: bytes | Exception = PROFILE
     content_type: str = "application/vnd.syncml.dm+wbxml"
     algorithms: tuple[str, ...] = ("SHA-256",)
+    auth_types: tuple[str, ...] = ("HMAC",)
+    standard_notifications: bool = False
+    other: Https | None = None  # a server of another make, in the place of `server`
     meters: list[MeterStatus] = field(default_factory=list)
     meter_details: dict[str, Mapping[str, object]] = field(default_factory=dict)
     networks: list[Mapping[str, object]] = field(default_factory=list)
@@ -138,10 +142,13 @@ class Device:
     reboots: int = 0
     push_url: str = ""
     registrations: int = 0
+    held: list[bytes] = field(default_factory=list)
     manifest: FakeManifest | Exception = field(default_factory=FakeManifest)
     full_instead_of_delta: bool = False
     full_bytes_max: int = 1 << 30
     check_sources: Callable[[Sequence[DeltaSource]], None] = lambda _: None
+    software_problem: Callable[[str, str], str] = lambda _id, _version: ""
+    software_changes: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.board = StatusBoard(Status())
@@ -154,7 +161,7 @@ class Device:
         self.boot_id = boot_id or self.boot_id
         self.disk = disk or self.disk
         self.fetcher = FakeFetcher(self.disk)
-        https: Https = self.server
+        https: Https = self.other or self.server
         download = RunningDownload()
         self.objects = DeviceObjects(
             MoDeps(
@@ -174,7 +181,14 @@ class Device:
             )
         )
         self.tree = ManagementTree(self.objects.registry.schema, self.disk, STATE / "dm", self.clock.wall)
-        config = DmConfig(DEVICE_ID, STATE, content_type=self.content_type, mac_algorithms=self.algorithms)
+        config = DmConfig(
+            DEVICE_ID,
+            STATE,
+            content_type=self.content_type,
+            mac_algorithms=self.algorithms,
+            auth_types=self.auth_types,
+            standard_notifications=self.standard_notifications,
+        )
         deps = DmDeps(
             tree=self.tree,
             objects=self.objects,
@@ -202,11 +216,17 @@ class Device:
             on_alert=self.service.report_alerts,
             on_reboot=self.service.reboot,
             check_sources=lambda sources, _: self.check_sources(sources),
+            software_changed=lambda: self.software_changes.append(1),
+            software_problem=self._software_problem,
+            software_mark=lambda: tuple(self.software.components.values()),
             download=download,
         )
         full = FullPolicy(self.full_instead_of_delta, self.full_bytes_max)
         self.packages = PackageWorker(OtaConfig(UPDATE, self.boot_id, DEVICE.known_fw_version, full), packages)
         self.disk.mkdir_durable(UPDATE / "outbox")
+
+    def _software_problem(self, software_id: str, version: str) -> str:
+        return self.software_problem(software_id, version)
 
     def order_network(self, port: str, wanted: Mapping[str, object]) -> None:
         if "kind" not in wanted:
@@ -220,8 +240,9 @@ class Device:
     def _view(self) -> Transaction:
         return self.tree.view()
 
-    def _register(self) -> bytes:
+    def _register(self, held: bytes) -> bytes:
         self.registrations += 1
+        self.held.append(held)
         if isinstance(self.profile, Exception):
             raise self.profile
         return self.profile

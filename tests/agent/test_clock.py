@@ -25,6 +25,7 @@ from agent.clock import (
     SystemClock,
     date_evidence,
 )
+from agent.clock_floor import Validity
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0
@@ -57,7 +58,8 @@ class Machine:
         """A server whose clock is `off` answers."""
         sent, self.now = self.now, self.now + round_trip_s
         true = self.started + self.now - round_trip_s / 2
-        self.clock.server_date({"date": formatdate(true + off, usegmt=True)}, sent, self.now)
+        valid = Validity(true + off - DAY, true + off + DAY)
+        self.clock.server_date({"date": formatdate(true + off, usegmt=True)}, sent, self.now, valid)
 
     def evidence(self, monotonic: float, wall: float) -> Evidence | None:
         return Evidence(KERNEL, monotonic, wall - monotonic, 0.1) if self.synchronised else None

@@ -6,11 +6,13 @@ import itertools
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from agent.clock_floor import Validity
 from agent.https import ANSWER_S, BODY_BYTES_MAX, HttpsClient, HttpsError, HttpsRefused
 from headend import pki
 
@@ -104,10 +106,11 @@ def test_a_url_that_is_none_is_an_error_of_ours(server: Server, url: str) -> Non
 def test_whoever_wants_to_is_told_of_each_answer_and_how_long_it_took(server: Server) -> None:
     ticks = itertools.count(100.0, 0.25)
     client = HttpsClient(server.ca, monotonic=lambda: next(ticks))
-    told: list[tuple[dict[str, str], float, float]] = []
-    client.on_answer = lambda headers, sent, received: told.append((dict(headers), sent, received))
+    told: list[tuple[dict[str, str], float, float, Validity]] = []
+    client.on_answer = lambda headers, sent, received, valid: told.append((dict(headers), sent, received, valid))
     client.request("GET", server.url)
-    assert [(headers["x-name"], received - sent) for headers, sent, received in told] == [("Value", 0.25)]
+    assert [(headers["x-name"], received - sent) for headers, sent, received, _ in told] == [("Value", 0.25)]
+    assert told[0][3].not_before < time.time() < told[0][3].not_after
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/", "https://", "ftp://127.0.0.1/x", "nonsense"])

@@ -11,7 +11,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGES = ("agent", "dlms", "headend", "omadm", "plc", "updateagent")
+from tests.architecture.trees import PACKAGES, last, modules, parse, text, walk
 
 NO_IMPORTS = {
     ("headend/config.py", "headend.db"): "the name of the database file",
@@ -19,6 +19,7 @@ NO_IMPORTS = {
 """Strings that only look like one of our modules: file, string, and what it is."""
 
 IMPORTERS = {
+    "agent/daemon/postponed.py: __getattr__": "modules of the standard library, from the table in that module",
     "agent/metering/uplink/mqtt.py: _json_properties": "a module without types, by its literal name",
     "agent/metering/uplink/mqtt.py: _with_will": "a module without types, by its literal name",
     "dlms/__init__.py: __getattr__": "the door: its imports for type checkers name the same modules, a test compares",
@@ -44,17 +45,19 @@ MEANS = frozenset(
 
 def write_out(root: Path) -> None:
     """Append to each module below `root`, a folder that holds our packages, imports of what its strings name."""
-    for path in _files(root):
-        text = path.read_text(encoding="utf-8")
-        names = sorted(set(named(text, root, str(path.relative_to(root)))))
+    for path in modules(root):
+        source = text(path)
+        names = sorted(set(named(source, root, str(path.relative_to(root)))))
         if names:
-            path.write_text(f"{text}\n\ndef _by_name():\n" + "".join(f"    import {name}\n" for name in names), "utf-8")
+            path.write_text(
+                f"{source}\n\ndef _by_name():\n" + "".join(f"    import {name}\n" for name in names), "utf-8"
+            )
 
 
-def named(text: str, root: Path, file: str = "") -> Iterator[str]:
-    """Modules of ours that strings in `text` name, as "module" or "module:name". Names of loggers are none, and the
+def named(source: str, root: Path, file: str = "") -> Iterator[str]:
+    """Modules of ours that strings in `source` name, as "module" or "module:name". Names of loggers are none, and the
     name of a package alone is one where it is imported."""
-    tree = ast.parse(text)
+    tree = parse(source)
     yield from (
         first.value
         for call in _calls(tree)
@@ -63,11 +66,11 @@ def named(text: str, root: Path, file: str = "") -> Iterator[str]:
     )
     others = {
         id(part)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "getLogger"
+        for node in walk(tree)
+        if isinstance(node, ast.Call) and last(node.func) == "getLogger"
         for part in ast.walk(node)
     }
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in others:
             module, _, attribute = node.value.partition(":")
             if _is_ours(module, root) and (not attribute or attribute.replace(".", "").isidentifier()):
@@ -86,20 +89,20 @@ def _is_ours(module: str, root: Path) -> bool:
 def strays(root: Path) -> list[str]:
     """What imports by name outside of `IMPORTERS`, or hides that it does, or puts a name together: file and line."""
     found = []
-    for path in _files(root):
-        file, tree = str(path.relative_to(root)), ast.parse(path.read_text(encoding="utf-8"))
+    for path in modules(root):
+        file, tree = str(path.relative_to(root)), parse(text(path))
         listed = [
-            node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and f"{file}: {node.name}" in IMPORTERS
+            node for node in walk(tree) if isinstance(node, ast.FunctionDef) and f"{file}: {node.name}" in IMPORTERS
         ]
         inside = {id(part) for function in listed for part in ast.walk(function)}
         called = {id(call.func) for call in _calls(tree)}
         lines = {
             node.lineno
-            for node in ast.walk(tree)
-            if (isinstance(node, ast.Name | ast.Attribute) and _last(node) in MEANS)
+            for node in walk(tree)
+            if (isinstance(node, ast.Name | ast.Attribute) and last(node) in MEANS)
             and (id(node) not in inside or id(node) not in called)
         }
-        lines |= {line for node in ast.walk(tree) for line in _hidden(node)}
+        lines |= {line for node in walk(tree) for line in _hidden(node)}
         for function in listed:
             if f"{file}: {function.name}" not in BUILT_NAMES:
                 lines |= {call.lineno for call in _calls(function) if _is_built(call)}
@@ -118,13 +121,6 @@ def _is_built(call: ast.Call) -> bool:
     return any(not isinstance(argument, ast.Constant | ast.Name) for argument in call.args)
 
 
-def _calls(tree: ast.AST) -> list[ast.Call]:
-    return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _last(node.func) in MEANS]
-
-
-def _last(node: ast.expr) -> str:
-    return ast.unparse(node).rpartition(".")[2]
-
-
-def _files(root: Path) -> list[Path]:
-    return [path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
+def _calls(tree: ast.Module | ast.FunctionDef) -> list[ast.Call]:
+    nodes = walk(tree) if isinstance(tree, ast.Module) else ast.walk(tree)
+    return [node for node in nodes if isinstance(node, ast.Call) and last(node.func) in MEANS]

@@ -9,17 +9,21 @@ allowed: of ours other cores and `OPEN_TO_CORES`, of the standard library what c
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from tests.architecture.trees import PACKAGES, REPO, dotted, last, modules, parse, text, walk
+
 ROOMS = (
     "agent/dm/session_events.py",
     "agent/dm/session_states.py",
-    "agent/metering/orders/kinds/typed_json.py",
+    "agent/metering/orders/types/typed_json.py",
     "agent/metering/visit/raw_values.py",
     "agent/settings/provisioning.py",
     "agent/tree/acl.py",
@@ -62,6 +66,7 @@ DRIVERS = {
     "dlms/simulator/reading_list.py": "reads CSV files",
     "plc/connections.py": "connections to meters that have a network address each",
     "headend/dm/jobs/queue.py": "keeps the jobs in the database",
+    "headend/dm/jobs/desired.py": "keeps what jobs have set in the database",
     "plc/protocols.py": "looks for the entry points of what is installed",
     "plc/bridge.py": "drives a bridge over its port",
     "updateagent/package/payload.py": "draws the keys of its integrity tags from the system",
@@ -147,19 +152,11 @@ calls them, takes a listed constructor of them, or compares types with them, and
 
 CONSTRUCTORS = frozenset({"combine", "fromisoformat", "fromordinal", "fromtimestamp", "max", "min", "strptime"})
 
-ROOT = Path(__file__).resolve().parents[2]
-OURS = ("agent", "dlms", "headend", "omadm", "plc", "updateagent")
-
 
 def cores(root: Path) -> list[Path]:
     """Every core below `root`, a folder that holds our packages."""
     rooms = [path for room in ROOMS for path in _modules(root / room)]
-    marked = [
-        path
-        for package in OURS
-        for path in (root / package).rglob("*.py")
-        if path.name != "__init__.py" and MARK in _docstring(path)
-    ]
+    marked = [path for path in modules(root) if path.name != "__init__.py" and MARK in _docstring(text(path)).lower()]
     return sorted({path for path in (*rooms, *marked) if str(path.relative_to(root)) not in DRIVERS})
 
 
@@ -167,20 +164,25 @@ def _modules(room: Path) -> Iterator[Path]:
     yield from [room] if room.suffix else room.rglob("*.py")
 
 
-def _docstring(path: Path) -> str:
-    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").lower()
+def _docstring(source: str) -> str:
+    """The docstring of a module as it is written, with its quotes. All files are asked at each collection of the tests,
+    so that nothing behind it is looked at."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in (tokenize.COMMENT, tokenize.NL):
+            return token.string if token.type == tokenize.STRING else ""
+    return ""
 
 
 @cache
 def core_names() -> frozenset[str]:
     """The cores, as modules."""
-    files = (path.relative_to(ROOT).with_suffix("") for path in cores(ROOT))
+    files = (path.relative_to(REPO).with_suffix("") for path in cores(REPO))
     return frozenset(".".join(file.parts).removesuffix(".__init__") for file in files)
 
 
 def violations(source: str) -> list[str]:
     """What a module with this text does that a core does not: a sentence each, with the line."""
-    tree = ast.parse(source)
+    tree = parse(source)
     found = {*_imports(tree), *_chains(tree), *_names(tree), *_guarded(tree), *_calls(tree)}
     return [f"line {line}: {what}" for line, what in sorted(found)]
 
@@ -191,9 +193,9 @@ def violations(source: str) -> list[str]:
 def _imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Imports of what is neither a core, nor pure. Those of ours that only type checkers see are no harm."""
     running = {id(node) for node in _running(tree)}
-    for node in ast.walk(tree):
+    for node in walk(tree):
         for line, name in _imported(node):
-            if not _is_allowed(name) and (id(node) in running or name.split(".")[0] not in OURS):
+            if not _is_allowed(name) and (id(node) in running or name.split(".")[0] not in PACKAGES):
                 yield line, f"imports {name}"
 
 
@@ -203,7 +205,7 @@ def _imported(node: ast.AST) -> Iterator[tuple[int, str]]:
         yield from ((node.lineno, alias.name) for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
         yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
-    elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "import_module":
+    elif isinstance(node, ast.Call) and last(node.func) == "import_module":
         first = node.args[0] if node.args else None
         yield node.lineno, str(first.value) if isinstance(first, ast.Constant) else "something by name"
 
@@ -213,9 +215,9 @@ def _chains(tree: ast.Module) -> Iterator[tuple[int, str]]:
     `contextlib` has imported is as near as what this module has."""
     modules = dict(_modules_named(tree))
     running = {id(node) for node in _running(tree)}
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Attribute) and id(node) in running:
-            root, _, attributes = ast.unparse(node).partition(".")
+            root, _, attributes = dotted(node).partition(".")
             name = f"{modules.get(root, '')}.{attributes}"
             if name.replace(".", "").isidentifier() and root in modules and not _is_allowed(name):
                 yield node.lineno, f"reaches {name}"
@@ -223,7 +225,7 @@ def _chains(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 def _modules_named(tree: ast.Module) -> Iterator[tuple[str, str]]:
     """The names that imports give to modules, and the modules."""
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 top = alias.name.partition(".")[0]
@@ -234,13 +236,14 @@ def _modules_named(tree: ast.Module) -> Iterator[tuple[str, str]]:
                     yield alias.asname or alias.name, f"{node.module}.{alias.name}"
 
 
+@cache
 def _is_allowed(name: str) -> bool:
     """Whether a core may take `name`: a module, or what a module has, the modules that it imports included."""
     found = _found(name)
     true_name = found.__name__ if isinstance(found, ModuleType) else name
     if name.endswith(".*"):
         return False  # nobody sees what comes
-    return _is_core(true_name) if true_name.split(".")[0] in OURS else _is_pure(true_name)
+    return _is_core(true_name) if true_name.split(".")[0] in PACKAGES else _is_pure(true_name)
 
 
 @cache
@@ -283,7 +286,7 @@ def _is_core(name: str) -> bool:
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
         module = ".".join(parts[:count])
-        path = ROOT.joinpath(*parts[:count])
+        path = REPO.joinpath(*parts[:count])
         if path.with_suffix(".py").is_file():
             lent = OPEN_TO_CORES.get(module, set())
             return module in core_names() or parts[count : count + 1] in [[each] for each in lent]
@@ -295,7 +298,7 @@ def _is_core(name: str) -> bool:
 def _running(node: ast.AST) -> Iterator[ast.AST]:
     """All nodes but those that only type checkers see: the body of `if TYPE_CHECKING`, not its `else`."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+        if isinstance(child, ast.If) and dotted(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
             for other in child.orelse:
                 yield other
                 yield from _running(other)
@@ -309,15 +312,15 @@ def _running(node: ast.AST) -> Iterator[ast.AST]:
 
 def _names(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Builtins that touch the world, ways around the lists, and what the system draws."""
-    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    for node in ast.walk(tree):
+    called = {id(node.func) for node in walk(tree) if isinstance(node, ast.Call)}
+    for node in walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in UNNAMED | BACK_DOORS:
             yield node.lineno, f"names {node.id}"
         elif isinstance(node, ast.Attribute) and node.attr in BACK_DOORS:
-            yield node.lineno, f"goes around: {ast.unparse(node)}"
+            yield node.lineno, f"goes around: {dotted(node)}"
         elif isinstance(node, ast.Attribute) and DRAWN.fullmatch(node.attr):
-            yield node.lineno, f"draws: {ast.unparse(node)}"
-        elif isinstance(node, ast.Name | ast.Attribute) and _last(node) == "import_module" and id(node) not in called:
+            yield node.lineno, f"draws: {dotted(node)}"
+        elif isinstance(node, ast.Name | ast.Attribute) and last(node) == "import_module" and id(node) not in called:
             yield node.lineno, "hands on import_module"
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
@@ -329,27 +332,25 @@ def _names(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 def _guarded(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Mentions of a class of `GUARDED` that are neither a call, nor a constructor, nor a type."""
-    named = {
-        alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
-    } & GUARDED
+    named = {alias.name for node in walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names} & GUARDED
     modules = {name for name, module in _modules_named(tree) if module in ("datetime", "random")}
-    fine = {id(each) for node in ast.walk(tree) for each in _well_used(node)}
-    for node in ast.walk(tree):
+    fine = {id(each) for node in walk(tree) for each in _well_used(node)}
+    for node in walk(tree):
         if isinstance(node, ast.Name):
             is_class = node.id in named and isinstance(node.ctx, ast.Load)
         elif isinstance(node, ast.Attribute):
-            is_class = node.attr in GUARDED and ast.unparse(node.value) in modules
+            is_class = node.attr in GUARDED and dotted(node.value) in modules
         else:
             continue
         if is_class and id(node) not in fine:
-            yield node.lineno, f"a clock or chance under another name: {ast.unparse(node)}"
+            yield node.lineno, f"a clock or chance under another name: {dotted(node)}"
 
 
 def _well_used(node: ast.AST) -> Iterator[ast.AST]:
     """The expressions in `node` that may be a guarded class: what is called, or a type."""
     if isinstance(node, ast.Call):
         yield node.func
-        if ast.unparse(node.func) in ("isinstance", "issubclass", "cast"):
+        if dotted(node.func) in ("isinstance", "issubclass", "cast"):
             yield from (part for argument in node.args for part in ast.walk(argument))
     elif isinstance(node, ast.Attribute) and node.attr in CONSTRUCTORS:
         yield node.value
@@ -363,28 +364,24 @@ def _well_used(node: ast.AST) -> Iterator[ast.AST]:
         yield from ast.walk(node.annotation)
 
 
-def _last(node: ast.expr) -> str:
-    return ast.unparse(node).rpartition(".")[2]
-
-
 # -------------------------------------------------------------------------------------------------------- what it calls
 
 
 def _calls(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Calls that look at a clock or at the time zone of the machine, and chance without a seed."""
-    handed = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-    for node in ast.walk(tree):
+    handed = {node.arg for node in walk(tree) if isinstance(node, ast.arg)}
+    for node in walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in CLOCKS and not _is_handed(node.value, handed):
-            yield node.lineno, f"reads the clock: {ast.unparse(node)}"
+            yield node.lineno, f"reads the clock: {dotted(node)}"
         elif isinstance(node, ast.Call):
-            name = _last(node.func)
+            name = last(node.func)
             arguments: list[ast.expr | ast.keyword] = [*node.args, *node.keywords]
             if name == "Random" and not _is_seeded(arguments):
                 yield node.lineno, "draws random numbers without a seed"
             elif len(arguments) < {"astimezone": 1, "fromtimestamp": 2}.get(name, 0):
-                yield node.lineno, f"asks for the time zone of the machine: {ast.unparse(node)}"
+                yield node.lineno, f"asks for the time zone of the machine: {dotted(node)}"
             elif name == "getattr" and _names_a_clock(node):
-                yield node.lineno, f"reads the clock by name: {ast.unparse(node)}"
+                yield node.lineno, f"reads the clock by name: {dotted(node)}"
 
 
 def _is_seeded(arguments: list[ast.expr | ast.keyword]) -> bool:
@@ -393,7 +390,7 @@ def _is_seeded(arguments: list[ast.expr | ast.keyword]) -> bool:
         return False
     seed = arguments[0]
     if isinstance(seed, ast.Call):
-        return _last(seed.func) in ("digest", "int")
+        return last(seed.func) in ("digest", "int")
     return isinstance(seed, ast.JoinedStr) or (isinstance(seed, ast.Constant) and seed.value is not None)
 
 

@@ -5,19 +5,13 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PACKAGES = ("agent", "dlms", "headend", "omadm", "plc", "updateagent")
+from tests.architecture.trees import REPO, modules, parse, text
 
 # Equal by chance: each could change without the others, and for another reason.
 CHANCE: dict[str, tuple[str, set[str]]] = {
-    "ACCEPT_S": (
-        "how often one worker looks at `stop`",
-        {"agent/daemon/control.py", "agent/dm/push.py"},
-    ),
     "ANSWER_TIMEOUT_S": (
         "patience of one data link",
         {"dlms/link/hdlc/primary.py", "dlms/link/llc.py"},
@@ -171,7 +165,6 @@ CHANCE: dict[str, tuple[str, set[str]]] = {
             "dlms/security/counters.py",
             "headend/config.py",
             "omadm/readings.py",
-            "omadm/ssmp/wire.py",
             "updateagent/engine/sealed.py",
             "updateagent/handover.py",
         },
@@ -222,7 +215,7 @@ def tells(value: ast.expr) -> bool:
 
 
 def assigned(source: str, private: bool = False) -> Iterator[tuple[str, ast.expr]]:
-    for statement in ast.parse(source).body:
+    for statement in parse(source).body:
         if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
             target, value = statement.targets[0], statement.value
         elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
@@ -263,15 +256,14 @@ def copies(sources: dict[str, str]) -> dict[str, set[str]]:
 
 def same_values(sources: dict[str, str]) -> dict[str, set[str]]:
     return {
-        text: homes
-        for text, homes in by_value(sources).items()
-        if len({home.partition(":")[0] for home in homes}) > 1 and text not in EQUAL_VALUES
+        value: homes
+        for value, homes in by_value(sources).items()
+        if len({home.partition(":")[0] for home in homes}) > 1 and value not in EQUAL_VALUES
     }
 
 
 def ours() -> dict[str, str]:
-    files = (file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py")))
-    return {str(file.relative_to(ROOT)): file.read_text() for file in files}
+    return {str(file.relative_to(REPO)): text(file) for file in modules(REPO)}
 
 
 def test_no_constant_has_two_homes() -> None:
@@ -288,7 +280,8 @@ def test_every_chance_is_one_still() -> None:
         if len(files) > 1:
             twice[name] |= files
     assert [name for name, (_, files) in CHANCE.items() if not files <= twice[name]] == []
-    assert [text for text, homes in EQUAL_VALUES.items() if by_value(ours())[text] != homes] == []
+    values = by_value(ours())
+    assert [value for value, homes in EQUAL_VALUES.items() if values[value] != homes] == []
 
 
 @pytest.mark.parametrize(

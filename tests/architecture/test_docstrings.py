@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PACKAGES = ("agent", "dlms", "headend", "omadm", "plc", "updateagent")
+from tests.architecture.trees import REPO, modules, parse, text, walk
+
 FRAGMENTS = ("For ", "As `", "As a ", "Like `", "Of ", "Raises ", "Raise `")
 
 
-def says_nothing(text: str) -> bool:
+def says_nothing(words: str) -> bool:
     """Whether a docstring is only about errors, is no sentence, or only sends its reader elsewhere."""
-    return text.strip().startswith(FRAGMENTS) or text.strip().rstrip(".") == "See the module"
+    return words.strip().startswith(FRAGMENTS) or words.strip().rstrip(".") == "See the module"
 
 
 def empty_words(file: str, source: str) -> set[str]:
     """The functions and classes with such a docstring, private ones too."""
     return {
         f"{file}: {node.name}"
-        for node in ast.walk(ast.parse(source))
+        for node in walk(parse(source))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         and says_nothing(ast.get_docstring(node) or "")
     }
@@ -31,20 +30,18 @@ def untold(file: str, source: str) -> set[str]:
     """The public classes without a docstring."""
     return {
         f"{file}: {node.name}"
-        for node in ast.walk(ast.parse(source))
+        for node in walk(parse(source))
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and not ast.get_docstring(node)
     }
 
 
 def test_every_docstring_says_what_is_done() -> None:
-    files = (file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py")))
-    found = {one for file in files for one in empty_words(str(file.relative_to(ROOT)), file.read_text())}
+    found = {one for file in modules(REPO) for one in empty_words(str(file.relative_to(REPO)), text(file))}
     assert found == set()
 
 
 def test_every_public_class_has_a_docstring() -> None:
-    files = (file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py")))
-    assert {one for file in files for one in untold(str(file.relative_to(ROOT)), file.read_text())} == set()
+    assert {one for file in modules(REPO) for one in untold(str(file.relative_to(REPO)), text(file))} == set()
     assert untold("a.py", "class File: ...\nclass _Hidden: ...\n") == {"a.py: File"}
 
 
@@ -63,7 +60,7 @@ def test_one_that_does_not_is_seen(source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["For `Connection.close`.", "As `find`; raises `Refusal` 404.", "Like `File`, but fast."]
+    "words", ["For `Connection.close`.", "As `find`; raises `Refusal` 404.", "Like `File`, but fast."]
 )
-def test_a_fragment_is_seen(text: str) -> None:
-    assert empty_words("a.py", f'def parse():\n    """{text}"""\n') == {"a.py: parse"}
+def test_a_fragment_is_seen(words: str) -> None:
+    assert empty_words("a.py", f'def parse():\n    """{words}"""\n') == {"a.py: parse"}

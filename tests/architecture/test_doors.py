@@ -15,9 +15,8 @@ import yaml
 
 import dlms
 from tests.architecture import by_name, drawing, sans_io
+from tests.architecture.trees import PACKAGES, REPO, last, nodes, text
 
-REPO = Path(__file__).resolve().parents[2]
-PACKAGES = ("agent", "dlms", "headend", "omadm", "plc", "updateagent")
 CONTRACTS = REPO / ".importlinter"
 
 
@@ -81,10 +80,10 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What import-linter says of each violation, planted alone into a copy of the packages."""
     folder = copied(tmp_path_factory.mktemp("spoiled"))
     said = {}
-    for contract, (file, text) in PLANTED.items():
+    for contract, (file, planted) in PLANTED.items():
         path = folder / file
         before = path.read_text(encoding="utf-8") if path.exists() else None
-        path.write_text(f"{before or ''}\n{text}\n", encoding="utf-8")
+        path.write_text(f"{before or ''}\n{planted}\n", encoding="utf-8")
         code, said[contract] = lint(folder)
         assert code == 1, f"{contract}: {said[contract]}"
         if before is None:
@@ -112,8 +111,8 @@ def test_the_contract_of_the_build_host_names_all_that_lies_outside_it() -> None
     outside = {*PACKAGES, *inside} - {"updateagent", "updateagent.buildhost"}
     assert set(parser["importlinter:contract:image"]["source_modules"].split()) == outside
     # The package itself cannot be named there without all that is below it, the build host included.
-    init = (REPO / "updateagent" / "__init__.py").read_text(encoding="utf-8")
-    assert not [node for node in ast.walk(ast.parse(init)) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    init = REPO / "updateagent" / "__init__.py"
+    assert not [node for node in nodes(init) if isinstance(node, (ast.Import, ast.ImportFrom))]
 
 
 @pytest.mark.process
@@ -136,7 +135,7 @@ def test_an_import_by_name_breaks_a_contract_too(tmp_path: Path, file: str, plan
 
 
 @pytest.mark.parametrize(
-    ("text", "modules"),
+    ("source", "modules"),
     [
         ('X = "updateagent.boot.grub:GrubStore"', ["updateagent.boot.grub"]),
         ('X = ("updateagent.boot", "other.boot", "updateagent", "updateagent.no_such")', ["updateagent.boot"]),
@@ -146,8 +145,8 @@ def test_an_import_by_name_breaks_a_contract_too(tmp_path: Path, file: str, plan
         ('X = "updateagent.boot: what the boot loader shares"', []),
     ],
 )
-def test_which_strings_name_a_module(text: str, modules: list[str]) -> None:
-    assert list(by_name.named(text, REPO)) == modules
+def test_which_strings_name_a_module(source: str, modules: list[str]) -> None:
+    assert list(by_name.named(source, REPO)) == modules
 
 
 def test_only_the_listed_functions_import_by_name() -> None:
@@ -158,13 +157,12 @@ def test_every_listed_function_imports_by_name() -> None:
     found = set()
     for entry in by_name.IMPORTERS:
         file, name = entry.split(": ")
-        for node in ast.walk(ast.parse((REPO / file).read_text(encoding="utf-8"))):
+        for node in nodes(REPO / file):
             if isinstance(node, ast.FunctionDef) and node.name == name:
                 found |= {
                     entry
                     for part in ast.walk(node)
-                    if isinstance(part, ast.Name | ast.Attribute)
-                    and ast.unparse(part).rpartition(".")[2] in by_name.MEANS
+                    if isinstance(part, ast.Name | ast.Attribute) and last(part) in by_name.MEANS
                 }
     assert found == set(by_name.IMPORTERS)
 
@@ -209,8 +207,8 @@ def test_no_name_of_a_module_is_put_together(tmp_path: Path, argument: str, is_s
 
 
 def test_the_door_of_dlms_shows_the_contracts_what_it_imports_by_name() -> None:
-    tree = ast.parse((REPO / "dlms" / "__init__.py").read_text(encoding="utf-8"))
-    shown = {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    door = nodes(REPO / "dlms" / "__init__.py")
+    shown = {str(node.module) for node in door if isinstance(node, ast.ImportFrom)}
     assert {f"dlms.{home}" for home in dlms._HOMES} <= shown
 
 
@@ -231,12 +229,12 @@ def test_every_contract_has_a_planted_violation() -> None:
 
 @pytest.mark.parametrize("core", sans_io.cores(REPO), ids=lambda path: str(path.relative_to(REPO)))
 def test_a_core_does_no_input_or_output(core: Path) -> None:
-    assert sans_io.violations(core.read_text(encoding="utf-8")) == []
+    assert sans_io.violations(text(core)) == []
 
 
 def test_the_exceptions_are_drivers_indeed() -> None:
     for file in sans_io.DRIVERS:
-        assert sans_io.violations((REPO / file).read_text(encoding="utf-8")), f"{file} could be a core"
+        assert sans_io.violations(text(REPO / file)), f"{file} could be a core"
 
 
 @pytest.mark.parametrize(
@@ -397,7 +395,7 @@ def test_what_is_open_to_cores_is_used_by_one() -> None:
     """A driver lends no name that nobody takes, and none is lent by what is a core itself."""
     taken: dict[str, set[str]] = {module: set() for module in sans_io.OPEN_TO_CORES}
     for core in sans_io.cores(REPO):
-        for node in ast.walk(ast.parse(core.read_text(encoding="utf-8"))):
+        for node in nodes(core):
             if isinstance(node, ast.ImportFrom) and node.module in taken:
                 taken[node.module] |= {alias.name for alias in node.names}
     assert [module for module, names in sans_io.OPEN_TO_CORES.items() if names - taken[module]] == []

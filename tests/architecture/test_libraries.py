@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).resolve().parents[2]
+from tests.architecture.trees import REPO, modules, modules_of, nodes
+
 LIBRARIES: dict[str, set[str]] = {
     "plc": {"crcmod"},
     "dlms": {"serial", "crcmod", "cryptography", "click"},
@@ -23,12 +25,12 @@ MORE = {"updateagent/buildhost": {"click"}, "agent/metering/uplink": {"paho"}}
 """What a folder may use beside its package's libraries."""
 
 MODULES_MAX = 14
-"""In one room, `__init__` and `__main__` not counted: what a reader can keep in view."""
+"""In one room, `__init__`, `__main__` and `conftest` not counted: what a reader can keep in view."""
 
 
 def libraries(path: Path) -> Iterator[str]:
     """Top-level names of all that a file imports, also inside functions."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -38,7 +40,7 @@ def libraries(path: Path) -> Iterator[str]:
 def strangers(root: Path, package: str) -> list[str]:
     """Imports below `root` that are neither ours, nor of the standard library, nor granted."""
     found = []
-    for path in sorted((root / package).rglob("*.py")):
+    for path in modules_of(root, package):
         file = str(path.relative_to(root))
         granted = LIBRARIES[package].union(*(names for folder, names in MORE.items() if file.startswith(f"{folder}/")))
         known = granted | set(LIBRARIES) | sys.stdlib_module_names
@@ -58,7 +60,7 @@ FROM_OURS = {
 
 def named(path: Path) -> Iterator[str]:
     """Every module that a file imports, dotted, also inside functions; of `from a import b` both a.b and a."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -69,7 +71,7 @@ def not_granted(root: Path, package: str) -> list[str]:
     """Imports below `root` of our other packages that `package` may not name."""
     return [
         f"{path.relative_to(root)} imports {name}"
-        for path in sorted((root / package).rglob("*.py"))
+        for path in modules_of(root, package)
         for name in named(path)
         if name.split(".")[0] in set(LIBRARIES) - {package}
         and not any(f"{name}.".startswith(f"{granted}.") for granted in FROM_OURS[package])
@@ -111,20 +113,34 @@ def test_a_library_inside_a_function_is_noticed(tmp_path: Path) -> None:
 
 
 def test_no_relative_imports_which_the_checks_would_not_see() -> None:
-    for package in LIBRARIES:
-        for path in (REPO / package).rglob("*.py"):
-            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            assert not [node.lineno for node in nodes if isinstance(node, ast.ImportFrom) and node.level], path
+    for path in modules(REPO):
+        assert not [node.lineno for node in nodes(path) if isinstance(node, ast.ImportFrom) and node.level], path
+
+
+def crowded(root: Path) -> dict[str, int]:
+    """Rooms below `root` with more than `MODULES_MAX`, those of the tests included, and how many they have."""
+    rooms: Counter[str] = Counter(
+        str(path.parent.relative_to(root))
+        for top in (*LIBRARIES, "tests")
+        for path in (root / top).rglob("*.py")
+        if not path.name.startswith("__") and path.name != "conftest.py"
+    )
+    return {room: count for room, count in rooms.items() if count > MODULES_MAX}
 
 
 def test_a_room_has_few_modules() -> None:
-    rooms = {path.parent for package in LIBRARIES for path in (REPO / package).rglob("*.py")}
-    full = {
-        str(room.relative_to(REPO)): count
-        for room in rooms
-        if (count := len([path for path in room.glob("*.py") if not path.name.startswith("__")])) > MODULES_MAX
-    }
-    assert full == {}
+    assert crowded(REPO) == {}
+
+
+@pytest.mark.parametrize("room", ["omadm/ssmp", "tests/omadm"])
+def test_a_crowded_room_is_seen(tmp_path: Path, room: str) -> None:
+    (tmp_path / room).mkdir(parents=True)
+    for number in range(MODULES_MAX):
+        (tmp_path / room / f"m{number}.py").touch()
+    (tmp_path / room / "__init__.py").touch()
+    assert crowded(tmp_path) == {}
+    (tmp_path / room / "one_more.py").touch()
+    assert crowded(tmp_path) == {room: MODULES_MAX + 1}
 
 
 def test_every_package_is_typed_and_distributed() -> None:

@@ -88,7 +88,7 @@ class World:
         self.headend.enrol(DEVICE, key)
         _write_configuration(self.folder, self.headend, key)
         self.processes.start("meters", self._simulator())
-        self.processes.ready("meters")
+        self.processes.ready("meters", WAIT_S + EACH_METER_S * self.meters)
         self.processes.cwd = self.root
         self._start_agent()
 

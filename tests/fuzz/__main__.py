@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.fuzz.guided import CORPUS, INPUT_BYTES_MAX, Target, explore, keep, kept, minimised
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets.registry import TARGETS
 
 ALL = "all"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz import agent, dlms_app, dlms_meter, environment, headend, omadm, serial_links, updateagent
 from tests.fuzz.guided import Target
 from tests.fuzz.reach import decoders, reached, takers
+from tests.fuzz.targets import agent, dlms_app, dlms_meter, environment, headend, omadm, serial_links, updateagent
 
 OTHERS = (
     "account_from_tnds",
@@ -50,6 +50,7 @@ NO_DECODERS: dict[str, dict[str, str]] = {
         "metering.orders.order_book.OrderBook.describe": "text for a person",
         "metering.ports.port_state.PortState.open": "opens a port of the configuration",
         "metering.store.delivery.open_ranges": "rows of the store, which its tests damage",
+        "tls.explain": "an error of the TLS library",
         "settings.identity.read_password": "factory data and configuration",
         "jobs.firmware.load": "a record of the stored tree, which the target tree reads",
     },
@@ -176,6 +177,7 @@ OCTETS_FROM_US: dict[str, dict[str, str]] = {
     },
     "omadm": {
         "auth.hmac_header": "octets that go out",
+        "ssmp.server_core.ServerSession.is_of": "compares two of our keys",
         "ssmp.server_core.SessionTable.find": "an exact look-up",
     },
     "headend": {

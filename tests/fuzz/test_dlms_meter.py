@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.fuzz import dlms_app, dlms_meter, serial_links
 from tests.fuzz.reach import decoders, reached
+from tests.fuzz.targets import dlms_app, dlms_meter, serial_links
 
 OTHER_DECODERS = {
     "objects_of",

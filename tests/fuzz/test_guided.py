@@ -26,7 +26,7 @@ from tests.fuzz.guided import (
     minimised,
     mutate,
 )
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets.registry import TARGETS
 from tests.fuzz.test_targets import files
 from updateagent.errors import UpdateError
 from updateagent.package import description

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.guided import CORPUS, CRASHES, exercise
-from tests.fuzz.targets import MODULES, TARGETS
+from tests.fuzz.targets.registry import MODULES, TARGETS
 
 KEPT_TOTAL_BYTES_MAX = 100 << 10
 REPO = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def test_the_kept_inputs_belong_to_targets_and_are_small() -> None:
 
 
 def test_every_module_of_targets_is_run() -> None:
-    here = Path(__file__).parent
-    modules = {file.stem for file in here.glob("*.py") if "\nTARGETS = {\n" in file.read_text(encoding="utf-8")}
+    room = Path(__file__).parent / "targets"
+    modules = {file.stem for file in room.glob("*.py") if "\nTARGETS = {\n" in file.read_text(encoding="utf-8")}
     assert modules == {module.__name__.rpartition(".")[2] for module in MODULES}
     assert "-m tests.fuzz all" in (REPO / "Makefile").read_text(encoding="utf-8")

@@ -10,14 +10,15 @@ from sqlalchemy import Engine
 
 import headend.dm.tables
 import headend.metering.readings
+import headend.security.clones
 import headend.security.devices
+import headend.security.records
 import headend.software.repository  # noqa: F401  (declares its tables, like those above)
-from headend import db
+from tests.headend.database import empty_database
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Engine]:
-    engine = db.open_engine(f"sqlite:///{tmp_path / 'headend.db'}")
-    db.create_tables(engine)
+    engine = empty_database(tmp_path / "headend.db")
     yield engine
     engine.dispose()

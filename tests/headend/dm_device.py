@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from headend.dm.server import Answer, DmServer, Request
@@ -125,6 +125,7 @@ class Device:
         self.answers: list[SyncML] = []
         self.content_type = DM_WBXML
         self.max_msg_size: int | None = None
+        self.rewrite: Callable[[bytes], bytes] = bytes  # what becomes of a message before it is signed
         self._session = 0
         self._msg_id = 0
 
@@ -142,7 +143,7 @@ class Device:
             source_name=self.account.client_name,
             meta=Meta(max_msg_size=self.max_msg_size) if self.max_msg_size else None,
         )
-        body = encode(SyncML(hdr, numbered, final), self.content_type)
+        body = self.rewrite(encode(SyncML(hdr, numbered, final), self.content_type))
         a = self.account
         return Request(body, self.content_type, hmac_header(body, a.client_name, a.client_secret, a.client_nonce))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import ssl
 import stat
 from pathlib import Path
@@ -95,6 +97,29 @@ def test_what_is_no_https_url_is_named(tmp_path: Path, url: str) -> None:
     assert problems(path) == [f"{path}: servers.dm.public_url: an https URL is expected"]
 
 
+def test_a_head_end_on_loopback_may_call_devices_there_and_no_other_is_given_a_network(tmp_path: Path) -> None:
+    assert config.load(written(tmp_path)).push == config.Push(("127.0.0.1/32",))
+    for host in ("0.0.0.0", "192.0.2.1", "headend.example"):
+        assert yaml.safe_load(config.template("headend", PORTS, host, TLS))["push"] == {"networks": [], "ports": []}
+
+
+@pytest.mark.parametrize(
+    ("push", "key"),
+    [
+        ({"networks": ["10.20.0.1/16"]}, "push.networks"),
+        ({"networks": ["everywhere"]}, "push.networks"),
+        ({"networks": [5]}, "push.networks"),
+        ({"networks": "10.0.0.0/8"}, "push.networks"),
+        ({"ports": [0]}, "push.ports"),
+        ({"ports": [True]}, "push.ports"),
+        ({"ports": ["http"]}, "push.ports"),
+        ({"hosts": []}, "push.hosts"),
+    ],
+)
+def test_a_policy_for_notifications_that_is_none_is_named(tmp_path: Path, push: dict[str, Any], key: str) -> None:
+    assert [line.split(": ")[1] for line in problems(written(tmp_path, push=push))] == [key]
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert "No such file" in problems(tmp_path / "none.yaml")[0]
 
@@ -181,6 +206,21 @@ def test_a_database_of_another_version_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(db.SchemaError, match="schema 99"):
         db.create_tables(engine)
     engine.dispose()
+
+
+def test_not_a_byte_or_permission_of_a_later_database_is_changed(tmp_path: Path) -> None:
+    file = tmp_path / "x.db"
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("create table schema_version (version integer not null)")
+        connection.execute("insert into schema_version values (99)")
+        connection.commit()
+    file.chmod(0o640)
+    before = file.read_bytes()
+    with pytest.raises(db.SchemaError, match="schema 99"):
+        db.open_engine(f"sqlite:///{file}")
+    assert file.read_bytes() == before
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert list(tmp_path.iterdir()) == [file]
 
 
 READINGS_1 = (

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import random
+import secrets
 import stat
 import threading
 import time
@@ -31,6 +32,7 @@ from headend import db
 from headend.operator.client import OperatorClient, device_path
 from headend.software.repository import PackageStore
 from omadm import bootstrap
+from omadm.ssmp import wire
 from omadm.ssmp.errors import SsmpRefused
 from tests.agent.metering.readings import visit
 from tests.headend.running import Child, child, run
@@ -71,7 +73,7 @@ def https(folder: Path) -> HttpsClient:
 def test_a_device_registers_and_gets_its_account(headend: Child, operator: OperatorClient, https: HttpsClient) -> None:
     operator.post("/v1/devices", {"id": DEVICE.device_id, "key": KEY.hex(), "replace": True})
     url = f"https://127.0.0.1:{headend.ready['security']}/ssmp"
-    document = register(https, url, DEVICE, KEY, "http://127.0.0.1:9/push")
+    document = register(https, url, DEVICE, KEY, "http://127.0.0.1:9/push", b"")
     account = bootstrap.account_from_tnds(bootstrap.parse_profile(document))
     assert account.url == f"https://127.0.0.1:{headend.ready['dm']}/dm"
     assert account.client_name == DEVICE.device_id
@@ -88,10 +90,38 @@ def test_a_wrong_key_and_an_unknown_device_get_the_same_refusal(
     refusals = []
     for device, key in ((DEVICE, bytes(32)), (stranger, KEY)):
         with pytest.raises(SsmpRefused) as refusal:
-            register(https, url, device, key, "")
+            register(https, url, device, key, "", b"")
         refusals.append((refusal.value.code, refusal.value.text))
     assert refusals[0] == refusals[1]
     assert refusals[0][0] == 401
+
+
+def test_a_device_registers_through_a_flood_of_strangers(
+    headend: Child, operator: OperatorClient, https: HttpsClient, folder: Path
+) -> None:
+    operator.post("/v1/devices", {"id": DEVICE.device_id, "key": KEY.hex(), "replace": True})
+    url = f"https://127.0.0.1:{headend.ready['security']}/ssmp"
+    stop = threading.Event()
+    heard: list[int] = []
+
+    def strangers() -> None:
+        client = HttpsClient(folder / "ca.pem")
+        while not stop.is_set():
+            hello = wire.Hello(secrets.token_hex(8), secrets.token_bytes(32)).emit()
+            heard.append(client.request("POST", url, body=hello, headers={"Content-Type": wire.CONTENT_TYPE}).status)
+
+    threads = [threading.Thread(target=strangers) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        while len(heard) < 100:
+            time.sleep(0.01)
+        assert register(https, url, DEVICE, KEY, "", b"")
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert set(heard) <= {200, 429}
 
 
 def test_a_download_over_a_line_that_breaks_twice_fetches_no_byte_twice(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ class BaseNode:
         elif query.pib == ListPib.PHY_LINKS:
             for node in self._nodes.values():
                 if node.joined and node.address >= query.iterator:
-                    link = PhyLink(node.address, node.sid, 0, 10 + node.address, 5, 4, 0, 3)
+                    link = PhyLink(node.address, node.sid, 0, (10 + node.address) % 256, 5, 4, 0, 3)
                     records.append((node.address, link.emit()))
         chosen = tuple(records[: min(query.count_max, LIST_RECORDS_MAX)])
         response = ListResponse(query.pib, len(chosen[0][1]) if chosen else 0, chosen)

@@ -118,6 +118,19 @@ def _said(folder: Path, kind: str, policy: str) -> str:
     return ""
 
 
+def test_keys_of_a_later_version_do_not_keep_a_program_from_starting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "later.toml"
+    file.write_text(KEYS + "more = 1\n" + SLOTS + "colour = 7\n" + BOOTENV + "[seal]\nof = 1\n")
+    assert load(file, strict=False).compatible == "dcu-1"
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "slot[1].colour: unknown key: passed over",
+        "more: unknown key: passed over",
+        "seal: unknown key: passed over",
+    ]
+
+
 def test_every_mistake_is_said_one_a_line(tmp_path: Path) -> None:
     said = mistakes(tmp_path, KEYS.replace("roots", "root") + BOOTENV.replace("grub", "lilo"))
     assert len(said.splitlines()) == 4  # roots is missing, root unknown, no slots, no such boot loader

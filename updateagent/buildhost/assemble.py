@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -104,6 +105,7 @@ def prepare(one: Input, index: int, work: Path) -> Prepared:
         tree_name=stem + ".verity",
         tree_check=cpio.checksum(tree),
         delta=one.delta,
+        executable=one.role is Role.FILE and bool(one.path.stat().st_mode & stat.S_IXUSR),
     )
     return Prepared(image, tree, stored, one.device)
 
@@ -213,6 +215,8 @@ def _entry(one: Prepared, version: str, folder: str) -> dict[str, Any]:
     if image.delta is not None:
         source = image.delta
         ours["delta"] = {"version": source.version, "size": source.size, "root": source.root.hex()}
+    if image.executable:  # left out otherwise: an Update Agent of before this key refuses it
+        ours["executable"] = True
     entry["dcu"] = ours
     return entry
 

@@ -1,8 +1,9 @@
 """The journal: what the Update Agent remembers across power cuts, as one small record in two copies.
 
 The copies are the files `journal.0` and `journal.1`, framed by `sealed`. The payload is JSON (`Record`). Unknown keys
-are ignored, so that an older system can read what a newer one wrote while on trial; the version is raised only when an
-older reader would do harm.
+are kept and written back, so that an older system can read what a newer one wrote while on trial; the version is raised
+only when an older reader would do harm. A whole copy of a later version, or in a state that this program does not have,
+is refused: nothing is written any more, since the floors in it must not be lost (`Record.refused`).
 
 A record is written to the copy that does *not* hold the newest one. The copy with the higher sequence and a good
 checksum counts; when neither is good, nothing is known (`Record.lost`), and the health check of this system becomes as
@@ -65,6 +66,7 @@ class Update:
     failed_check: str | None = None
     log: tuple[str, ...] = ()
     outcome: Outcome | None = None
+    foreign: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class Record:
     `security_floor` and `software_floors` are the lowest security versions that may still be installed, `signed_time`
     is the newest signing time that was accepted, `last_id` and `last` are the update that ended last. `lost` says that
     no journal could be read: the board may be new, or its data partition damaged or not mounted during a trial.
+    `refused` is not stored: why the journal that is there cannot be used, and must not be replaced. `foreign`, here and
+    of an update: what a later version has added.
     """
 
     state: State = State.IDLE
@@ -95,10 +99,17 @@ class Record:
     last_id: str = ""
     last: Outcome | None = None
     lost: bool = False
+    foreign: Mapping[str, Any] = field(default_factory=dict)
+    refused: str = ""
 
     def __post_init__(self) -> None:
         if (self.state is State.IDLE) != (self.update is None):
             raise ValueError(f"a record is {self.state.value} with{'out' if self.update is None else ''} an update")
+
+    def check_known(self) -> None:
+        """Check that floors and times are what this device has accepted. Raises `DeviceError` (journal)."""
+        if self.refused:
+            raise DeviceError(JOURNAL, self.refused)
 
     @property
     def from_version(self) -> str:
@@ -137,35 +148,50 @@ def emit(record: Record, sequence: int) -> bytes:
     return seal(json.dumps(_to_json(record), separators=(",", ":"), sort_keys=True).encode(), sequence)
 
 
+class LaterJournalError(DeviceError):
+    """A whole copy of the journal that only a later version of this program can use."""
+
+
 def parse(raw: bytes) -> tuple[int, Record]:
-    """Sequence and record of one copy. Raises `DeviceError` (journal)."""
+    """Sequence and record of one copy. Raises `DeviceError` (journal), `LaterJournalError` for a later version's."""
     found = unseal(raw)
     if found is None:
         raise DeviceError(JOURNAL, "not a journal, or a damaged one")
     version, sequence, payload = found
+    if version > VERSION:
+        raise LaterJournalError(JOURNAL, f"the journal has version {version}, this program knows {VERSION}")
     if version != VERSION:
-        raise DeviceError(JOURNAL, f"the journal has version {version}, this program knows {VERSION}")
+        raise DeviceError(JOURNAL, f"there never was a version {version} of the journal")
     try:
-        return sequence, _from_json(json.loads(payload))
+        document = json.loads(payload)
+        if isinstance(document["state"], str) and document["state"] not in _STATES:
+            raise LaterJournalError(JOURNAL, f"the journal has a state that is not known here: {document['state']!r}")
+        return sequence, _from_json(document)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DeviceError(JOURNAL, f"the journal's record is not one: {error}") from error
 
 
+_STATES = frozenset(state.value for state in State)
+
+
 def _to_json(record: Record) -> dict[str, Any]:
-    raw = _plain(record)
+    update = record.update
     return {
-        **raw,
+        **record.foreign,
+        **_plain(record),
         "state": record.state.value,
-        "update": record.update
-        and {**_plain(record.update), "outcome": record.update.outcome and _plain(record.update.outcome)},
+        "update": update and {**update.foreign, **_plain(update), "outcome": update.outcome and _plain(update.outcome)},
         "slots": {name: _plain(note) for name, note in record.slots.items()},
         "last": record.last and _plain(record.last),
     }
 
 
+_NOT_STORED = ("foreign", "refused")
+
+
 def _plain(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass, as they are."""
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+    """The fields of a dataclass, as they are stored."""
+    return {name: getattr(value, name) for name in value.__dataclass_fields__ if name not in _NOT_STORED}
 
 
 def _from_json(raw: Mapping[str, Any]) -> Record:
@@ -182,6 +208,7 @@ def _from_json(raw: Mapping[str, Any]) -> Record:
                 "log": tuple(update.get("log", ())),
                 "state_dirs": tuple(update.get("state_dirs", ())),
                 "outcome": None if outcome is None else _build(Outcome, outcome),
+                "foreign": _unknown(Update, update),
             },
         ),
         stores=int(raw["stores"]),
@@ -192,7 +219,12 @@ def _from_json(raw: Mapping[str, Any]) -> Record:
         last_id=str(raw["last_id"]),
         last=None if raw.get("last") is None else _build(Outcome, raw["last"]),
         lost=bool(raw["lost"]),
+        foreign=_unknown(Record, raw),
     )
+
+
+def _unknown(kind: Any, raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in raw.items() if name not in kind.__dataclass_fields__}
 
 
 def _build(kind: Any, raw: Mapping[str, Any]) -> Any:
@@ -208,9 +240,10 @@ class Journal:
         self._copies = (folder / "journal.0", folder / "journal.1")
         self._next = 0
         self._sequence = 0
+        self._refused = ""
 
     def load(self) -> Record:
-        """The newest good record; one that is `lost` when there is none.
+        """The newest good record; one that is `lost` when there is none, and `refused` where a later version's is.
 
         Raises `DeviceError` (journal) when the storage cannot be read.
         """
@@ -218,6 +251,9 @@ class Journal:
         for index, path in enumerate(self._copies):
             try:
                 sequence, record = parse(self._disk.read_bytes(path))
+            except LaterJournalError as error:
+                self._refused = error.message
+                return Record(lost=True, refused=error.message)
             except (FileNotFoundError, DeviceError):
                 continue
             except OSError as error:
@@ -231,6 +267,8 @@ class Journal:
 
     def store(self, record: Record) -> Record:
         """Make `record` durable, counted; returns it as stored. Raises `DeviceError` (journal)."""
+        if self._refused:
+            raise DeviceError(JOURNAL, self._refused)
         counted = replace(record, stores=record.stores + 1)
         raw = emit(counted, self._sequence + 1)
         try:

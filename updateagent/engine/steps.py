@@ -395,7 +395,7 @@ class Steps:
             if update is None
             else {"id": update.id, "to_version": update.to_version, "attempts": update.attempts},
             "last": None if last is None else {"id": record.last_id, "name": last.name, "message": last.message},
-            "error": error or self.environment_error(),
+            "error": error or record.refused or self.environment_error(),
         }
 
     def write_status(self, *, progress: int | None = None, error: str = "") -> None:

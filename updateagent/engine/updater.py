@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from updateagent.engine.journal import STORES_MAX, Outcome, Update
 from updateagent.engine.machine import DECIDED, GIVE_UP, Event, State
+from updateagent.engine.mailbox import result_document
 from updateagent.engine.steps import MESSAGE_CHARS_MAX, STEPS, Steps
 from updateagent.errors import (
     CANCELLED,
@@ -89,7 +90,7 @@ class Updater(Steps):
             return False
         bootenv, booted = self._deps.bootenv, self._deps.booted
         changed = self._is_shared() and bootenv.needs_mark(booted) and bootenv.mark_good(booted)
-        if self.record.lost:
+        if self.record.lost and not self.record.refused:
             self._store(replace(self.record, lost=False))
         self.write_status()
         return changed
@@ -134,6 +135,9 @@ class Updater(Steps):
             raw = self._deps.mailbox.read_request()
             if raw is None:
                 return self._idle()
+            if self.record.refused:
+                self._refuse(raw)
+                return self._idle()
             self._stage_raw(raw)
         elif self.record.stores >= STORES_MAX:
             self._break_loop()
@@ -174,13 +178,30 @@ class Updater(Steps):
         else:
             self._decide(LOOP, f"{state.value} was begun {self.record.stores} times and never completed")
 
+    def _refuse(self, raw: bytes) -> None:
+        """Answer a request without the journal, which cannot be used. After a power cut it is answered again."""
+        try:
+            request = InstallRequest.parse(raw)
+        except RequestError:
+            request = self._unreadable(raw)
+        why = self.record.refused
+        LOG.error("update: %s", why, extra={"event": "update.journal.newer"})
+        update = Update(request.id, request.package, request.correlator, from_version=self._deps.booted_version)
+        outcome = Outcome(JOURNAL.number, JOURNAL.name, JOURNAL.fumo, JOURNAL.scomo, why)
+        self._deps.mailbox.hold_result(result_document(update, outcome, self._deps.wall()))
+        self._deps.mailbox.clear_inbox(request.package)
+        self._deps.mailbox.publish()
+
+    def _unreadable(self, raw: bytes) -> InstallRequest:
+        import zlib
+
+        return InstallRequest(f"unreadable-{zlib.crc32(raw):08x}", "package.swu", "", self._deps.wall())
+
     def _stage_raw(self, raw: bytes) -> None:
         try:
             request = InstallRequest.parse(raw)
         except RequestError as error:
-            import zlib
-
-            request = InstallRequest(f"unreadable-{zlib.crc32(raw):08x}", "package.swu", "", self._deps.wall())
+            request = self._unreadable(raw)
             self._stage(request)
             self._decide(error.code, error.message)
             return

@@ -93,7 +93,9 @@ def parse(data: bytes) -> Description:
 
 def _image(entry: Fields) -> Image:
     ours = entry.child("dcu")
-    ours.check_known({"role", "encoding", "size", "root", "stored", "checksum", "tree", "tree_checksum", "delta"})
+    ours.check_known(
+        {"role", "encoding", "size", "root", "stored", "checksum", "tree", "tree_checksum", "delta", "executable"}
+    )
     role, encoding = ours.choice("role", Role), ours.choice("encoding", Encoding)
     name = entry.text("name", None)
     if not is_image_name(role, name):
@@ -104,9 +106,13 @@ def _image(entry: Fields) -> Image:
         ours.fail("size", "an image and its payload have at least one byte, and the same length unless packed")
     if (encoding is Encoding.BSDIFF) != ("delta" in ours) or (encoding is Encoding.BSDIFF and role is not Role.IMAGE):
         ours.fail("delta", "a delta, and nothing else, names its source; only the image of a slot can be one")
+    executable = ours.flag("executable") if "executable" in ours else False
+    if executable and role is not Role.FILE:
+        ours.fail("executable", "a file of a software package, and nothing else, is a program")
     return Image(
         name=name,
         role=role,
+        executable=executable,
         size=size,
         root=ours.digest("root"),
         encoding=encoding,
@@ -189,6 +195,12 @@ class Fields:
         value = self._values.get(key)
         if not isinstance(value, str) or (pattern is not None and not pattern.fullmatch(value)):
             self.fail(key, "missing, no text, or with characters or a length that are not allowed")
+        return value
+
+    def flag(self, key: str) -> bool:
+        value = self._values.get(key)
+        if not isinstance(value, bool):
+            self.fail(key, "true or false is expected")
         return value
 
     def texts(self, key: str, pattern: re.Pattern[str], count_max: int) -> tuple[str, ...]:

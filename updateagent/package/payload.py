@@ -130,6 +130,8 @@ class Image:
     tree_name: str
     tree_check: int
     delta: DeltaSource | None = None
+    executable: bool = False
+    """Of a file: it is a program."""
     payload_offset: int = 0
     tree_offset: int = 0
 

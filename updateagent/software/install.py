@@ -17,6 +17,9 @@ from updateagent.software.store import SoftwareStore
 class Record(Accepted, Protocol):
     """What the device has accepted so far, and how to record more."""
 
+    def check_known(self) -> None:
+        """Refuse to go on where it is not known what was accepted. Raises `DeviceError` (journal)."""
+
     def accept_software(self, software_id: str, security_version: int, signed_time: int) -> Self: ...
 
 
@@ -36,6 +39,7 @@ def install_software(
 ) -> Manifest:
     """Install the package `file`. Raises `PackageError`, `DeviceError`."""
     record = records.load()
+    record.check_known()
     try:
         package = packages.open(file)
         manifest = verify_package(package, packages.trust(record, free=store.free_bytes()))

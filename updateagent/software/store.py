@@ -1,28 +1,35 @@
 """Software packages: files beside the firmware, installed and activated without a reboot.
 
-    <software_dir>/<id>/<version>/…     the files of one version, complete when the folder has this name
+    <software_dir>/<id>/<version>/…     the files of one version, complete when the folder has this name; in `.dcu.json`
+                                        what its signed description asks of the device (`Terms`)
     <software_dir>/<id>/.new-<version>/ the same while it is being unpacked
     <software_dir>/<id>/.old-<version>/ and while it is being removed
     <software_dir>/active/<id>          a symbolic link to the active version's folder
 
 Every step is repeatable after a power cut: a version's folder appears by one rename when all its files are durable,
 and activation is one rename of a link. Readers open files below `active/<id>/`.
+
+The active version and the one that was active before it are kept, so that `activate` can go back to what worked.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from updateagent.disk import Storage
 from updateagent.errors import (
+    DOWNGRADE,
     HOOK,
     KIND,
     NOT_FOUND,
     SOFTWARE_ACTIVATE,
     SOFTWARE_DEACTIVATE,
     SOFTWARE_REMOVE,
+    VERSION_REQUIRED,
     DeviceError,
     PackageError,
     RequestError,
@@ -37,6 +44,8 @@ ACTIVE = "active"
 NEW = ".new-"
 OLD = ".old-"
 VERSIONS_KEPT = 2  # the active one and the one before, so that `activate` can go back
+TERMS = ".dcu.json"  # no file of a package can have this name
+TERMS_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,18 @@ class Installed:
     id: str
     version: str
     active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the signed description of an installed version asks of the device, kept beside its files."""
+
+    security_version: int = 0
+    requires_version: tuple[str, ...] = ()
+
+    def emit(self) -> bytes:
+        found = {"security_version": self.security_version, "requires_version": list(self.requires_version)}
+        return json.dumps({"version": TERMS_VERSION, **found}).encode()
 
 
 class SoftwareStore:
@@ -83,6 +104,8 @@ class SoftwareStore:
             self._disk.mkdir_durable(fresh, 0o755)
             for image in manifest.images:
                 self._unpack(image, package, fresh / image.name)
+            terms = Terms(manifest.security_version, manifest.requires_version)
+            self._disk.write_durable(fresh / TERMS, terms.emit(), 0o644)
             if self._disk.exists(target):
                 self._replace_active_version(manifest.software_id, manifest.version)
                 self._discard(target)
@@ -90,24 +113,50 @@ class SoftwareStore:
         except OSError as error:
             raise storage_error(error, f"software {manifest.software_id}") from error
 
-    def activate(self, software_id: str, version: str | None = None) -> str:
-        """Make a version (the only one, or the newest installed) the active one; returns it.
+    def activate(self, software_id: str, version: str | None = None, *, floor: int = 0, running: str = "") -> str:
+        """Make a version (the only one, or the newest installed) the active one; returns it. `floor` is the lowest
+        security version that may be active, `running` the version of the firmware, empty where it is not known.
 
-        Raises `RequestError` (not-found), `DeviceError` (software-activate).
+        Raises `RequestError` (not-found), `PackageError` (downgrade, version-required), `DeviceError`
+        (software-activate).
         """
         chosen = version or self._newest(software_id)
         if chosen is None or not self._disk.is_dir(self._folder / software_id / chosen):
             raise RequestError(NOT_FOUND, f"software {software_id} {version or ''} is not installed".replace("  ", " "))
+        before = self.active_version(software_id)
+        if chosen != before:
+            self._check_terms(software_id, chosen, floor, running)
+        # Before the link changes: done again after a power cut, it would not know any more which version was active.
+        try:
+            self._drop_old_versions(software_id, {chosen, before or chosen})
+        except OSError as error:  # old ones are removed with the next activation
+            LOG.warning("old versions of %s stay: %s", software_id, error, extra={"event": "software.leftovers"})
         try:
             self._disk.mkdir_durable(self._active, 0o755)
             self._disk.link_durable(f"../{software_id}/{chosen}", self._active / software_id)
         except OSError as error:
             raise DeviceError(SOFTWARE_ACTIVATE, f"software {software_id}: {error.strerror or error}") from error
-        try:
-            self._drop_old_versions(software_id, chosen)
-        except OSError as error:  # the version is active; old ones are removed with the next activation
-            LOG.warning("old versions of %s stay: %s", software_id, error, extra={"event": "software.leftovers"})
         return chosen
+
+    def terms(self, software_id: str, version: str) -> Terms | None:
+        """What an installed version asks of the device; `None` where an earlier Update Agent has installed it."""
+        try:
+            found = json.loads(self._disk.read_bytes(self._folder / software_id / version / TERMS))
+            return Terms(int(found["security_version"]), tuple(map(str, found["requires_version"])))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+    def _check_terms(self, software_id: str, version: str, floor: int, running: str) -> None:
+        terms = self.terms(software_id, version)
+        if (terms or Terms()).security_version < floor:
+            why = (
+                f"security version {terms.security_version}" if terms else "installed before its floor was kept with it"
+            )
+            raise PackageError(DOWNGRADE, f"software {software_id} {version}: {why}; {floor} is the lowest now")
+        if terms and terms.requires_version and running and running not in terms.requires_version:
+            raise PackageError(
+                VERSION_REQUIRED, f"software {software_id} {version} is for {', '.join(terms.requires_version)}"
+            )
 
     def deactivate(self, software_id: str) -> None:
         """Make no version active. Raises `RequestError` (not-found), `DeviceError` (software-deactivate)."""
@@ -168,7 +217,7 @@ class SoftwareStore:
 
     def _unpack(self, image: Image, package: Readable, path: Path) -> None:
         self._disk.mkdir_durable(path.parent, 0o755)
-        with self._disk.open_raw(path, write=True, create=True, mode=0o644) as file:
+        with self._disk.open_raw(path, write=True, create=True, mode=0o755 if image.executable else 0o644) as file:
             offset = 0
             for piece in image.content(package):
                 file.pwrite(piece, offset)
@@ -209,10 +258,10 @@ class SoftwareStore:
             if name.startswith((NEW, OLD)):
                 self._disk.remove_tree_durable(home / name)
 
-    def _drop_old_versions(self, software_id: str, keep: str) -> None:
+    def _drop_old_versions(self, software_id: str, keep: Collection[str]) -> None:
         home = self._folder / software_id
-        others = sorted((v for v in self._versions(software_id) if v != keep), key=_version_order)
-        for version in others[: max(0, len(others) - (VERSIONS_KEPT - 1))]:
+        others = sorted((v for v in self._versions(software_id) if v not in keep), key=_version_order)
+        for version in others[: max(0, len(others) - (VERSIONS_KEPT - len(keep)))]:
             self._discard(home / version)
         self._remove_leftovers(home)
 

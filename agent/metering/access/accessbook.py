@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import Enum
 
@@ -150,16 +150,16 @@ class AccessBook:
         with self._lock:
             return self._rules.group(name)
 
-    def pending(self, meter: Meter) -> frozenset[str]:
+    def pending(self, meter: Meter) -> Mapping[str, int]:
         """The fields of `MeterAccess` in which what is provisioned for `meter` differs from what it was last associated
-        with; none when it was never associated with. Raises `KeyStoreError`."""
+        with, and how many octets each has, 0 of one that is no key; none when it was never associated with. Raises
+        `KeyStoreError`."""
         with self._lock:
             wanted, proven = self._state(meter).wanted, self._store.proven(meter.key)
         if proven is None:
-            return frozenset()
-        return frozenset(
-            field.name for field in fields(MeterAccess) if getattr(wanted, field.name) != getattr(proven, field.name)
-        )
+            return {}
+        both = [(field.name, getattr(wanted, field.name), getattr(proven, field.name)) for field in fields(MeterAccess)]
+        return {name: len(new) if isinstance(new, bytes) else 0 for name, new, old in both if new != old}
 
     def open(self, meter: Meter, which: Which = Which.USUAL) -> Opening:
         """What the next association with `meter` uses. Raises `LocalError` when that cannot be used at all."""

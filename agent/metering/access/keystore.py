@@ -39,6 +39,7 @@ LOG = logging.getLogger("agent.metering.access")
 
 VERSION = 1
 BLOCK = 1024  # values reserved per write: some fifty visits of every meter; a start skips at most so many of 2^32
+_MEMBERS = ("version", "title", "floor", "bounds", "provisioned", "accesses", "titles", "proven")
 RESERVE_MIN = 512  # values that a session finds reserved when it begins, so that it need not write in the middle
 LOST_FLOOR = 1 << 30  # after the loss of all counters; twice as many APDUs as a meter takes in thirty years
 KEYS_MAX = 8192  # keys with counters of their own: two per meter of a full network
@@ -86,6 +87,7 @@ class KeyStore:
         self._lock = threading.RLock()
         self._files: tuple[TwoGenerations, TwoGenerations] | None = None
         self._title = b""
+        self._foreign: dict[str, Any] = {}  # what a later version keeps there
         self._floor = 0
         self._next: dict[str, int] = {}  # per key, the value that is used next
         self._bounds: dict[str, int] = {}  # per key, the durable bound
@@ -269,6 +271,7 @@ class KeyStore:
         self._make_room()
         accesses = {_fingerprint(access): access for access in self._proven.values()}
         document = {
+            **self._foreign,
             "version": VERSION,
             "title": self._title.hex(),
             "floor": self._floor,
@@ -307,11 +310,11 @@ class KeyStore:
             raise KeyStoreError(f"the keys' files cannot be read: {error}") from error
         document = _parse(content)
         if document is not None:
-            self._load(document, behind=keys.damaged > 0)
-        elif keys.damaged:
+            self._load(document, behind=keys.damaged + keys.newer > 0)
+        elif keys.damaged or keys.newer:
             self._floor = LOST_FLOOR
             LOG.error(
-                "the keys of the meters are lost, both files are damaged: provision them again",
+                "the keys of the meters are lost, no file of them can be read: provision them again",
                 extra={"event": "meter.keystore.lost"},
             )
         self._seen = _seen(_parse(seen_content))
@@ -327,6 +330,7 @@ class KeyStore:
 
     def _load(self, document: Mapping[str, Any], *, behind: bool) -> None:
         skipped = BLOCK if behind else 0
+        self._foreign = {name: member for name, member in document.items() if name not in _MEMBERS}
         self._title = bytes.fromhex(document["title"])
         self._floor = document["floor"] + skipped
         self._bounds = {name: min(bound + skipped, COUNTER_MAX + 1) for name, bound in document["bounds"].items()}
@@ -340,7 +344,7 @@ class KeyStore:
         self._proven = {meter: accesses[name] for meter, name in document["proven"].items()}
         if behind:
             LOG.error(
-                "the newest file of the meters' keys is damaged: its last change is lost, counters go on after a gap",
+                "the meters' keys: the newest file cannot be read, its last change is lost, counters go on after a gap",
                 extra={"event": "meter.keystore.damaged"},
             )
 
@@ -358,7 +362,7 @@ def _parse(content: bytes | None) -> dict[str, Any] | None:
     if content is None:
         return None
     document: dict[str, Any] = json.loads(content)
-    if document["version"] != VERSION:
+    if document["version"] > VERSION:
         raise KeyStoreError("the keys' files are of a newer version of this program: left alone")
     return document
 
@@ -372,8 +376,9 @@ def _access_document(access: MeterAccess) -> dict[str, object]:
 
 
 def _access_of(document: Mapping[str, Any]) -> MeterAccess:
+    known = {field.name for field in fields(MeterAccess)}  # what a later version adds is learned anew where it is known
     octets = {name: bytes.fromhex(value) for name, value in document.items() if name in OCTET_FIELDS}
-    return MeterAccess(**{**document, **octets})
+    return MeterAccess(**{name: octets.get(name, value) for name, value in document.items() if name in known})
 
 
 def _fingerprint(access: MeterAccess) -> str:

@@ -49,6 +49,8 @@ class Heard:
 
 @dataclass(slots=True)
 class _Allowance:
+    """How many events of one sender are taken still, and what was refused since the last summary."""
+
     left: float
     at: float
     too_many: int = 0

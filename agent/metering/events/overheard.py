@@ -1,25 +1,20 @@
 """Notifications among what a line carries beside our own conversations: sans-IO, bounded, never raises for what came.
 
-`HdlcEar` hears all octets of a bus and finds UI frames, whoever they are for: a meter pushes to a client address that
-is not ours, during a conversation and outside of any. `WrapperEar` hears one connection. Both give whole APDUs;
-`BlockAssembly` puts those together that come in general blocks without anybody asking for the next (GB 9.4.6.13).
+`WrapperEar` hears one connection, `agent.metering.events.bus_ear` a bus. Both give whole APDUs; `BlockAssembly` puts
+those together that come in general blocks without anybody asking for the next (GB 9.4.6.13).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from dlms.codes import Apdu
 from dlms.errors import DecodeError, DlmsError
 from dlms.link.datalink import MAY_BE_UNSOLICITED
-from dlms.link.hdlc.frames import CONTROLS, FrameType, HdlcAddress, HdlcDecoder, HdlcFrame
-from dlms.link.hdlc.window import LLC_BYTES, LLC_COMMAND, LLC_RESPONSE
-from dlms.link.wrapper import WrapperDecoder
 from dlms.xdlms.gbt import GeneralBlock
 from omadm.readings import EVENT_OCTETS_MAX
 
-SILENCE_S = 0.3  # what came before such a pause belongs to no frame of now
 UNFINISHED_MAX = 32  # senders whose message has begun and not ended
 UNFINISHED_S = 30.0  # after this long it will not go on
 
@@ -35,7 +30,9 @@ class Overheard:
 
 
 @dataclass(slots=True)
-class _Unfinished:
+class Unfinished:
+    """The blocks of one message so far, the number of the last one, and when it came."""
+
     parts: bytearray
     at: float
     number: int = 0
@@ -45,7 +42,7 @@ class BlockAssembly:
     """Messages in general blocks, by sender."""
 
     def __init__(self) -> None:
-        self._open: OrderedDict[object, _Unfinished] = OrderedDict()
+        self._open: OrderedDict[object, Unfinished] = OrderedDict()
 
     def take(self, sender: object, apdu: bytes, now: float) -> tuple[bytes | None, str]:
         """Take an APDU; return a whole one, or `None` while it goes on, and what was wrong: then the octets are what
@@ -68,68 +65,18 @@ class BlockAssembly:
             return bytes(parts), f"more than {EVENT_OCTETS_MAX} octets in blocks"
         if block.last:
             return bytes(parts), ""
-        self._open[sender] = _Unfinished(parts, now, block.number)
+        self._open[sender] = Unfinished(parts, now, block.number)
         while len(self._open) > UNFINISHED_MAX:
             self._open.popitem(last=False)
         return None, ""
-
-
-class HdlcEar:
-    """All octets of one bus."""
-
-    def __init__(self) -> None:
-        self._decoder = HdlcDecoder()
-        self._open: OrderedDict[HdlcAddress, _Unfinished] = OrderedDict()
-        self._heard: deque[Overheard] = deque()
-        self._at = 0.0
-
-    def receive(self, data: bytes, now: float) -> None:
-        """Octets from the line."""
-        if self._decoder.pending and now - self._at > SILENCE_S:
-            self._decoder.idle()
-        self._at = now
-        self._decoder.feed(data)
-        while (item := self._decoder.next()) is not None:
-            if isinstance(item, HdlcFrame) and CONTROLS[item.control].type is FrameType.UI:
-                self._take(item, now)
-
-    def next_apdu(self) -> Overheard | None:
-        """What was heard, oldest first."""
-        return self._heard.popleft() if self._heard else None
-
-    @property
-    def unfinished(self) -> dict[int, int]:
-        """How many octets have come of messages that have begun and not ended, by sender."""
-        return {_station(source): len(begun.parts) for source, begun in self._open.items()}
-
-    def _take(self, frame: HdlcFrame, now: float) -> None:
-        begun = self._open.pop(frame.source, None)
-        if begun is not None and now - begun.at > UNFINISHED_S:
-            begun = None
-        info = frame.info
-        if info[:LLC_BYTES] in (LLC_RESPONSE, LLC_COMMAND):
-            begun, info = None, info[LLC_BYTES:]
-        elif begun is None and info[:1] != bytes((Apdu.GENERAL_BLOCK_TRANSFER,)):
-            return  # the rest of a message whose beginning was not heard, or none of COSEM
-        parts = bytearray() if begun is None else begun.parts
-        parts += info
-        if frame.segmented and len(parts) <= EVENT_OCTETS_MAX:
-            self._open[frame.source] = _Unfinished(parts, now)
-            while len(self._open) > UNFINISHED_MAX:
-                self._open.popitem(last=False)
-        elif parts and parts[0] in MAY_BE_UNSOLICITED:
-            self._heard.append(Overheard(_station(frame.source), frame.destination.upper, bytes(parts)))
-
-
-def _station(address: HdlcAddress) -> int:
-    """The number by which a port knows a meter: the lower address, where there is one."""
-    return address.upper if address.lower is None else address.lower
 
 
 class WrapperEar:
     """One connection. `client` has a conversation, which gets what is for it; `None` where there is none."""
 
     def __init__(self, client: int | None = None, apdu_bytes_max: int = 0xFFFF) -> None:
+        from dlms.link.wrapper import WrapperDecoder  # not at the top: only meters on IP need it
+
         self._client = client
         self._decoder = WrapperDecoder()
         self._apdu_bytes_max = apdu_bytes_max

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 from agent.clock import Clock
 from agent.metering.events.desk import EventDesk
-from agent.metering.events.overheard import HdlcEar, Overheard, WrapperEar
+from agent.metering.events.overheard import Overheard, WrapperEar
 from agent.metering.registry.entry import Meter
 from agent.settings.config import PortConfig
 from dlms.link.datalink import MAY_BE_UNSOLICITED
 from plc.events import DataReceived
+
+if TYPE_CHECKING:
+    from agent.metering.events.bus_ear import HdlcEar
 
 
 class Audible(Protocol):
@@ -32,7 +36,7 @@ class PortEars:
         self._port = port
         self._desk = desk
         self._clock = clock
-        self._bus = HdlcEar()
+        self._bus: HdlcEar | None = None
         self._connections: dict[int, WrapperEar] = {}
         self._waiting: list[Overheard] = []
 
@@ -40,7 +44,10 @@ class PortEars:
         """Listen to this bridge, where it carries octets and not packets."""
         bridge.overhear = self._on_connection if self._port.protocol.own_urls else None
         if self._port.scan is not None:
-            bridge.overhear = self._on_bus
+            from agent.metering.events.bus_ear import HdlcEar  # not at the top: only a bus needs it
+
+            self._bus = self._bus or HdlcEar()
+            bridge.overhear = partial(self._on_bus, self._bus)
 
     def packet(self, event: DataReceived) -> None:
         """A packet that belongs to no conversation. Behind a base node it is one APDU."""
@@ -61,9 +68,9 @@ class PortEars:
 
     # --- for bridges ---
 
-    def _on_bus(self, _: int, data: bytes) -> None:
-        self._bus.receive(data, self._clock.monotonic())
-        while (heard := self._bus.next_apdu()) is not None:
+    def _on_bus(self, bus: HdlcEar, _: int, data: bytes) -> None:
+        bus.receive(data, self._clock.monotonic())
+        while (heard := bus.next_apdu()) is not None:
             self._waiting.append(heard)
 
     def _on_connection(self, address: int, data: bytes) -> None:

@@ -48,7 +48,7 @@ class FetchError(Exception):
 
 
 @dataclass(slots=True)
-class _Held:
+class _KeptImage:
     """What there is of one image. `wrong`: it will never be there; `trouble`: why it is not there yet."""
 
     wanted: WantedImage
@@ -71,7 +71,7 @@ class ImageStore:
         self._fetch = fetch
         self._clock = clock
         self._lock = threading.Lock()
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, _KeptImage] = {}
         self._wake = threading.Event()
         self._tidied = False
 
@@ -83,7 +83,7 @@ class ImageStore:
         with self._lock:
             if wanted.keys() == self._held.keys():
                 return
-            self._held = {digest: self._held.get(digest) or _Held(image) for digest, image in wanted.items()}
+            self._held = {digest: self._held.get(digest) or _KeptImage(image) for digest, image in wanted.items()}
             self._tidied = False
         self._wake.set()
 
@@ -142,7 +142,7 @@ class ImageStore:
             if not stop.is_set():
                 self._bring(held, stop, beat)
 
-    def _bring(self, held: _Held, stop: threading.Event, beat: Callable[[], None]) -> None:
+    def _bring(self, held: _KeptImage, stop: threading.Event, beat: Callable[[], None]) -> None:
         wanted = held.wanted
         try:
             self._disk.mkdir_durable(self._folder)

@@ -3,7 +3,8 @@
 `accept` is durable before anybody is told that the order was accepted, `note` of `SENT` before its request leaves. An
 order without a file of its own does not exist; files of its meters that a power cut left behind are removed at the next
 start. Each file carries a version and a checksum. The record of an order that cannot be read is set aside; where only
-that of a meter cannot be read, it is not known whether a change was carried out there.
+that of a meter cannot be read, it is not known whether a change was carried out there. Members that a later version has
+added are passed over, an order of a kind or version that only that one knows is set aside for it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from agent.metering.orders.kinds.table import KINDS
-from agent.metering.orders.order import ENDS, TRANSITIONS, Event, Kind, MeterResult, Order, OrderRecord, State
+from agent.metering.orders.order import ENDS, TRANSITIONS, Event, MeterResult, Order, OrderRecord, OrderType, State
+from agent.metering.orders.types.table import ORDER_TYPES
+from agent.tree.newer import NewerFormatError, check_version, set_aside
 from updateagent.disk import Disk
 
 LOG = logging.getLogger("agent.metering.orders")
@@ -90,6 +92,10 @@ class Journal:
         path = self._folder / name
         try:
             order = _order(_parse(self._disk.read_bytes(path)))
+        except NewerFormatError as error:
+            with suppress(OSError):
+                set_aside(self._disk, path, error)
+            return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             LOG.warning("order %s cannot be read: %s", name, error, extra={"event": "orders.damaged"})
             with suppress(OSError):  # the last one is kept to be looked at
@@ -104,13 +110,14 @@ class Journal:
             return MeterResult(at=order.asked_at)
         try:
             document = _parse(self._disk.read_bytes(self._folder / name))
-            result = MeterResult(**(document | {"state": State(document["state"])}))
+            known = {field: value for field, value in document.items() if field in MeterResult.__slots__}
+            result = MeterResult(**(known | {"state": State(document["state"])}))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             LOG.warning("order %s, meter %d: %s", order.id, index, error, extra={"event": "orders.damaged"})
             return MeterResult(State.UNKNOWN, error=DAMAGED, at=order.asked_at)
         if result.state in ENDS or result.state in (State.QUEUED, State.PARTLY):
             return result
-        event = Event.CUT if KINDS[order.kind].resumes else Event.LOST
+        event = Event.CUT if ORDER_TYPES[order.kind].resumes else Event.LOST
         return replace(result, state=TRANSITIONS.after(result.state, event), error=CUT_SHORT)
 
 
@@ -123,14 +130,21 @@ def _checksum(document: Mapping[str, object]) -> int:
 
 
 def _parse(data: bytes) -> dict[str, Any]:
-    """Return the document of a file. Raises `ValueError`, `KeyError` or `TypeError` for what is not one of ours."""
+    """Return the document of a file. Raises `NewerFormatError` for one of a later version, `ValueError`, `KeyError` or
+    `TypeError` for what is not one of ours."""
     document = json.loads(data)
+    check_version(document["version"], VERSION)
     body = document["body"]
-    if document["version"] != VERSION or not isinstance(body, dict) or document["crc32"] != _checksum(body):
-        raise ValueError("version or checksum")
+    if not isinstance(body, dict) or document["crc32"] != _checksum(body):
+        raise ValueError("wrong checksum")
     return body
 
 
 def _order(body: Mapping[str, Any]) -> Order:
     lists = {name: tuple(body.get(name, ())) for name in ("meters", "asked_for")}
-    return Order(**{**body, "kind": Kind(body["kind"]), **lists})
+    known = {name: value for name, value in body.items() if name in Order.__slots__}
+    try:
+        kind = OrderType(body["kind"])
+    except ValueError:  # whole, and of no kind that we have: a later version's
+        raise NewerFormatError(VERSION, f"kind {body['kind']!r} is not known here") from None
+    return Order(**{**known, "kind": kind, **lists})

@@ -19,7 +19,7 @@ The state of an order on one meter, and what is durable of it:
 `SENT` says that a request that changes the meter may have left. From there nothing leads back to `QUEUED`. An order of
 a plain kind is not sent again, whatever happens: without an answer it is not known whether it was carried out, and a
 process that finds `SENT` at its start takes it as `LOST`. An order of a kind that resumes
-(`agent.metering.orders.kinds.table`) is then `PARTLY` done: it is begun anew and reads what was carried out before it
+(`agent.metering.orders.types.table`) is then `PARTLY` done: it is begun anew and reads what was carried out before it
 sends the rest. When that never comes about, it is not known either. Reading never gets there, so it may be repeated.
 """
 
@@ -45,7 +45,7 @@ class OrderStateError(OrderError):
     """An event that the state does not have (our mistake). Nothing was changed."""
 
 
-class Kind(StrEnum):
+class OrderType(StrEnum):
     """What is asked for."""
 
     PING = "ping"
@@ -128,13 +128,13 @@ TRANSITIONS: Final = Transitions(
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """`parameters` are those of the kind (`agent.metering.orders.kinds`), checked. `asked_at` is in seconds since the
+    """`parameters` are those of the kind (`agent.metering.orders.types`), checked. `asked_at` is in seconds since the
     epoch; `deadline_s` is how long after that a meter may still be asked. A higher `priority` (0 to 9) goes first,
     among equals the one that was accepted earlier (`number`). `asked_by` says who and by which way. `asked_for`: what
-    was named in place of `meters`, where groups were among it."""
+    was named in place of `meters`, where groups or ways to reach a meter were among it."""
 
     id: str
-    kind: Kind
+    kind: OrderType
     meters: tuple[str, ...]
     parameters: Mapping[str, object]
     asked_by: str

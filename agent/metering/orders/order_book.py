@@ -12,30 +12,33 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from agent.clock import Clock
 from agent.jobs.orders import DEADLINE_S, PRIORITY
 from agent.metering.access.accessbook import Which
 from agent.metering.orders.images import IMAGES_BYTES_MAX, ImageStore, WantedImage
 from agent.metering.orders.journal import ID, Journal
-from agent.metering.orders.kinds import table as kinds
-from agent.metering.orders.kinds.steps import Ended, Progress
 from agent.metering.orders.order import (
     ENDS,
     TRANSITIONS,
     Event,
-    Kind,
     MeterResult,
     Order,
     OrderError,
     OrderRecord,
     OrderRefusedError,
+    OrderType,
     Permission,
     State,
 )
 from agent.metering.orders.targets import is_group
+from agent.metering.orders.types import table
 from agent.metering.scheduling.schedule import Backoff
 from omadm.orders import DEADLINE_S_MAX, METERS_MAX, PRIORITY_MAX
+
+if TYPE_CHECKING:
+    from agent.metering.orders.types.steps import Ended, Progress
 
 LOG = logging.getLogger("agent.metering.orders")
 
@@ -78,12 +81,12 @@ class Task:
     @property
     def background(self) -> bool:
         """Whether it takes long, and everything else goes first."""
-        return kinds.KINDS[self.order.kind].background
+        return table.ORDER_TYPES[self.order.kind].background
 
     @property
     def resumes(self) -> bool:
         """Whether it is begun anew after a cut, and goes on where it was."""
-        return kinds.KINDS[self.order.kind].resumes
+        return table.ORDER_TYPES[self.order.kind].resumes
 
     def gives_way_to(self, other: Task) -> bool:
         """Whether a visit for this ends with the answer to come, so that `other` need not wait."""
@@ -103,7 +106,8 @@ class _Open:
 
 class OrderBook:
     """`allowed` are the permissions that dcu.yaml gives, `known` says which meters there are; without `images` there is
-    no order of firmware. `expand` gives the meters that a group stands for (`agent.metering.orders.targets`)."""
+    no order of firmware. `expand` gives the meters that a group stands for (`agent.metering.orders.targets`),
+    `own_name` the id of a meter that is named by the way it is reached, and any other name as it is."""
 
     def __init__(
         self,
@@ -114,6 +118,7 @@ class OrderBook:
         known: Callable[[], set[str]],
         images: ImageStore | None = None,
         expand: Callable[[str], list[str]] = lambda target: [target],
+        own_name: Callable[[str], str] = lambda name: name,
     ) -> None:
         self._journal = journal
         self._clock = clock
@@ -122,6 +127,7 @@ class OrderBook:
         self.on_submit: Callable[[], None] = lambda: None  # called when an order was accepted
         self._images = images
         self._expand = expand
+        self._own_name = own_name
         self._lock = threading.RLock()
         self._records: dict[str, OrderRecord] = {record.order.id: record for record in journal.load()}
         self._number = max((record.order.number for record in self._records.values()), default=0)
@@ -130,6 +136,8 @@ class OrderBook:
         for record in self._records.values():
             if not record.over:
                 self._open[record.order.id] = _Open(record, self._until(record.order))
+                for meter in record.order.meters:
+                    self._rename(record, meter, own_name(meter))
 
     # --- whoever asks ---
 
@@ -213,6 +221,12 @@ class OrderBook:
                         found.setdefault(meter_id, Task(each.record.order, index))
             return list(found.values())
 
+    def named(self, key: str, meter_id: str) -> None:
+        """The meter that was known as `key` has said its name: what was ordered for it is for that name from now on."""
+        with self._lock:
+            for each in list(self._open.values()):
+                self._rename(each.record, key, meter_id)
+
     def image(self, task: Task) -> Callable[[int, int], bytes] | None:
         """What gives octets of the image of the order (offset, length); `None` for an order without one."""
         wanted = _image(task.order)
@@ -233,7 +247,7 @@ class OrderBook:
     def which_keys(self, task: Task) -> Which:
         """Which keys the visit for this is to use: the order to change them goes out under the old ones, and the next
         visit shows whether the new ones work."""
-        if task.order.kind is not Kind.KEYS:
+        if task.order.kind is not OrderType.KEYS:
             return Which.USUAL
         result = self.result(task)
         if not result.sent:
@@ -275,7 +289,7 @@ class OrderBook:
 
     def lost(self, task: Task, why: str, *, final: bool = False) -> None:
         """The visit ended without an answer. `final`: there is no use in another attempt."""
-        kind = kinds.KINDS[task.order.kind]
+        kind = table.ORDER_TYPES[task.order.kind]
         with self._lock:
             cut = kind.resumes and self._result(task).sent > 0
             self._move(task, Event.CUT if cut else Event.LOST, error=why)
@@ -315,12 +329,29 @@ class OrderBook:
 
     # --- inside ---
 
-    def _held(self) -> dict[str, dict[Kind, str]]:
+    def _rename(self, record: OrderRecord, key: str, meter_id: str) -> None:
+        order = record.order
+        if key == meter_id or key not in order.meters:
+            return
+        index = order.meters.index(key)
+        if meter_id in order.meters:  # once is enough
+            if record.results[index].state in WAITING:
+                self._move(Task(order, index), Event.EXPIRED, error=f"it is {meter_id}, which the order is for as well")
+            return
+        meters = tuple(meter_id if meter == key else meter for meter in order.meters)
+        record.order = replace(order, meters=meters, asked_for=order.targets)
+        LOG.info("order %s: %s is %s", order.id, key, meter_id, extra={"event": "order.renamed"})
+        try:
+            self._journal.accept(record.order)
+        except OSError as error:  # at the next start the registry says it again
+            LOG.debug("the name in order %s cannot be kept: %s", order.id, error)
+
+    def _held(self) -> dict[str, dict[OrderType, str]]:
         """Per meter the kinds of which an order has begun to change it and has no end yet, with the ids of the orders.
 
         What a plan finds by reading is what it did itself only if no other order does the like meanwhile.
         """
-        held: dict[str, dict[Kind, str]] = {}
+        held: dict[str, dict[OrderType, str]] = {}
         for each in self._open.values():
             order = each.record.order
             for meter_id, result in zip(order.meters, each.record.results, strict=True):
@@ -363,19 +394,19 @@ class OrderBook:
         if not ID.fullmatch(request.id):
             raise OrderRefusedError("the id of an order has 1 to 64 letters, digits, _ and -")
         try:
-            kind = Kind(request.kind)
+            kind = OrderType(request.kind)
         except ValueError:
-            raise OrderRefusedError(f"unknown kind {request.kind[:40]!r}; known: {', '.join(Kind)}") from None
+            raise OrderRefusedError(f"unknown kind {request.kind[:40]!r}; known: {', '.join(OrderType)}") from None
         kept = self._records.get(request.id)
         targets = tuple(dict.fromkeys(request.meters))
         if kept is not None and kept.order.targets == targets:
             meters = kept.order.meters  # a group may be another one by now: this is the order that was accepted
         else:
             named = [self._expand(target) if is_group(target) else [target] for target in targets]
-            meters = tuple(dict.fromkeys(meter for found in named for meter in found))
+            meters = tuple(dict.fromkeys(self._own_name(meter) for found in named for meter in found))
         if not 1 <= len(meters) <= METERS_MAX:
             raise OrderRefusedError(f"an order is for 1 to {METERS_MAX} meters, not {len(meters)}")
-        parameters, needed = kinds.check(kind, request.parameters)
+        parameters, needed = table.check(kind, request.parameters)
         if needed not in self._allowed:
             raise OrderRefusedError(f"{kind} is not allowed here: orders.{needed} is false in dcu.yaml")
         if not 0 <= request.priority <= PRIORITY_MAX:
@@ -396,7 +427,7 @@ class OrderBook:
             priority=request.priority,
             asked_for=() if meters == targets else targets,
         )
-        if kinds.KINDS[kind].latest(parameters) >= order.asked_at + order.deadline_s:
+        if table.latest(kind, parameters) >= order.asked_at + order.deadline_s:
             raise OrderRefusedError(f"{kind}: the deadline is before the time of the activation")
         if request.id not in self._records:
             self._check_image(order)
@@ -454,24 +485,24 @@ def _same(one: Order, other: Order) -> bool:
     return (one.kind, one.meters, one.parameters) == (other.kind, other.meters, other.parameters)
 
 
-def _held_up(record: OrderRecord, held: Mapping[Kind, str]) -> bool:
+def _held_up(record: OrderRecord, held: Mapping[OrderType, str]) -> bool:
     """Whether an order waits on its meter until another one of its kind is over; a SET or ACTION of whatever there is,
     until all are over that are not in the background."""
     kind = record.order.kind
-    if kind in (Kind.SET, Kind.ACTION):
-        return any(not kinds.KINDS[other].background for other, of in held.items() if of != record.order.id)
-    return kind in held and held[kind] != record.order.id and kinds.KINDS[kind].resumes
+    if kind in (OrderType.SET, OrderType.ACTION):
+        return any(not table.ORDER_TYPES[other].background for other, of in held.items() if of != record.order.id)
+    return kind in held and held[kind] != record.order.id and table.ORDER_TYPES[kind].resumes
 
 
 def _rank(each: _Open) -> tuple[bool, int, int]:
     """What goes first: the quick before what takes long, then the more important, then the older."""
     order = each.record.order
-    return kinds.KINDS[order.kind].background, -order.priority, order.number
+    return table.ORDER_TYPES[order.kind].background, -order.priority, order.number
 
 
 def _image(order: Order) -> WantedImage | None:
     """The image that an order needs on the concentrator."""
-    if order.kind is not Kind.FIRMWARE:
+    if order.kind is not OrderType.FIRMWARE:
         return None
     given = order.parameters
     size = given["size"]

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
-from agent.metering.orders.kinds.steps import (
+from agent.metering.orders.order import MeterResult, OrderError
+from agent.metering.orders.order_book import Task
+from agent.metering.orders.types.steps import (
     Ask,
     Change,
     Context,
@@ -24,9 +26,7 @@ from agent.metering.orders.kinds.steps import (
     Read,
     Reply,
 )
-from agent.metering.orders.kinds.table import plan
-from agent.metering.orders.order import MeterResult, OrderError
-from agent.metering.orders.order_book import Task
+from agent.metering.orders.types.table import plan
 from agent.metering.visit.visit import CLOSE_S, AttributeResult, Visit
 from dlms.client.association import ServiceRefused
 from dlms.client.events import ItemError, ItemRead, ReadDone, Replied, SessionEvent, Value
@@ -58,6 +58,8 @@ class OrderVisit(Visit):
 
     `image` gives octets of the order's image. A visit that gives way is paused with the answer to come.
     """
+
+    for_order: ClassVar[bool] = True
 
     task: Task = field(kw_only=True)
     book: Book = field(kw_only=True)

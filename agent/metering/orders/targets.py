@@ -17,7 +17,7 @@ from agent.settings.provisioning import WILDCARD, AccessRule
 GROUP, PORT = "group:", "port:"
 
 
-class Known(Protocol):
+class ListedMeter(Protocol):
     """What is to be known of a meter; `agent.status.MeterStatus` is one."""
 
     @property
@@ -36,7 +36,7 @@ class Rules(Protocol):
 class Meters(Protocol):
     """The part of `agent.metering.registry.Registry` that says which meters there are."""
 
-    def meters(self) -> Sequence[Known]: ...
+    def meters(self) -> Sequence[ListedMeter]: ...
 
 
 def is_group(target: str) -> bool:
@@ -58,7 +58,7 @@ class Targets:
             raise OrderRefusedError(f"{target}: there is no such meter")
         return found
 
-    def _of(self, target: str) -> Iterable[Known]:
+    def _of(self, target: str) -> Iterable[ListedMeter]:
         known = self._registry.meters()
         if target.startswith(GROUP):
             rule = self._rules.group(target.removeprefix(GROUP))
@@ -70,5 +70,5 @@ class Targets:
         return [meter for meter in known if _fits(meter, target, "")]
 
 
-def _fits(meter: Known, pattern: str, port: str) -> bool:
+def _fits(meter: ListedMeter, pattern: str, port: str) -> bool:
     return (not port or meter.port == port) and (not pattern or fnmatchcase(meter.meter_id, pattern))

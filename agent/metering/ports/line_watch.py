@@ -1,8 +1,10 @@
 """What the conversations of one port tell about its line: wrong speed or parity, two meters at one address.
 
-A conversation is one visit, or one question of a scan. Three kinds of trouble are told apart:
+A conversation is one visit, or one question of a scan. Four kinds of trouble are told apart:
 
 - Octets come and never a frame, whoever is asked: the line is set up wrongly. Said once, until a frame comes.
+- What is sent comes back and nothing else, whoever is asked: an adapter that echoes, and nobody behind it; or the two
+  directions of the line are joined. Said once, until something else comes.
 - Octets come and no frame at one address, while others answer well: two meters that speak at the same time, or a line
   that is damaged on the way to this one.
 - Two answers to one question, or two names that take turns: two meters at one address.
@@ -18,8 +20,10 @@ from dlms.link.datalink import LineHeard
 LOG = logging.getLogger("agent.metering.port")
 
 GARBAGE = "bytes are heard that are no {} frames: baud rate or parity?"
+ECHO = "what is sent comes back, and nothing else is heard: an adapter that echoes, with no meter behind it?"
 GARBAGE_OCTETS_MIN = 4  # fewer are glitches of a driver that is switched on
 GARBAGE_CONVERSATIONS = 3  # in a row; a single one may be a disturbance
+ECHO_CONVERSATIONS = 3  # in a row; a single meter may be without power
 SUSPECT_CONVERSATIONS = 2  # in a row at one address
 KEPT_CONVERSATIONS = 8
 ONLY_STATION = -1  # a base node
@@ -48,6 +52,9 @@ class LineWatch:
         self._frames = frames
         self._garbled: list[int] = []  # addresses of the last conversations, while all of them were garbled
         self._garbage_said = False
+        self._echoed: set[int] = set()  # addresses that gave nothing but the echo, while all did
+        self._echo_times = 0
+        self._echo_said = False
         self._well: set[int] = set()  # addresses that have ever answered in frames
         self._addresses: dict[int, _Address] = {}
 
@@ -58,6 +65,18 @@ class LineWatch:
         # At one address alone, while others have been heard well, it is that address and not the line.
         whole = len(self._garbled) >= GARBAGE_CONVERSATIONS and (len(places) > 1 or self._well <= places)
         return GARBAGE.format(self._frames) if whole else ""
+
+    @property
+    def echo(self) -> str:
+        """That the whole line gives nothing but echoes; empty when that is not so."""
+        # Where one meter is without power on a line of two wires, the others have been heard.
+        whole = self._echo_times >= ECHO_CONVERSATIONS and self._well <= self._echoed
+        return ECHO if whole else ""
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the whole line, `garbage` or `echo`; empty when nothing is known to be."""
+        return self.garbage or self.echo
 
     def suspicion(self, address: int) -> str:
         """What the last conversations say is wrong at one address; empty when nothing is known to be."""
@@ -76,6 +95,8 @@ class LineWatch:
         elif heard.octets >= GARBAGE_OCTETS_MIN and not heard.others:
             place.garbled += 1
             self._note_noise(address)
+        elif heard.echoes and not heard.others:
+            self._note_echo(address)
         if place.doubled >= SUSPECT_CONVERSATIONS:
             self._suspect(place, f"two meters answer at address {address}")
         elif place.garbled >= SUSPECT_CONVERSATIONS and self._well - {address} and not self.garbage:
@@ -92,6 +113,7 @@ class LineWatch:
         """A whole frame came, from whomever."""
         self._garbled.clear()
         self._garbage_said = False
+        self._forget_echo()
 
     def named(self, address: int, name: str) -> None:
         """The meter at this address gave its name."""
@@ -119,10 +141,23 @@ class LineWatch:
         return text
 
     def _note_noise(self, address: int) -> None:
+        self._forget_echo()
         self._garbled = [*self._garbled[1 - KEPT_CONVERSATIONS :], address]
         if self.garbage and not self._garbage_said:
             self._garbage_said = True
             LOG.warning("port %s: %s", self._port, self.garbage, extra={"event": "port.garbage"})
+
+    def _note_echo(self, address: int) -> None:
+        self._echoed.add(address)
+        self._echo_times += 1
+        if self.echo and not self._echo_said:
+            self._echo_said = True
+            LOG.warning("port %s: %s", self._port, ECHO, extra={"event": "port.echo"})
+
+    def _forget_echo(self) -> None:
+        self._echoed.clear()
+        self._echo_times = 0
+        self._echo_said = False
 
     def _suspect(self, place: _Address, text: str) -> None:
         if place.suspicion != text:

@@ -167,7 +167,7 @@ class PortState:
         before = self._mute or self._gone
         opened = f"opened anew: {before}" if before else ""
         silent = f"the base node has not answered {attempts} times"
-        self.report("; ".join(filter(None, (silent, opened, self._watch.garbage))))
+        self.report("; ".join(filter(None, (silent, opened, self._watch.trouble))))
 
     def _heard(self) -> None:
         if self._mute or self._gone:

@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import TYPE_CHECKING, TypeGuard
 
 from agent.clock import Clock
 from agent.metering.access.accessbook import AccessBook, Which
@@ -35,10 +36,7 @@ from agent.metering.events.desk import EventDesk
 from agent.metering.events.logbooks import ALARMS, Circumstances, alarm_events, log_events
 from agent.metering.events.port_ears import PortEars
 from agent.metering.ledger.ledger import Reason
-from agent.metering.orders.kinds.keys import keys_of
-from agent.metering.orders.kinds.steps import Keys
 from agent.metering.orders.order_book import OrderBook, Task
-from agent.metering.orders.order_visit import OrderVisit
 from agent.metering.ports.line_watch import LineWatch
 from agent.metering.ports.patience import Patience
 from agent.metering.ports.port_state import Bridge, PortHealth, PortState
@@ -53,7 +51,14 @@ from agent.metering.scheduling.tasks import Job, TaskBook
 from agent.metering.store.reading_store import Store, StoreError
 from agent.metering.visit.profile_catchup import ProfileReading
 from agent.metering.visit.visit import Channel, ProfileKey, Visit, is_profile
-from agent.metering.visit.visit_memory import KnowledgeCache, Leftovers, NameQuestions, Retries, places, values_stored
+from agent.metering.visit.visit_memory import (
+    KnowledgeCache,
+    Leftovers,
+    NameQuestions,
+    Retries,
+    positions,
+    values_stored,
+)
 from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, MeteringConfig, PortConfig
 from agent.wakeup import Wakeup
 from dlms.cosem.obis import AttributeRef
@@ -76,6 +81,9 @@ from plc.events import (
     ResyncNoted,
 )
 from plc.protocols import Asking
+
+if TYPE_CHECKING:
+    from agent.metering.orders.order_visit import OrderVisit
 
 LOG = logging.getLogger("agent.metering.port")
 
@@ -234,8 +242,8 @@ class PortReader:
             self._retries.reset(found)  # it is back: what was given up is tried again
             self._look_at = 0.0
             self._state.meter_answered()
-        elif self._state.problem and self._watch.garbage not in self._state.problem:
-            self._state.report(self._watch.garbage)
+        elif self._state.problem and self._watch.trouble not in self._state.problem:
+            self._state.report(self._watch.trouble)
 
     def _set_line(self, bridge: Bridge) -> None:
         """Have the line stand as the meter that is talked to needs it, where meters of one bus differ."""
@@ -406,7 +414,7 @@ class PortReader:
     def _background_may_begin(self, bridge: Bridge, now: float) -> bool:
         if bridge.shared_bus:
             return now >= self._background_at
-        running = sum(isinstance(visit, OrderVisit) and visit.task.background for visit in self._visits.values())
+        running = sum(_for_order(visit) and visit.task.background for visit in self._visits.values())
         return running < max(1, self._parallel_max // 2)
 
     def _room(self, bridge: Bridge) -> int:
@@ -485,7 +493,6 @@ class PortReader:
             which = Which.USUAL if task is None else self._deps.orders.which_keys(task)
             pending = self._deps.access.pending(meter)
             opening = self._deps.access.open(meter, which)
-            keys = keys_of(pending, new_in_use=opening.wanted)
             client = opening.credentials.client
             session = AccessSession(
                 self._link(meter, client),
@@ -511,7 +518,7 @@ class PortReader:
             self._retries.note(meter, jobs)
             return
         if task is not None and not opening.identify:
-            self._visit_for_order(task, keys, meter, session, channel, now)
+            self._visit_for_order(task, (pending, opening.wanted), meter, session, channel, now)
             return
         if opening.identify or self._deps.registry.name_only(meter):
             # The public client reads the name; the next visit, with the meter's own keys, does the rest, or the order.
@@ -536,8 +543,19 @@ class PortReader:
         self._advance(visit, partial(visit.start, now))
 
     def _visit_for_order(
-        self, task: Task, keys: Keys, meter: Meter, session: AccessSession, channel: Channel, now: float
+        self,
+        task: Task,
+        keys: tuple[Mapping[str, int], bool],
+        meter: Meter,
+        session: AccessSession,
+        channel: Channel,
+        now: float,
     ) -> None:
+        """`keys`: what is provisioned anew, and whether the session uses it."""
+        from agent.metering.orders.order_visit import OrderVisit  # not at the top: for days there may be no order
+        from agent.metering.orders.types.steps import Keys
+
+        pending, new_in_use = keys
         visit = OrderVisit(
             meter=meter,
             jobs=[],
@@ -549,7 +567,7 @@ class PortReader:
             task=task,
             book=self._deps.orders,
             trusted=self._clock.trusted(),
-            keys=keys,
+            keys=Keys.of(pending, new_in_use=new_in_use),
             image=self._deps.orders.image(task),
         )
         self._visits[meter.address] = visit
@@ -596,11 +614,7 @@ class PortReader:
 
     def _tasks_stored(self, meter: Meter, jobs: Sequence[Job]) -> set[str]:
         """Return the tasks of which a visit before, cut while it read profiles, has stored all else for this run."""
-        return {
-            job.task.task_id
-            for job in jobs
-            if job.trusted and self._knowledge.stored_run(meter.meter_id, job.task.task_id) == job.run
-        }
+        return {job.task.task_id for job in jobs if job.trusted and self._knowledge.has_values(meter.meter_id, job)}
 
     def _best_now(self) -> datetime | None:
         return datetime.fromtimestamp(self._clock.wall(), UTC) if self._clock.trusted() else None
@@ -629,7 +643,7 @@ class PortReader:
             self._state.meter_answered()
         else:
             self._silent.add(visit.meter.key)
-        if isinstance(visit, OrderVisit):
+        if _for_order(visit):
             self._over(visit, outcome.error)
             return
         if not outcome.ok:
@@ -694,11 +708,13 @@ class PortReader:
         # A meter that has only now told its name may have been read for this run by another way.
         owed = {(job.task.task_id, job.run) for job in self._deps.tasks.owed(meter.meter_id)}
         jobs = [job for job in visit.jobs if meter is visit.meter or (job.task.task_id, job.run) in owed]
+        if meter is not visit.meter:  # and so may a visit that was cut
+            visit.tasks_stored |= self._tasks_stored(meter, jobs)
         readings = [reading for job in jobs for reading in visit.readings(job, meter.meter_id, trusted=trusted)]
         marks, also = self._deps.tasks.marks(meter.meter_id, jobs if trusted and final else [])
         knowledge: dict[str, Mapping[str, object]] = {}
         for job in jobs:
-            knowledge |= places(meter.meter_id, job.task.task_id, visit.places(job))
+            knowledge |= positions(meter.meter_id, job.task.task_id, visit.positions(job))
             if trusted and not final and job.task.task_id not in visit.tasks_stored:
                 knowledge |= values_stored(meter.meter_id, job)
         learned = visit.learned()
@@ -782,7 +798,7 @@ class PortReader:
         `None`: those that the visit itself counts."""
         reached = self._reached(visit)
         self._close(visit)
-        if isinstance(visit, OrderVisit):
+        if _for_order(visit):
             visit.give_up(error)  # where it has no outcome yet
             now = self._clock.monotonic()
             if visit.task.background:
@@ -821,10 +837,14 @@ class PortReader:
             self._busy_at = self._clock.monotonic()
 
 
+def _for_order(visit: Visit) -> TypeGuard[OrderVisit]:
+    return visit.for_order
+
+
 def _gives_way(visit: Visit, task: Task) -> bool:
     """Whether a visit ends, so that an order need not wait. One that is for the name of a meter alone is short, and
     may be what the order waits for."""
-    return visit.task.gives_way_to(task) if isinstance(visit, OrderVisit) else bool(visit.jobs)
+    return visit.task.gives_way_to(task) if _for_order(visit) else bool(visit.jobs)
 
 
 def answer_bounds(response_timeout_s: float) -> Bounds:

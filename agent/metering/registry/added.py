@@ -11,14 +11,15 @@ import json
 import logging
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import overload
 
 from agent.metering.registry.registry import Registry
 from agent.settings.config import PortConfig, PortMeterConfig
 from agent.settings.provisioning import AddedMeter
+from agent.tree.newer import NewerFormatError, check_version, set_aside
 from dlms.link.datalink import PARITIES
 from plc.errors import PlcLocalError
 from updateagent.disk import Disk
@@ -29,6 +30,9 @@ VERSION = 1
 ADDED_MAX = 4096  # of all ports
 EUI48_DIGITS = 12
 WPORT_MAX = 0xFFFF
+
+Foreign = Mapping[str, Mapping[str, object]]
+"""By the key of a meter: members that a later version of this software has added."""
 
 
 class PortMeters(Sequence[PortMeterConfig]):
@@ -68,6 +72,7 @@ class AddedMeters:
         self.ports = tuple(replace(port, meters=self._meters[port.name]) for port in ports)
         self._by_hand: dict[str, AddedMeter] = {}
         self._provisioned: dict[str, AddedMeter] = {}
+        self._foreign: Foreign = {}
         self._load()
         self._publish()
 
@@ -146,7 +151,7 @@ class AddedMeters:
                     self._registry.join(meter.port, meter.address)
 
     def _save(self, meters: dict[str, AddedMeter]) -> None:
-        rows = [asdict(meter) for meter in meters.values()]
+        rows = [{**self._foreign.get(key, {}), **asdict(meter)} for key, meter in meters.items()]
         document = {"version": VERSION, "crc32": _checksum(rows), "meters": rows}
         self._disk.mkdir_durable(self._file.parent)
         self._disk.write_durable(self._file, json.dumps(document).encode())
@@ -154,11 +159,15 @@ class AddedMeters:
 
     def _load(self) -> None:
         try:
-            found = parse(self._disk.read_bytes(self._file))
+            found, self._foreign = parse(self._disk.read_bytes(self._file))
         except FileNotFoundError:
             return
         except OSError as error:
             LOG.warning("%s cannot be read: %s", self._file, error, extra={"event": "meter.added.unreadable"})
+            return
+        except NewerFormatError as error:
+            with contextlib.suppress(OSError):
+                set_aside(self._disk, self._file, error)
             return
         except ValueError as error:
             LOG.warning("%s is damaged (%s): set aside", self._file, error, extra={"event": "meter.added.corrupt"})
@@ -179,14 +188,21 @@ def key_of(meter: AddedMeter) -> str:
     return f"{meter.port}/{meter.eui48 or meter.address}"
 
 
-def parse(data: bytes) -> list[AddedMeter]:
-    """Return the meters of a file. Raises `ValueError` for what is not a file of ours."""
+def parse(data: bytes) -> tuple[list[AddedMeter], Foreign]:
+    """Return the meters of a file, and by the key of each what this program does not know of it.
+
+    Raises `NewerFormatError` for a file of a later version, `ValueError` for what is not a file of ours.
+    """
+    known = {field.name for field in fields(AddedMeter)}
     try:
         document = json.loads(data)
-        rows = document["meters"]
-        if document["version"] != VERSION or document["crc32"] != _checksum(rows):
-            raise ValueError("version or checksum")
-        return [AddedMeter(**row) for row in rows[:ADDED_MAX]]
+        check_version(document["version"], VERSION)
+        rows = document["meters"][:ADDED_MAX]
+        if document["crc32"] != _checksum(document["meters"]):
+            raise ValueError("wrong checksum")
+        found = [AddedMeter(**{name: value for name, value in row.items() if name in known}) for row in rows]
+        foreign = [{name: value for name, value in row.items() if name not in known} for row in rows]
+        return found, {key_of(meter): members for meter, members in zip(found, foreign, strict=True) if members}
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from dlms.errors import DecodeError, LinkError, PeerError, SecurityError
 
 COUNT_MAX = 2**31 - 1  # an int of the management tree
-KINDS = ("timeout", "refused", "decode", "auth", "other")
+FAILURES = ("timeout", "refused", "decode", "auth", "other")
 
 
 def failure_kind(error: Exception | None) -> str:
@@ -47,7 +47,7 @@ class Counters:
     other: int = 0
 
     def count(self, kind: str) -> None:
-        """One more of `read` or of one of `KINDS`."""
+        """One more of `read` or of one of `FAILURES`."""
         setattr(self, kind, min(COUNT_MAX, getattr(self, kind) + 1))
 
     def dump(self) -> dict[str, int]:

@@ -144,7 +144,7 @@ class DeviceBook:
                 self._changed(meter.key)
 
     def failed(self, key: str, kind: str) -> None:
-        """A visit failed; `kind` is of `registry.counters.KINDS`."""
+        """A visit failed; `kind` is of `registry.counters.FAILURES`."""
         with self._lock:
             if self._registry.get(key) is not None:
                 self._of(key).counters.count(kind)

@@ -19,7 +19,7 @@ from agent.clock import Clock
 from agent.metering.registry.device_book import Memory
 from agent.metering.registry.history import NetworkChange, NetworkHistory, rows_of
 from agent.metering.registry.registry import Registry
-from agent.status import NETWORK_ORDERS
+from omadm.orders import NETWORK_ORDERS
 from plc.errors import PlcError
 from plc.events import (
     BaseNodeRestarted,
@@ -36,7 +36,7 @@ from plc.events import (
 
 if TYPE_CHECKING:  # what a port without a base node need not load
     from plc.prime.messages import Whitelist
-    from plc.prime.topology import NodePlace, Topology
+    from plc.prime.topology import NodeEntry, Topology
 
 PICTURE_EVERY_S = 5.0  # a picture of a full network takes some milliseconds
 ORDERS_MAX = 32  # waiting or in flight, per port
@@ -333,7 +333,7 @@ class NetworkBook:
 
     def _picture(self, port: str, topology: Topology, now: float, listed: float) -> NetworkPicture:
         wall = self._clock.wall()
-        nodes = [_view(place, topology, wall - now) for place in topology.places]
+        nodes = [_view(entry, topology, wall - now) for entry in topology.entries]
         nodes.sort(key=lambda node: (node.level is None, node.level or 0, node.eui48))
         return NetworkPicture(port, wall, listed, tuple(nodes))
 
@@ -366,28 +366,28 @@ def _give(core: Managed, order: NetworkOrder, now: float) -> None:
             core.whitelist(Whitelist(command, order.value), now)
 
 
-def _view(place: NodePlace, topology: Topology, epoch: float) -> NodeView:
+def _view(entry: NodeEntry, topology: Topology, epoch: float) -> NodeView:
     """One node, without the id of its meter. `epoch`: what is to be added to monotonic seconds to have civil ones."""
     from plc.prime.topology import NodeState
 
     names = {state.value: state.name.lower() for state in NodeState}
-    modulation = place.modulation
+    modulation = entry.modulation
     return NodeView(
-        eui48=place.eui48.hex(),
+        eui48=entry.eui48.hex(),
         meter_id="",
-        registered=place.registered,
-        state=names.get(place.state, f"state {place.state}"),
-        level=place.level,
-        lnid=place.lnid,
-        sid=place.sid,
-        lsid=place.lsid,
-        path=tuple(eui48.hex() for eui48 in topology.path(place.eui48)),
-        rx_level=place.rx_level,
-        snr=place.snr,
+        registered=entry.registered,
+        state=names.get(entry.state, f"state {entry.state}"),
+        level=entry.level,
+        lnid=entry.lnid,
+        sid=entry.sid,
+        lsid=entry.lsid,
+        path=tuple(eui48.hex() for eui48 in topology.path(entry.eui48)),
+        rx_level=entry.rx_level,
+        snr=entry.snr,
         modulation=None if modulation is None else MODULATIONS.get(modulation, f"number {modulation}"),
-        alive_rx=place.alive_rx,
-        alive_tx=place.alive_tx,
-        promotions=place.promotions,
-        registrations=place.registrations,
-        last_heard=0.0 if place.heard_at is None else place.heard_at + epoch,
+        alive_rx=entry.alive_rx,
+        alive_tx=entry.alive_tx,
+        promotions=entry.promotions,
+        registrations=entry.registrations,
+        last_heard=0.0 if entry.heard_at is None else entry.heard_at + epoch,
     )

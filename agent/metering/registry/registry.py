@@ -22,6 +22,7 @@ from agent.metering.registry import registry_file
 from agent.metering.registry.entry import ERROR_CHARS_MAX, Entry, Meter
 from agent.metering.registry.whitelist import Whitelist
 from agent.status import MeterStatus
+from agent.tree.newer import NewerFormatError, set_aside
 from updateagent.disk import Disk
 
 LOG = logging.getLogger("agent.metering.registry")
@@ -47,10 +48,12 @@ class Registry:
         self._clock = clock
         self._leave_after_s = leave_after_s
         self._publish = publish
+        self.on_named: Callable[[str, str], None] = lambda _key, _meter_id: None  # a meter said its name
         self._lock = threading.RLock()
         self._save_at: float | None = None
         self._changed = True
         self._entries: dict[str, Entry] = {}
+        self._foreign: registry_file.Foreign = {}
         self._whitelist = Whitelist()
         # Who is in the file was in the network once; whether it still is, the network has yet to say.
         self._load(absent_since=clock.monotonic())
@@ -146,9 +149,10 @@ class Registry:
                     )
                     del self._entries[other.meter.key]
             LOG.info("meter %s is %s", key, meter_id, extra={"event": "meter.named"})
-            entry.meter = replace(entry.meter, meter_id=meter_id, named=True)
+            named = entry.meter = replace(entry.meter, meter_id=meter_id, named=True)
             self._touch(identity=True)
-            return entry.meter
+        self.on_named(key, meter_id)
+        return named
 
     def attempted(self, key: str, error: str = "", *, silent: bool = False) -> None:
         """A visit ended: well, or with `error`. `silent`: the meter answered nothing."""
@@ -248,6 +252,12 @@ class Registry:
         """Return the present meter with this address, `None` when there is none."""
         return next((meter for meter in self.heard(port) if meter.address == address), None)
 
+    def own_name(self, name: str) -> str:
+        """Return the id of the meter that is reached by the `key` `name`; any other name as it is."""
+        with self._lock:
+            entry = self._entries.get(name)
+            return entry.meter.meter_id if entry else name
+
     def names(self) -> set[str]:
         """Return every name under which something may be stored: ids, and the ways to reach meters (`key`)."""
         with self._lock:
@@ -295,7 +305,7 @@ class Registry:
             if self._save_at is None:
                 return
             self._save_at = None
-            data = registry_file.dump(entry.meter for entry in self._entries.values())
+            data = registry_file.dump((entry.meter for entry in self._entries.values()), self._foreign)
         try:
             self._disk.mkdir_durable(self._file.parent)
             self._disk.write_durable(self._file, data)
@@ -336,11 +346,17 @@ class Registry:
 
     def _load(self, absent_since: float) -> None:
         try:
-            loaded = registry_file.parse(self._disk.read_bytes(self._file))
+            loaded, self._foreign = registry_file.parse(self._disk.read_bytes(self._file))
         except FileNotFoundError:
             return
         except OSError as error:
             LOG.warning("%s cannot be read: %s", self._file, error, extra={"event": "registry.load.failed"})
+            return
+        except NewerFormatError as error:
+            try:
+                set_aside(self._disk, self._file, error)
+            except OSError as failure:
+                self._not_set_aside(failure)
             return
         except ValueError as error:
             LOG.warning("%s is damaged (%s): set aside", self._file, error, extra={"event": "registry.corrupt"})
@@ -353,7 +369,10 @@ class Registry:
         try:
             self._disk.rename_durable(self._file, self._file.with_name(self._file.name + ".corrupt"))
         except OSError as error:
-            LOG.warning("%s cannot be set aside: %s", self._file, error, extra={"event": "registry.aside.failed"})
+            self._not_set_aside(error)
+
+    def _not_set_aside(self, error: OSError) -> None:
+        LOG.warning("%s cannot be set aside: %s", self._file, error, extra={"event": "registry.aside.failed"})
 
 
 def _worth(entry: Entry) -> tuple[bool, bool, float, float]:

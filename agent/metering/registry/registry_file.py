@@ -1,37 +1,48 @@
 """The file of the registry: who was ever in the network, with a version and a checksum.
 
 It holds identities and nothing else, in the form that it has always had: after a rollback, an earlier version of this
-software reads it like its own.
+software reads it like its own. Members that a later version adds to a meter are kept and written back.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agent.metering.registry.entry import Meter
+from agent.tree.newer import check_version
 
 VERSION = 1
 
 
-def dump(meters: Iterable[Meter]) -> bytes:
+Foreign = Mapping[str, Mapping[str, object]]
+"""By the key of a meter: members that this program does not know."""
+
+
+def dump(meters: Iterable[Meter], foreign: Foreign) -> bytes:
     """Return the contents of the file."""
-    rows = [{name: getattr(meter, name) for name in _TYPES} for meter in meters]
+    rows = [{**foreign.get(meter.key, {}), **{name: getattr(meter, name) for name in _TYPES}} for meter in meters]
     return json.dumps({"version": VERSION, "crc32": zlib.crc32(_canonical(rows)), "meters": rows}).encode()
 
 
-def parse(data: bytes) -> list[Meter]:
-    """Return the meters of a file. Raises `ValueError` for what is not a file of ours."""
+def parse(data: bytes) -> tuple[list[Meter], Foreign]:
+    """Return the meters of a file, and what this program does not know of them.
+
+    Raises `NewerFormatError` for a file of a later version, `ValueError` for what is not a file of ours.
+    """
     try:
         document = json.loads(data)
+        check_version(document["version"], VERSION)
         rows = document["meters"]
-        if document["version"] != VERSION or document["crc32"] != zlib.crc32(_canonical(rows)):
-            raise ValueError("version or checksum")
+        if document["crc32"] != zlib.crc32(_canonical(rows)):
+            raise ValueError("wrong checksum")
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    return [Meter(**_checked(row)) for row in rows]
+    meters = [Meter(**_checked(row)) for row in rows]
+    foreign = {row["key"]: {name: value for name, value in row.items() if name not in _TYPES} for row in rows}
+    return meters, {key: members for key, members in foreign.items() if members}
 
 
 def _canonical(rows: Iterable[object]) -> bytes:
@@ -51,9 +62,9 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 
 def _checked(meter: object) -> dict[str, Any]:
     """The fields of a meter, each of its type. Raises `ValueError`."""
-    if not isinstance(meter, dict) or set(meter) != set(_TYPES):
+    if not isinstance(meter, dict) or not set(meter) >= set(_TYPES):
         raise ValueError("fields of a meter")
     for name, kind in _TYPES.items():
         if not isinstance(meter[name], kind):
             raise ValueError(f"{name} of a meter")  # noqa: TRY004 - what is wrong is the file, not the call
-    return meter
+    return {name: meter[name] for name in _TYPES}

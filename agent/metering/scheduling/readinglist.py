@@ -4,7 +4,8 @@ The first line names the columns. `obis`, `cls` and `attr` are required; `name`,
 are optional. `type` matters in two cases: `clock` and `dt` say that twelve octets are a date-time. `select` says which
 rows of a profile, and `obis` may ask for values of billing resets (`1.0.1.8.0.VZ`), both as in
 `agent.settings.reading_codes`. A list of an active software package takes the place of one of the same name in the
-image.
+image. It belongs to that package: another one with a list of that name is not activated (`problem_of`). Where two are
+active all the same, the one whose id comes first counts.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ class ReadingLists:
         self._software_dir = software_dir
         self._lock = threading.Lock()
         self._cache: dict[str, ReadingList] = {}
+        self._before: dict[str, ReadingList] = {}  # as they were when the set of active packages changed last
 
     def get(self, name: str) -> ReadingList:
         """Return the list of this name, read when first asked for. Raises `ReadingListError`."""
@@ -108,7 +110,13 @@ class ReadingLists:
         for file in self._candidates(name):
             text = _read(file)
             if text is not None:
-                made = parse(name, text, str(file))
+                try:
+                    made = parse(name, text, str(file))
+                except ReadingListError as error:
+                    if name not in self._before:
+                        raise
+                    LOG.error("%s: the list of before stays in use", error, extra={"event": "lists.kept"})  # noqa: TRY400
+                    made = self._before[name]
                 with self._lock:
                     self._cache[name] = made
                 return made
@@ -121,19 +129,57 @@ class ReadingLists:
     def changed(self) -> None:
         """Forget what was read: the set of active software packages has changed."""
         with self._lock:
+            self._before.update(self._cache)
             self._cache.clear()
+
+    def problem_of(self, software_id: str, version: str) -> str:
+        """Why this installed version must not become active; empty for nothing. Any list in it that is malformed, or
+        that is another active package's already."""
+        folder = self._software_dir / software_id / version
+        try:
+            for file in (*_csv_files(folder / "reading-lists"), *_csv_files(folder)):
+                parse(file.stem, _read(file) or "", f"{version}/{file.relative_to(folder)}")
+                owner = self._owner(file.stem)
+                if owner not in ("", software_id):
+                    return f"the reading list {file.stem} belongs to software {owner}"
+        except ReadingListError as error:
+            return str(error).splitlines()[0]
+        return ""
+
+    def problems(self) -> list[str]:
+        """What is wrong with the lists that are in use, one line for each, by name."""
+        found: list[str] = []
+        for name in self.names():
+            try:
+                file = next(file for file in self._candidates(name) if file.exists())
+                parse(name, _read(file) or "", str(file))
+            except (ReadingListError, StopIteration) as error:
+                found.append(str(error).splitlines()[0] if str(error) else f"reading list {name}: gone")
+        return found
+
+    def _owner(self, name: str) -> str:
+        """The id of the active package that has this list; empty for none."""
+        for package in self._packages():
+            if any((folder / f"{name}.csv").exists() for folder in (package / "reading-lists", package)):
+                return package.name
+        return ""
 
     def _candidates(self, name: str) -> Iterable[Path]:
         return (folder / f"{name}.csv" for folder in self._folders())
 
-    def _folders(self) -> Sequence[Path]:
-        active = self._software_dir / "active"
+    def mark(self) -> tuple[tuple[str, str], ...]:
+        """Which version of which package is active: another value when somebody has changed that."""
+        return tuple((package.name, str(package.resolve())) for package in self._packages())
+
+    def _packages(self) -> list[Path]:
         try:
-            packages = sorted(path for path in active.iterdir() if path.is_dir())
+            return sorted(path for path in (self._software_dir / "active").iterdir() if path.is_dir())
         except OSError:
-            packages = []
+            return []
+
+    def _folders(self) -> Sequence[Path]:
         return [
-            *(folder for package in packages for folder in (package / "reading-lists", package)),
+            *(folder for package in self._packages() for folder in (package / "reading-lists", package)),
             self._image_dir,
         ]
 

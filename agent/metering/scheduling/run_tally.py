@@ -23,6 +23,8 @@ _EVENTS = {
 
 @dataclass(slots=True)
 class _Trouble:
+    """Why a meter cannot be read, since when, in how many runs in a row, and whether the log says so."""
+
     kind: Reason
     since: float
     in_row: int = 0

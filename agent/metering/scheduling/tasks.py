@@ -46,6 +46,11 @@ class Job:
     trusted: bool = True
     offset: float = 0.0
 
+    def is_of(self, run: int, offset: float) -> bool:
+        """Whether what was noted of a run under a clock with this offset was of this job's slot: under a clock that was
+        a day wrong, it was of another one with the same name."""
+        return run == self.run and abs(offset - self.offset) <= CORRECTION_S
+
 
 class TaskBook:
     """Thread-safe. What a meter was read for is remembered durably by the store, in the readings' own transaction, once

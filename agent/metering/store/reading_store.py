@@ -41,7 +41,19 @@ from agent.metering.store.sinks import SinkBatch, SinkState
 from agent.metering.store.store_file import StoreError, StoreFile
 from agent.metering.store.store_schema import NO_MARKS
 from agent.status import QueueStatus
-from omadm.readings import ID_MAX, EventReport, GapReport, Reading, ResendOrder, ResendReport, Stored, record
+from omadm.readings import (
+    EVENT_FIELDS,
+    GAP_FIELDS,
+    ID_MAX,
+    EventReport,
+    GapReport,
+    Reading,
+    ResendOrder,
+    ResendReport,
+    Stored,
+    kind_of,
+    record,
+)
 
 __all__ = ["Batch", "Loss", "Progress", "Refusal", "Store", "StoreError", "StoreStats"]
 
@@ -54,6 +66,7 @@ REFUSED_MAX = 1000  # records that the head-end would not take, kept for a perso
 SINK_SHARE = 4  # this part of `records_max` is kept at most for a sink that is behind
 DROP_SHARE = 1 / 4  # so many more delivered records than are to be kept may be there: few at a time wear the flash
 REFUSED_AT = "refused_at"  # beside the fields of a record that is set aside
+UNKNOWN_KIND = "unknown_kind"  # likewise: the head-end did not know this kind of record, and may one day
 
 # An update, not a row in place of another: that would change the index and free pages as well.
 _LEARN = "INSERT INTO knowledge VALUES (?, ?) ON CONFLICT (meter) DO UPDATE SET body=excluded.body"
@@ -198,7 +211,8 @@ class Store:
             return first, counters["next"] - 1
 
         ids = self._with_room(work)
-        self.on_append()
+        if readings or urgent:  # the ledger's sign of life, every few minutes, is nothing to send
+            self.on_append()
         return ids
 
     def _add_events(self, db: sqlite3.Connection, counters: _Counters, reports: Sequence[EventReport]) -> None:
@@ -333,12 +347,14 @@ class Store:
 
         return self._run(work)
 
-    def refuse(self, batch: Batch, why: str) -> None:
-        """The head-end will never take this batch: set it aside, so that the others get through."""
+    def refuse(self, batch: Batch, why: str, *, unknown_kind: bool = False) -> None:
+        """The head-end will never take this batch: set it aside, so that the others get through. `unknown_kind`: this
+        head-end will not, since it is of before such records (`offer_again`)."""
         # The time goes into the record's text and not into a column of its own: an older version of this software,
         # started again after a rollback, would take a table of another shape for a damaged file.
         refused_at = self._clock.wall()
-        rows = [(entry["id"], json.dumps({**entry, REFUSED_AT: refused_at}), why) for entry in batch.records]
+        beside = {REFUSED_AT: refused_at} | ({UNKNOWN_KIND: True} if unknown_kind else {})
+        rows = [(entry["id"], json.dumps({**entry, **beside}), why) for entry in batch.records]
 
         def work(db: sqlite3.Connection, counters: _Counters) -> None:
             if batch.store != self.file.uuid:
@@ -354,6 +370,8 @@ class Store:
             counters["refused"] += len(rows)
 
         self._run(work)
+        if unknown_kind:
+            return  # its caller says so once for all
         for entry in batch.records:
             LOG.error(
                 "record %s (meter %s, %s/%s/%s) was refused by the head-end for good: %s",
@@ -361,6 +379,27 @@ class Store:
                 why,
                 extra={"event": "store.refused"},
             )
+
+    def offer_again(self, kinds: Collection[str]) -> int:
+        """The head-end knows these kinds of records by now: store anew those that were set aside for that. Returns how
+        many. They get new ids, under which no head-end holds them."""
+        rows = self._run(lambda db, _: db.execute("SELECT id, record FROM refused ORDER BY id").fetchall())
+        found = [(record_id, _again(text, kinds)) for record_id, text in rows]
+        gaps: dict[str, list[tuple[int, Reading | GapReport]]] = {}
+        for record_id, report in found:
+            if isinstance(report, GapReport):
+                gaps.setdefault(report.meter, []).append((record_id, report))
+        events_ = [(record_id, report) for record_id, report in found if isinstance(report, EventReport)]
+        for entries in gaps.values():
+            self.append(
+                [report for _, report in entries], also=_forget_refused([record_id for record_id, _ in entries])
+            )
+        if events_:
+            ids = [record_id for record_id, _ in events_]
+            # Their keys first, or they would be taken for repetitions of themselves.
+            self._run(lambda db, _: db.executemany("DELETE FROM event WHERE id=?", [(each,) for each in ids]))
+            self.append([], urgent=[report for _, report in events_], also=_forget_refused(ids))
+        return sum(map(len, gaps.values())) + len(events_)
 
     def order_resend(self, orders: Iterable[ResendOrder]) -> int:
         """Remember that the head-end wants these once more. Returns how many of the orders are new."""
@@ -739,6 +778,26 @@ def _time_of(reading: Stored) -> float:
     return reading.received if time is None else time
 
 
+def _forget_refused(ids: Sequence[int]) -> Callable[[sqlite3.Connection], None]:
+    def forget(db: sqlite3.Connection) -> None:
+        db.executemany("DELETE FROM refused WHERE id=?", [(each,) for each in ids])
+
+    return forget
+
+
+def _again(text: str, kinds: Collection[str]) -> GapReport | EventReport | None:
+    """The report in a record that was set aside because its kind was not known; `None` for another record."""
+    try:
+        entry = json.loads(text)
+        if entry.get(UNKNOWN_KIND) is not True or (kind := kind_of(entry)) not in kinds:
+            return None
+        if kind == "gap":
+            return GapReport(**{name: entry.get(name) for name in GAP_FIELDS})
+        return EventReport(**{name: entry.get(name) for name in EVENT_FIELDS}) if kind == "event" else None
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+
+
 def _refusal(record_id: int, text: str, why: str) -> Refusal:
     try:
         entry = json.loads(text)
@@ -746,4 +805,5 @@ def _refusal(record_id: int, text: str, why: str) -> Refusal:
         entry = None
     entry = entry if isinstance(entry, dict) else {}  # a damaged one is still worth its id and its reason
     at = entry.pop(REFUSED_AT, 0.0)
+    entry.pop(UNKNOWN_KIND, None)
     return Refusal(record_id, float(at) if isinstance(at, int | float) else 0.0, why, entry)

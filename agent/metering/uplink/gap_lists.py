@@ -13,7 +13,7 @@ from agent.metering.store.reading_store import Store
 from omadm.readings import GapList
 
 FIRST_S = 300.0  # after a start: readings first
-EVERY_S = 3600.0
+STATED_EVERY_S = 3600.0
 AGAIN_S = 60.0  # after pages that came too late, or were not taken
 PAGE_GAPS = 500  # some 100 KB before compression
 
@@ -50,4 +50,4 @@ class GapLists:
             self._after = self._until
         else:
             late = answer == "later"
-            self._after, self._due_at = None, now + (AGAIN_S if late else EVERY_S)
+            self._after, self._due_at = None, now + (AGAIN_S if late else STATED_EVERY_S)

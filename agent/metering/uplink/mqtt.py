@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from agent.metering.uplink.sink import SinkError
 from agent.settings.mqtt import MqttConfig
+from agent.tls import TlsError
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
@@ -113,7 +114,9 @@ class MqttSink:
         client = self._client = self._make()
         try:
             client.connect(self._config.host, self._config.port, self._config.keepalive_s, clean_start=True)
-        except (OSError, ValueError) as error:  # TLS errors are OSErrors
+        except TlsError as error:
+            raise self._broken(f"{self._config.host}:{self._config.port}: TLS: {error}") from error
+        except (OSError, ValueError) as error:
             raise self._broken(f"{self._config.host}:{self._config.port}: {error}") from error
         self._until(lambda: self._connected, CONNECT_S, "the broker does not answer")
         self._publish_status(client, online=True)

@@ -18,7 +18,7 @@ MINUTE_S = 60.0
 JITTER = 0.25  # of each pause between two batches of a replay, up and down
 
 
-class Kind(Enum):
+class TrafficClass(Enum):
     """Why a batch is sent. `urgency` is that of RFC 9218, 0 the highest: a head-end or a proxy that has to shed load
     may begin at the other end."""
 
@@ -29,12 +29,12 @@ class Kind(Enum):
 
     @property
     def urgency(self) -> int:
-        return {Kind.EVENT: 1, Kind.FRESH: 3, Kind.REPLAY: 5, Kind.RESEND: 7}[self]
+        return {TrafficClass.EVENT: 1, TrafficClass.FRESH: 3, TrafficClass.REPLAY: 5, TrafficClass.RESEND: 7}[self]
 
     @property
     def may_wait(self) -> bool:
         """Whether it is sent at the pace of a backlog."""
-        return self in (Kind.REPLAY, Kind.RESEND)
+        return self in (TrafficClass.REPLAY, TrafficClass.RESEND)
 
 
 @dataclass(frozen=True, slots=True)

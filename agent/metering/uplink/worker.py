@@ -8,7 +8,9 @@ docs/uplink.md.
 What the head-end answers decides what happens next:
 
 * 200 with the highest id it holds: release, and go on at once; with orders to send records again: remember those;
-* 400 for a batch: the one record that it cannot take is searched for by halves, and set aside (poison.py);
+* 400 for a batch: the one record that it cannot take is searched for by halves, and set aside (poison.py); what a
+  head-end of before such records cannot know is set aside at once, and offered again to one that does;
+* 415: a head-end that cannot read this version of the document; waits for one that can, nothing is set aside;
 * 401, 403: the token is wrong; waits for a new one from provisioning, and asks again now and then;
 * 413: smaller batches from now on;
 * 429, 503 with Retry-After for a backlog: that waits, and what is fresh goes on;
@@ -33,7 +35,7 @@ from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Batch, Store, StoreError
 from agent.metering.uplink.gap_lists import GapLists
 from agent.metering.uplink.poison import PoisonSearch
-from agent.metering.uplink.replay import FRESH_S, Freshness, Kind, Pace, ReplayLimits, Throughput
+from agent.metering.uplink.replay import FRESH_S, Freshness, Pace, ReplayLimits, Throughput, TrafficClass
 from agent.settings.provisioning import UplinkSettings
 from agent.status import ERROR_CHARS_MAX, QueueStatus, SinkStatus
 from omadm import readings
@@ -49,6 +51,8 @@ RETRY_AFTER_MAX_S = 3600.0  # a head-end that asks for more is asked again all t
 RETRY_AFTER_SPREAD = 0.25  # added at random: it may have said the same to everybody
 EVENTS_IN_A_ROW_MAX = 8  # batches; then one of readings, should events come without end
 FRESH_IN_A_ROW_MAX = 8  # batches; then one of the backlog, which must get through as well
+READING = "reading"  # the kind that every head-end knows
+ONLY_READINGS = frozenset((READING,))
 ENCODER_ERRORS = (ValueError, TypeError, RecursionError, OverflowError)
 
 
@@ -100,6 +104,7 @@ class Uplink:
         self._search = PoisonSearch()
         self._lists = GapLists(store, clock.monotonic())
         self._throughput = Throughput()
+        self._accepts: frozenset[str] | None = None  # kinds of records, as the head-end said last
         self._status = QueueStatus()
 
     def configure(self, settings: UplinkSettings) -> None:
@@ -189,7 +194,7 @@ class Uplink:
                 if self._settings != self._applied or self._clock.monotonic() >= self._not_before:
                     return
 
-    def _choose(self, now: float) -> tuple[Kind, Batch] | None:
+    def _choose(self, now: float) -> tuple[TrafficClass, Batch] | None:
         """Return what is sent next, or `None` when nothing may be."""
         store, search = self._store, self._search
         next_id = store.next_id()
@@ -199,26 +204,28 @@ class Uplink:
             ids = {"first": window.first, "last": window.last} if own else {}
             batch = store.batch(min(self._limit, search.limit()), **ids)
             if batch is not None and batch.store == window.store:
-                return (Kind.FRESH if own and batch.first >= self._freshness.first else Kind.REPLAY), batch
+                return (
+                    TrafficClass.FRESH if own and batch.first >= self._freshness.first else TrafficClass.REPLAY
+                ), batch
             search.window = None
         begin, fresh = search.first(store.file.uuid), self._freshness.first
         if self._events_in_a_row < EVENTS_IN_A_ROW_MAX:
             urgent = store.urgent_batch(self._limit, first=begin)
             if urgent is not None:
                 self._events_in_a_row += 1
-                return Kind.EVENT, urgent
+                return TrafficClass.EVENT, urgent
         self._events_in_a_row = 0
-        ways = [(Kind.FRESH, {"first": max(begin, fresh)})]
+        ways = [(TrafficClass.FRESH, {"first": max(begin, fresh)})]
         if now >= self._pace.ready_at or self._failures:  # a backlog may well be what is tried after a failure
-            backlog = (Kind.REPLAY, {"first": begin, "last": fresh - 1})
+            backlog = (TrafficClass.REPLAY, {"first": begin, "last": fresh - 1})
             ways.insert(0 if self._fresh_in_a_row >= FRESH_IN_A_ROW_MAX else 1, backlog)
         for kind, ids in ways:
             if (batch := store.batch(self._limit, **ids)) is not None:
-                self._fresh_in_a_row = self._fresh_in_a_row + 1 if kind is Kind.FRESH else 0
+                self._fresh_in_a_row = self._fresh_in_a_row + 1 if kind is TrafficClass.FRESH else 0
                 return kind, batch
         return None
 
-    def _send(self, kind: Kind, batch: Batch, settings: UplinkSettings) -> float:
+    def _send(self, kind: TrafficClass, batch: Batch, settings: UplinkSettings) -> float:
         try:
             body = self.body(batch)
         except ENCODER_ERRORS as error:
@@ -228,7 +235,7 @@ class Uplink:
         response = self._post(kind, body, settings)
         return response if isinstance(response, float) else self._answered(response, kind, batch, settings)
 
-    def _post(self, kind: Kind, body: bytes, settings: UplinkSettings) -> Response | float:
+    def _post(self, kind: TrafficClass, body: bytes, settings: UplinkSettings) -> Response | float:
         """Return the answer; where there is none, the pause after the failure."""
         headers = {
             "Authorization": f"Bearer {settings.token}",
@@ -247,7 +254,7 @@ class Uplink:
         """Return the body of the request before compression."""
         return readings.emit(self._device_id, batch.store, batch.records)
 
-    def _answered(self, response: Response, kind: Kind, batch: Batch, settings: UplinkSettings) -> float:
+    def _answered(self, response: Response, kind: TrafficClass, batch: Batch, settings: UplinkSettings) -> float:
         match response.status:
             case 200:
                 return self._acknowledged(response, kind, batch, settings)
@@ -258,7 +265,7 @@ class Uplink:
             case _:
                 return self._turned_away(response, kind)
 
-    def _turned_away(self, response: Response, kind: Kind) -> float:
+    def _turned_away(self, response: Response, kind: TrafficClass) -> float:
         again_s = _retry_after(response, self._clock.wall()) * (1 + RETRY_AFTER_SPREAD * self._rng.random())
         match response.status:
             case 429 | 503 if again_s and kind.may_wait and not self._failures:
@@ -273,12 +280,12 @@ class Uplink:
     def _send_list(self, listed: readings.GapList, now: float, settings: UplinkSettings) -> float:
         """Nothing waits: say what is missing as a whole."""
         body = readings.emit(self._device_id, self._store.file.uuid, (), listed=listed)
-        response = self._post(Kind.FRESH, body, settings)
+        response = self._post(TrafficClass.FRESH, body, settings)
         if isinstance(response, float):
             return response
         if response.status != 200:  # none that knows lists, or one that is busy: the next one comes in its time
             self._lists.answered(None, now)
-            return 0.0 if _is_verdict(response) else self._turned_away(response, Kind.FRESH)
+            return 0.0 if _is_verdict(response) else self._turned_away(response, TrafficClass.FRESH)
         self._lists.answered(_document(response).get("listed"), now)
         self._worked(response)
         return 0.0
@@ -296,7 +303,7 @@ class Uplink:
             return LOOK_EVERY_S
         records = again.records if again else ()
         response = self._post(
-            Kind.RESEND, readings.emit(self._device_id, self._store.file.uuid, records, reports), settings
+            TrafficClass.RESEND, readings.emit(self._device_id, self._store.file.uuid, records, reports), settings
         )
         if isinstance(response, float):
             return response
@@ -316,9 +323,9 @@ class Uplink:
                 self._limit = len(records) // 2
                 return 0.0
             case _:
-                return self._turned_away(response, Kind.RESEND)
+                return self._turned_away(response, TrafficClass.RESEND)
 
-    def _acknowledged(self, response: Response, kind: Kind, batch: Batch, settings: UplinkSettings) -> float:
+    def _acknowledged(self, response: Response, kind: TrafficClass, batch: Batch, settings: UplinkSettings) -> float:
         last = _acknowledged_id(response)
         if last is None or not batch.first <= last <= batch.last:
             return self._failed(f"the head-end acknowledged {_said(response)} of {batch.first} to {batch.last}")
@@ -337,6 +344,7 @@ class Uplink:
     def _worked(self, response: Response) -> None:
         """The head-end has taken something: failures are over, and it may have orders."""
         now = self._clock.monotonic()
+        self._note_kinds(response)
         if self._failures:
             LOG.info("readings are delivered again", extra={"event": "uplink.recovered"})
             if now - self._failing_since > FRESH_S:
@@ -357,7 +365,40 @@ class Uplink:
         self._limit = max(1, len(batch.records) // 2)
         return 0.0
 
+    def _note_kinds(self, response: Response) -> None:
+        """Note which kinds of records the head-end knows, and offer again what one of before them did not take."""
+        said = response.headers.get(readings.ACCEPTS_HEADER.lower(), READING)
+        accepts = frozenset(kind.strip() for kind in said.split(","))
+        if accepts == self._accepts:
+            return
+        again = self._store.offer_again(accepts) if accepts > ONLY_READINGS else 0
+        self._accepts = accepts
+        if again:
+            LOG.info(
+                "%d records are offered again to a head-end that knows them", again, extra={"event": "uplink.kinds"}
+            )
+
+    def _set_unknown_kinds_aside(self, batch: Batch, why: str) -> bool:
+        """A batch was refused by a head-end that takes readings and does not say that it knows more: set the others
+        aside. Returns whether there were any."""
+        if self._accepts != ONLY_READINGS or batch.store != self._store.file.uuid:
+            return False  # the first while none has taken anything: something else may answer in its place
+        others = [entry for entry in batch.records if readings.kind_of(entry) != READING]
+        for entry in others:
+            number = int(str(entry["id"]))
+            self._store.refuse(Batch(batch.store, number, number, (entry,)), why, unknown_kind=True)
+        if others:
+            LOG.warning(
+                "%d records of kinds that the head-end does not know are set aside for a later one: %s",
+                len(others),
+                why,
+                extra={"event": "uplink.kinds"},
+            )
+        return bool(others)
+
     def _not_taken(self, batch: Batch, why: str) -> float:
+        if self._set_unknown_kinds_aside(batch, why):
+            return 0.0
         if self._search.narrow(batch):
             return 0.0
         if not self._search.condemn(batch):

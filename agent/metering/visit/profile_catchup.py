@@ -141,10 +141,10 @@ class ProfileReading:
         self._newest_first = _number(sort) == LIFO
         self._heal()
         count = _number(in_use)
-        places = [at for at, column in enumerate(self._columns) if column in wanted]
+        positions = [at for at, column in enumerate(self._columns) if column in wanted]
         self._buffer = Buffer(
             clock, period_s, count or 0, _number(size) or 0, self._now, self._first(), self._selected.last,
-            wanted, (places[0] + 1, places[-1] + 1) if wanted else (1, 0),
+            wanted, (positions[0] + 1, positions[-1] + 1) if wanted else (1, 0),
         )  # fmt: skip
         fifo = _number(sort) in (None, FIFO)
         if count is not None and fifo and not self.position.ranges_only:

@@ -11,7 +11,7 @@ and repeats none, a long list would otherwise never come to its end.
 A visit asks in steps: first all attributes at once, with what describes the profiles; then the profiles' rows, some
 seconds of line time per step, with the scalers of their columns before the first rows, where they are not known yet.
 After each step `due` is set, and the visit waits: what was read so far and how far is to be stored (`readings`,
-`places`, then `stored`) before `go_on`. So a cut costs one step at most. Rows for which there is no time left in the
+`positions`, then `stored`) before `go_on`. So a cut costs one step at most. Rows for which there is no time left in the
 visit are for the next run.
 """
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from agent.metering.registry.entry import Meter, meter_name
 from agent.metering.scheduling.tasks import Job
@@ -107,8 +107,11 @@ class Visit:
     `profiles` are to be read for the task they are filed under; `first_s` is how far back where nothing of them was
     read yet. Of `tasks_stored` everything but the profiles is stored for this run already. `extra` is read beside what
     the jobs want: `agent.metering.registry.device_book` asks for it in idle time. `best_now` says what time it
-    is, in UTC, `None` while our clock cannot be trusted.
+    is, in UTC, `None` while our clock cannot be trusted. `for_order`: whether it is an
+    `agent.metering.orders.order_visit.OrderVisit`.
     """
+
+    for_order: ClassVar[bool] = False
 
     meter: Meter
     jobs: Sequence[Job]
@@ -246,7 +249,7 @@ class Visit:
         wanted = [item.ref for item in job.items.items if _is_alarm_register(item.ref)]
         return [(ref, data) for ref in wanted if (data := self.data(ref)) is not None]
 
-    def places(self, job: Job) -> dict[Obis, Mapping[str, object]]:
+    def positions(self, job: Job) -> dict[Obis, Mapping[str, object]]:
         """How far each profile of a job has been read now, where that is not stored yet."""
         return {
             key[1]: dumped
@@ -255,7 +258,7 @@ class Visit:
         }
 
     def stored(self) -> None:
-        """Everything that `readings` and `places` gave is durable now."""
+        """Everything that `readings` and `positions` gave is durable now."""
         self.tasks_stored |= {job.task.task_id for job in self.jobs}
         self.places_stored = {key: profile.position.dump() for key, profile in self.profiles.items()}
         self.learned_before = signature(self.knowledge)

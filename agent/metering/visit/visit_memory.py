@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from uuid import uuid4
 
 from agent.clock import Clock
 from agent.metering.registry.entry import Meter
@@ -23,21 +23,26 @@ from dlms.errors import DlmsError
 
 LOG = logging.getLogger("agent.metering.port")
 
-KNOWLEDGE_KEPT = 64  # meters whose knowledge stays in memory, some 8 kB each; the store has that of all meters
+# Meters whose knowledge stays in memory, some 15 kB each. The store has that of all, and who reads hundreds one after
+# another finds none of them here, however many are kept; but that sessions were lost on a list is known here only.
+KNOWLEDGE_KEPT = 16
+UNSAVED_KEPT = 64
 RETRY_MAX_S = 900.0  # the longest pause before a retry: several fit into an hourly run
 ASK_NAME = Backoff(60.0, 3600.0)
 LEFTOVERS_KEPT = 64  # failed visits whose values wait for a retry, some 30 kB each
 VALUES = "values"  # beside the logical names of profiles
 GOOD_STEP_VALUES = 8  # a failed visit that read so many values counts as progress
 
+_NO_RUN = (0, 0.0, 0)
+
 
 @dataclass(slots=True)
 class _Failures:
-    """Failures of one meter in a row. `runs`: task → (run, failures in it)."""
+    """Failures of one meter in a row. `runs`: task → (run, offset of the clock, failures in it)."""
 
     since: float
     not_before: float = 0.0
-    runs: dict[str, tuple[int, int]] = field(default_factory=dict)
+    runs: dict[str, tuple[int, float, int]] = field(default_factory=dict)
 
 
 class Retries:
@@ -68,8 +73,8 @@ class Retries:
 
     def given_up(self, meter: Meter, job: Job) -> bool:
         failed = self._meters.get(meter.key)
-        run, failures = failed.runs.get(job.task.task_id, (0, 0)) if failed else (0, 0)
-        return run == job.run and failures > self._retries_of(job)
+        run, offset, failures = failed.runs.get(job.task.task_id, _NO_RUN) if failed else _NO_RUN
+        return job.is_of(run, offset) and failures > self._retries_of(job)
 
     def reset(self, meter: Meter) -> None:
         self._meters.pop(meter.key, None)
@@ -86,11 +91,11 @@ class Retries:
         failed = self._meters.setdefault(meter.key, _Failures(since=now))
         failures, final = 1, not jobs and self._retries_max == 0
         for job in jobs:
-            run, before = failed.runs.get(job.task.task_id, (0, 0))
-            before = before if run == job.run else 0
+            run, offset, before = failed.runs.get(job.task.task_id, _NO_RUN)
+            before = before if job.is_of(run, offset) else 0
             # A visit that brought the reading a good step forward is no reason to give it up.
             count = before if gained >= GOOD_STEP_VALUES else before + 1
-            failed.runs[job.task.task_id] = (job.run, count)
+            failed.runs[job.task.task_id] = (job.run, job.offset, count)
             failures = max(failures, count)
             final = final or count > self._retries_of(job)
         failed.not_before = now + self._backoff.pause(failures, self._jitter)
@@ -122,12 +127,10 @@ class NameQuestions:
 
 
 class Leftovers:
-    """Keeps what visits read before they failed, for the next visit of the same meter for the same runs."""
+    """Keeps what visits read before they failed, for the next visit of the same meter for the same slots."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[frozenset[tuple[str, int]], dict[AttributeRef, AttributeResult]]] = (
-            OrderedDict()
-        )
+        self._kept: OrderedDict[str, tuple[dict[str, Job], dict[AttributeRef, AttributeResult]]] = OrderedDict()
 
     def keep(self, visit: Visit) -> None:
         """Keep all values of a failed visit but those that every visit reads anew: the name of the meter, its clock,
@@ -136,18 +139,15 @@ class Leftovers:
         rest = {ref: taken for ref, taken in visit.taken.items() if ref not in anew}
         self._kept.pop(visit.meter.key, None)
         if rest:
-            self._kept[visit.meter.key] = (_runs(visit.jobs), rest)
+            self._kept[visit.meter.key] = ({job.task.task_id: job for job in visit.jobs}, rest)
         while len(self._kept) > LEFTOVERS_KEPT:
             self._kept.popitem(last=False)
 
     def take(self, meter: Meter, jobs: Sequence[Job]) -> dict[AttributeRef, AttributeResult]:
-        """Return what is left over for exactly these runs, and forget it."""
-        runs, rest = self._kept.pop(meter.key, (frozenset(), {}))
-        return rest if runs == _runs(jobs) else {}
-
-
-def _runs(jobs: Sequence[Job]) -> frozenset[tuple[str, int]]:
-    return frozenset((job.task.task_id, job.run) for job in jobs)
+        """Return what is left over for exactly these slots, and forget it."""
+        before, rest = self._kept.pop(meter.key, ({}, {}))
+        same = [job for job in jobs if (of := before.get(job.task.task_id)) and job.is_of(of.run, of.offset)]
+        return rest if len(same) == len(jobs) == len(before) else {}
 
 
 class KnowledgeCache:
@@ -161,7 +161,10 @@ class KnowledgeCache:
         """Return the knowledge of one meter. Never raises: what cannot be recalled is learned again."""
         known = self._recent.pop(key, None) or self._load(key)
         self._recent[key] = known
-        while len(self._recent) > KNOWLEDGE_KEPT:
+        saved = [other for other, of in self._recent.items() if not of.list_failures]
+        for other in saved[:-KNOWLEDGE_KEPT]:
+            del self._recent[other]
+        while len(self._recent) > UNSAVED_KEPT:
             self._recent.popitem(last=False)
         return known
 
@@ -174,7 +177,7 @@ class KnowledgeCache:
         except StoreError as error:  # nothing can be stored now either; the next visit hears of it
             LOG.debug("what was lost of %s is not known now: %s", meter_id, error)
             return found
-        position = found.heard(store, seq, since, uuid4().hex)
+        position = found.heard(store, seq, since, secrets.token_hex(16))
         if found.known and not position.known:
             LOG.warning(
                 "profile %s of %s (task %s) is read again, since readings of it may have been lost",
@@ -185,10 +188,15 @@ class KnowledgeCache:
             )
         return position
 
-    def stored_run(self, meter_id: str, task_id: str) -> int | None:
-        """Return the last run of a task with profiles for which the meter's other values are in the store."""
-        found = self._recall(_key(meter_id, task_id, VALUES)).get("run")
-        return found if isinstance(found, int) else None
+    def has_values(self, meter_id: str, job: Job) -> bool:
+        """Whether all values of this slot but rows of profiles are in the store.
+
+        Monotonic time begins anew with each boot: a visit that a power cut ended is made once more, and the head-end
+        knows what it reads for a repetition.
+        """
+        found = self._recall(_key(meter_id, job.task.task_id, VALUES))
+        run, offset = found.get("run"), found.get("offset")
+        return isinstance(run, int) and isinstance(offset, float) and job.is_of(run, offset)
 
     def _recall(self, key: str) -> dict[str, object]:
         try:
@@ -206,7 +214,7 @@ class KnowledgeCache:
             return MeterKnowledge()
 
 
-def places(
+def positions(
     meter_id: str, task_id: str, reached: Mapping[Obis, Mapping[str, object]]
 ) -> dict[str, Mapping[str, object]]:
     """Return how far profiles were read in the form in which `KnowledgeCache.position` finds it in the store."""
@@ -215,7 +223,7 @@ def places(
 
 def values_stored(meter_id: str, job: Job) -> dict[str, Mapping[str, object]]:
     """Return, for the store, that the values of this run are there, while rows of profiles may be missing still."""
-    return {_key(meter_id, job.task.task_id, VALUES): {"run": job.run}}
+    return {_key(meter_id, job.task.task_id, VALUES): {"run": job.run, "offset": job.offset}}
 
 
 def _key(meter_id: str, task_id: str, what: str) -> str:

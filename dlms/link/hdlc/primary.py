@@ -290,6 +290,7 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
             # an RS-485 converter or optical head returns what we sent: that is neither noise nor an answer
             if item.destination == self._server and item.source == self._client and self._echo.is_echo(item):
                 self._timer.was_echo()
+                self.heard.echoes += 1
                 self.heard.octets -= len(emit_frame(self._addresses, item.control, item.info, item.segmented))
                 continue
             if item.destination != self._client or item.source != self._server:

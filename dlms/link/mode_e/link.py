@@ -108,8 +108,11 @@ class ModeELink(Machine[ModeELinkState, ModeELinkStep, LinkEvent]):
     def receive(self, data: bytes, now: float) -> None:
         """Bytes from the line; in the pause they are of the old speed, and dropped."""
         if self._state is _State.OPENING:
-            self._opening_heard.octets += len(data)
+            before = self._opening.echo_octets
             self._opening.receive(data, now)
+            echoed = self._opening.echo_octets - before
+            self._opening_heard.octets += len(data) - echoed
+            self._opening_heard.echoes += echoed > 0
             self._after_opening(now)
         elif self._state is _State.LINKED:
             self._linked.receive(data, now)

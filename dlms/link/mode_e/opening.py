@@ -140,6 +140,7 @@ class ModeEOpening(Machine[ModeEState, ModeEStep, ModeEEvent]):
         self._noise_bytes = 0
         self._attempts = 0
         self._agreed: SpeedAgreed | None = None
+        self.echo_octets = 0  # of what came: our own request, given back
 
     def start(self, now: float) -> None:
         """Ask the meter for its identification. Raises `LocalError` when that was done before."""
@@ -198,8 +199,11 @@ class ModeEOpening(Machine[ModeEState, ModeEStep, ModeEEvent]):
                 self._agree()
             return
         slash = text.rfind("/")
-        if slash < 0 or text[slash:].startswith("/?"):
-            return  # noise, or the echo of an optical head
+        if text[slash:].startswith("/?"):  # an optical head gives back what is sent
+            self.echo_octets += len(text[slash:]) + len("\r\n")
+            return
+        if slash < 0:
+            return  # noise
         try:
             self._choose(Identification.parse(text[slash:]), now)
         except DecodeError:

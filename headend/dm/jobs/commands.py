@@ -141,6 +141,8 @@ def _shown(request: Request, reply: Reply) -> Json:
     shown: Json = {"command": request.command.value.lower(), "path": request.uri, "status": reply.status}
     if reply.lacking:
         shown["lacking"] = True
+    if reply.not_kept:
+        shown["not_kept"] = reply.not_kept
     if reply.items:
         shown["values"] = {uri: text for item in reply.items for uri, text in _values(item, request.uri).items()}
     return shown

@@ -55,7 +55,7 @@ class FirmwareJob:
 
     `{"url": "https://…", "version": "2"}`: this package; with `version`, a device that already runs it is left alone.
     `{"version": "2", "delta": true, "full_after_delta": false}`: the package of this release that fits. The operator's
-    server adds `packages_url`, the base URL of the package server.
+    server adds `packages_url`, the base URL of the package server, and the device's `pass` for it.
     """
 
     name = FIRMWARE
@@ -65,8 +65,11 @@ class FirmwareJob:
             known_keys(params, {"url", "version"}, {"url"})
             checked: Json = {"url": text(params, "url", HTTPS_URL, "an https URL")}
         else:
-            known_keys(params, {"version", "packages_url", "delta", "full_after_delta"}, {"version", "packages_url"})
+            known = {"version", "packages_url", "pass", "delta", "full_after_delta"}
+            known_keys(params, known, {"version", "packages_url"})
             checked = {"packages_url": text(params, "packages_url", HTTPS_URL, "an https URL")}
+            if "pass" in params:
+                checked["pass"] = text(params, "pass", r"[0-9a-f]{32}", "32 hexadecimal digits")
             for name, default in (("delta", True), ("full_after_delta", False)):
                 checked[name] = params.get(name, default)
                 if not isinstance(checked[name], bool):
@@ -115,6 +118,7 @@ class FirmwareJob:
         delta = job.params["delta"] and "after_delta" not in progress
         found: PackageInfo = choose(job.packages, running, hardware or None, delta=delta)
         url = f"{job.params['packages_url']}/descriptors/{quote(found.name)}?device={quote(job.device_id)}"
+        url += f"&pass={job.params['pass']}" if "pass" in job.params else ""
         return url, {"sent": {"package": found.name, "delta": found.is_delta, "bytes": found.size}}
 
     def _report(self, job: Job) -> Generator[Batch | Note, list[Reply], Outcome]:

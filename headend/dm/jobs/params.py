@@ -13,6 +13,7 @@ NODES_PER_JOB_MAX = 1000
 URI_CHARS_MAX = 255
 FORMATS = ("b64", "bin", "bool", "chr", "date", "float", "int", "time", "xml")
 BINARY = ("b64", "bin")
+ROOT = "."
 HTTPS_URL = r"https://[!-~]{1,1000}"
 
 _URI = re.compile(r"\.(/[^/?\x00-\x1f]+)+")
@@ -31,8 +32,10 @@ def known_keys(params: Mapping[str, Any], allowed: set[str], required: set[str])
         raise JobError(f"parameter {', '.join(absent)} is missing")
 
 
-def uri(value: object, what: str, *, query: bool = False) -> str:
-    """A node's URI; with `query`, `?prop=` or `?list=` may follow it."""
+def uri(value: object, what: str, *, query: bool = False, root: bool = False) -> str:
+    """A node's URI; with `query`, `?prop=` or `?list=` may follow it; with `root`, it may be that of the whole tree."""
+    if root and value == ROOT:
+        return ROOT
     if isinstance(value, str) and len(value) <= URI_CHARS_MAX:
         match = _URI.match(value)
         rest = value[match.end() :] if match else value

@@ -15,7 +15,9 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from headend.dm.accounts import UnknownDevice, load
+from headend import access
+from headend.dm.accounts import UnknownDevice, load, void
+from headend.dm.jobs import desired
 from headend.dm.jobs.firmware import FIRMWARE
 from headend.dm.jobs.steps import Done, Failed, Job, Json, Outcome, Waiting
 from headend.dm.jobs.types import JOB_TYPES, JobError
@@ -39,7 +41,10 @@ def enqueue(conn: Connection, device_id: str, kind: str, params: Mapping[str, An
     checked = JOB_TYPES[kind].check(params)
     if load(conn, device_id) is None:
         raise UnknownDevice(device_id)
-    now = time.time() if now is None else now
+    return _queue(conn, device_id, kind, checked, time.time() if now is None else now)
+
+
+def _queue(conn: Connection, device_id: str, kind: str, checked: Json, now: float) -> int:
     added = conn.execute(
         insert(jobs).values(
             device_id=device_id,
@@ -57,6 +62,19 @@ def enqueue(conn: Connection, device_id: str, kind: str, params: Mapping[str, An
     if key is None:
         raise RuntimeError("the database returned no key for a new job")
     return int(key[0])
+
+
+def provision_again(conn: Connection, device_id: str, *, now: float | None = None) -> list[int]:
+    """Queue jobs that give a device everything it should have; return their ids. None while such jobs wait already."""
+    now = time.time() if now is None else now
+    open_ones = select(jobs.c.params).where(jobs.c.device_id == device_id, jobs.c.state.in_(OPEN_STATES))
+    waiting = list(conn.scalars(open_ones))
+    made: list[int] = []
+    brought = any(node["path"] == desired.TOKEN for params in waiting for node in params.get("nodes", ()))
+    for kind, params in desired.jobs_for(conn, device_id, now, token=not brought):
+        if params not in waiting:
+            made.append(_queue(conn, device_id, kind, params, now))
+    return made
 
 
 def show(conn: Connection, job_id: int) -> Json | None:
@@ -137,9 +155,14 @@ def finish(conn: Connection, job_id: int, outcome: Outcome, now: float) -> None:
             content = {"state": "waiting", "progress": progress, "attempts": 0}
         case Done(result):
             content = {"state": "done", "result": result, "params": _without_values(row.params)}
+            desired.note(conn, row.device_id, row.kind, row.params, now)
         case Failed(result):
             content = {"state": "failed", "result": result}
     conn.execute(update(jobs).where(jobs.c.id == job_id).values(updated=now, **content))
+    if content["state"] in ("done", "failed"):
+        gone = access.order_ended(conn, job_id, now, done=content["state"] == "done")
+        if gone is not None:
+            void(conn, gone)
 
 
 def cancel(conn: Connection, job_id: int, *, now: float | None = None) -> bool:

@@ -42,6 +42,7 @@ class _Slot:
     status: int | None = None
     items: list[Item] = field(default_factory=list)
     lacking: bool = False  # some of its items were dropped
+    not_kept: str = ""  # why a value of it could not be stored
 
 
 class Run:
@@ -68,10 +69,12 @@ class Run:
         if slot is not None:
             slot.status = status.code
 
-    def result(self, results: Results, item: Item) -> None:
+    def result(self, results: Results, item: Item, not_kept: str = "") -> None:
+        """Take a value for the request it answers. `not_kept`: why it could not be stored."""
         slot = self._slot_of(results)
         if slot is None:
             return
+        slot.not_kept = slot.not_kept or not_kept
         if len(slot.items) < RESULT_ITEMS_MAX:
             slot.items.append(item)
         else:
@@ -154,7 +157,7 @@ class Run:
     def _reply(self, slot: _Slot) -> Reply:
         status = slot.status if self._parent is None else self._nested_status(slot.status, self._parent.status)
         wants_value = slot.request.command is CommandName.GET and status is not None and carried_out(status)
-        return Reply(status, tuple(slot.items), slot.lacking or (wants_value and not slot.items))
+        return Reply(status, tuple(slot.items), slot.lacking or (wants_value and not slot.items), slot.not_kept)
 
     def _nested_status(self, own: int | None, parent: int | None) -> int | None:
         """What a status inside an Atomic or Sequence amounts to (DM_RepPro 1.2, 6.6.2 and 6.6.13).

@@ -60,12 +60,14 @@ class Reply:
     """What the device said to a request: its status, and the items of its Results.
 
     `status` is None when the device closed its package without one: whether it carried the request out is not known.
-    `lacking`: the status promised a value that did not come, or not whole.
+    `lacking`: the status promised a value that did not come, or not whole. `not_kept`: why a value that came could not
+    be stored.
     """
 
     status: int | None
     items: tuple[Item, ...] = ()
     lacking: bool = False
+    not_kept: str = ""
 
     @property
     def ok(self) -> bool:
@@ -164,27 +166,29 @@ def execute(uri: str, correlator: str) -> Request:
     return Request(CommandName.EXEC, uri, correlator=correlator)
 
 
-NODES_MAX = 5000  # of one subtree
+NODES_MAX = 10_000  # read by one job; a concentrator with 500 meters has about half as many
 NOT_FOR_US = (Code.NOT_ALLOWED, Code.PERMISSION_DENIED)  # as a secret is, which can be written only
 BATCH_MAX = 64  # requests per batch; as many as fit are sent in one message
+READS_PER_BATCH = 256  # a device has 256 messages for a session (DM 1.2 sets no limit), and half of 512 commands in one
 
 
-def batches(requests: list[Request]) -> Generator[Batch, list[Reply], list[Reply]]:
-    """Send any number of independent requests; return all replies, in order."""
+def batches(requests: list[Request], most: int = BATCH_MAX) -> Generator[Batch, list[Reply], list[Reply]]:
+    """Send any number of independent requests, `most` in a batch; return all replies, in order."""
     replies: list[Reply] = []
-    for start in range(0, len(requests), BATCH_MAX):
-        replies += yield Batch(tuple(requests[start : start + BATCH_MAX]))
+    for start in range(0, len(requests), most):
+        replies += yield Batch(tuple(requests[start : start + most]))
     return replies
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
     """The result of `read`: leaf values by URI, the status by URI of what could not be read (None: no answer, or no
-    value), and which nodes below the paths nobody may read."""
+    value), which nodes below the paths nobody may read, and why values that came could not be stored."""
 
     values: dict[str, str | bytes]
     missing: dict[str, int | None]
     unreadable: dict[str, int] = field(default_factory=dict)
+    not_kept: dict[str, str] = field(default_factory=dict)
 
 
 def read(paths: list[str]) -> Generator[Batch | Note, list[Reply], Read]:
@@ -197,13 +201,15 @@ def read(paths: list[str]) -> Generator[Batch | Note, list[Reply], Read]:
         if seen > NODES_MAX:
             found.missing["."] = Code.TOO_LARGE
             return found
-        replies = yield from batches([get(uri) for uri in level])
+        replies = yield from batches([get(uri) for uri in level], READS_PER_BATCH)
         below: list[str] = []
         for uri, reply in zip(level, replies, strict=True):
             if uri not in paths and reply.status in NOT_FOR_US:
                 found.unreadable[uri] = reply.status
             elif not reply.ok and (uri in paths or reply.status != Code.NOT_FOUND):  # it may have gone since
                 found.missing[uri] = None if reply.lacking else reply.status
+            if reply.not_kept:
+                found.not_kept[uri] = reply.not_kept
             for item in reply.items:
                 below += _note(found, item.source or uri, item)
         level = list(dict.fromkeys(below))

@@ -70,7 +70,7 @@ class JobType(Protocol):
 
 
 class GetJob:
-    """Read nodes and subtrees; the values go to `dm_values`. `{"paths": ["./DevDetail", …]}`"""
+    """Read nodes and subtrees; the values go to `dm_values`. `{"paths": ["./DevDetail", …]}`; `.` is the whole tree."""
 
     name = "get"
 
@@ -79,7 +79,7 @@ class GetJob:
         paths = params["paths"]
         if not isinstance(paths, list) or not 1 <= len(paths) <= NODES_PER_JOB_MAX:
             raise JobError("paths: a list of 1 to 1000 URIs wanted")
-        return {"paths": [uri(path, "paths") for path in paths]}
+        return {"paths": [uri(path, "paths", root=True) for path in paths]}
 
     def steps(self, job: Job) -> Steps:
         paths = list(job.params["paths"])
@@ -87,8 +87,12 @@ class GetJob:
         result: Json = {"values": len(found.values)}
         if found.unreadable:
             result["unreadable"] = found.unreadable
+        if found.not_kept:
+            result |= {"values": len(found.values) - len(found.not_kept), "not_kept": found.not_kept}
         if found.missing:
             return Failed(result | {"error": "some paths could not be read", "refused": found.missing})
+        if found.not_kept:
+            return Failed(result | {"error": "some values came, but could not be kept"})
         return Done(result)
 
 
@@ -215,7 +219,8 @@ def _above(uri: str) -> list[str]:
 class SoftwareJob:
     """SCOMO: add a download node, Exec DownloadInstall, wait for OperationComplete, read the inventory.
 
-    `{"id": "configs", "url": "https://…", "name": "…", "version": "1"}`; only `id` and `url` are required.
+    `{"id": "configs", "url": "https://…", "name": "…", "version": "1"}`; only `id` and `url` are required. The device
+    compares `id` and `version` with the package's (InstallParams), and installs no other.
     """
 
     name = "software"
@@ -237,6 +242,8 @@ class SoftwareJob:
         node = f"{SCOMO}/Download/job{job.id}"
         leaves = {"PkgID": job.params["id"], "Name": job.params.get("name", job.params["id"])}
         leaves["PkgURL"] = job.params["url"]
+        version = job.params.get("version")
+        leaves["InstallParams"] = f"id={job.params['id']}" + (f";version={version}" if version else "")
         adds = [add(f"{node}/{name}", value) for name, value in leaves.items()]
         under_way = ("30", "40", "50")  # progressing, complete, installing (SCOMO 1.0)
         return (yield from run_node(job, node, adds, "Operations/DownloadInstall", state="Status", under_way=under_way))

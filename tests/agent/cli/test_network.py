@@ -16,7 +16,7 @@ from agent.cli import network
 from agent.cli.__main__ import meters
 from agent.cli.client import RefusedError
 from agent.daemon.control import ControlError
-from agent.daemon.network_views import NetworkViews
+from agent.daemon.views.networks import NetworkViews
 from tests.agent.metering.test_collector import BusRig, PlcRig, Rig, metering, provisioning
 from tests.sim.plc_network import FIRST_ADDRESS, eui48_of
 

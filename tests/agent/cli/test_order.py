@@ -15,11 +15,11 @@ from agent.cli.client import RefusedError, ask
 from agent.cli.order import progress
 from agent.clock import SystemClock
 from agent.daemon.control import ControlServer
-from agent.daemon.order_views import OrderViews
+from agent.daemon.views.orders import OrderViews
 from agent.metering.orders.journal import Journal
-from agent.metering.orders.kinds.steps import Ended
-from agent.metering.orders.order import Kind, Permission
+from agent.metering.orders.order import OrderType, Permission
 from agent.metering.orders.order_book import OrderBook
+from agent.metering.orders.types.steps import Ended
 from updateagent.disk import RealDisk
 
 METERS = {"KEP1", "KEP2", "KEP3"}
@@ -51,11 +51,11 @@ class Daemon:
         while not self._stop.wait(0.02):
             for task in self.orders.due(METERS):
                 self.orders.begun(task)
-                if task.order.kind not in (Kind.PING, Kind.READ):
+                if task.order.kind not in (OrderType.PING, OrderType.READ):
                     self.orders.sending(task)
                 if task.meter_id == "KEP1":
                     value = [{"code": ENERGY, "tag": "u32", "raw": 5, "scaler": 1, "unit": 30, "error": None}]
-                    self.orders.ended(task, Ended(value if task.order.kind is Kind.READ else {"name": "KEP1"}))
+                    self.orders.ended(task, Ended(value if task.order.kind is OrderType.READ else {"name": "KEP1"}))
                 elif task.meter_id == "KEP2":
                     self.orders.ended(task, Ended(refused="read-write-denied"))
                 else:

@@ -17,7 +17,7 @@ from agent.cli.__main__ import EXIT_REFUSED, main
 from agent.cli.client import NotRunningError, RefusedError, ask
 from agent.daemon.control import ControlServer
 from agent.daemon.health import Health
-from agent.daemon.views import QUEUE_WARNING_S, Views
+from agent.daemon.views.daemon import QUEUE_WARNING_S, Views
 from agent.metering.collector import Collector
 from agent.metering.orders.journal import Journal
 from agent.metering.orders.order_book import OrderBook

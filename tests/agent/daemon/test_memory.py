@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import weakref
-from dataclasses import FrozenInstanceError, dataclass, replace
+from dataclasses import FrozenInstanceError, dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -18,19 +18,31 @@ from tests.agent.virtual import VirtualClock
 
 REPO = Path(__file__).parents[3]
 NOT_LOADED = {
+    "agent.metering.orders.order_visit": "no order has come",
+    "agent.metering.orders.types.basic": "no order has come",
+    "agent.metering.orders.types.firmware": "no order has come",
+    "agent.metering.orders.types.steps": "no order has come",
     "argparse": "init starts the daemon with --config FILE",
     "cryptography": "only a registration, a package and ciphered meters need it",
     "decimal": "values are made by who reads them, from raw value and scaler",
     "difflib": "of an error in the configuration",
+    "dlms.link.hdlc": "only a bus needs it",
+    "dlms.link.wrapper": "only meters on IP need it",
+    "dlms.xdlms.apdu.action": "only orders and ciphered meters need it",
+    "inspect": "only dataclasses without a text of their own need it",
+    "locale": "all texts are in one language",
     "logging.handlers": "of a log in a file",
     "lzma": "only a package needs it",
     "omadm.ssmp.wire": "only a registration needs it",
     "paho": "only where a broker is configured",
+    "platform": "only uuid needs it",
     "shutil": "brings bz2 and lzma",
+    "stringprep": "only host names that are not ASCII need it",
     "urllib.request": "all requests go through agent.https",
     "updateagent.engine": "of the Update Agent",
     "updateagent.package": "most starts see no package",
     "xml": "DM speaks WBXML, and most starts see no descriptor",
+    "uuid": "secrets makes identities as well",
     "yaml": "the configuration has been read",
 }
 """Modules, with all below them, that a daemon which has started has not loaded, and why it need not."""
@@ -39,8 +51,11 @@ _START = """
 import json, sys
 from pathlib import Path
 from agent import __main__ as program
-from agent.daemon import memory
-program.Daemon.run = lambda daemon: print(json.dumps([name for name, one in sys.modules.items() if one])) or 0
+from agent.daemon.postponed import _Postponed
+def run(daemon):
+    print(json.dumps([name for name, one in sys.modules.items() if one and type(one) is not _Postponed]))
+    return 0
+program.Daemon.run = run
 sys.exit(program.main(["--config", sys.argv[1]]))
 """
 
@@ -105,6 +120,69 @@ def test_the_first_class_of_a_frozen_dataclass_is_freed() -> None:
     with pytest.raises(FrozenInstanceError):
         del Frozen().a
     assert replace(Frozen(), a=2) == Frozen(2)
+
+
+@pytest.mark.slow
+def test_dataclasses_with_shared_functions_behave_as_before() -> None:
+    @dataclass(frozen=True)
+    class Frozen:
+        a: int
+        b: object = field(default=None, repr=False)
+
+    class Child(Frozen):
+        pass
+
+    @dataclass
+    class Own:
+        a: list[object]
+
+    @dataclass(repr=False)
+    class Named:
+        a: int = 1
+
+        def __repr__(self) -> str:
+            return "named"
+
+    memory.after_start()
+    child, own = Child(1), Own([2])
+    own.a.append(own)
+    assert (repr(Frozen(1, 2)).rpartition(".")[2], repr(Named())) == ("Frozen(a=1)", "named")
+    assert repr(own).endswith("Own(a=[2, ...])")
+    child.c = 3  # type: ignore[attr-defined]
+    del child.c  # type: ignore[attr-defined]
+    with pytest.raises(FrozenInstanceError, match="cannot assign to field 'a'"):
+        child.a = 2  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError, match="cannot delete field 'c'"):
+        del Frozen(1).c  # type: ignore[attr-defined]
+    own.a = []
+    assert Frozen.__repr__ is Own.__repr__
+    assert own == Own([])
+
+
+def test_a_postponed_module_is_loaded_by_its_first_use() -> None:
+    code = """
+from agent.daemon.postponed import postpone
+postpone()
+import dataclasses, sys
+assert "ast" not in sys.modules
+@dataclasses.dataclass
+class Plain:
+    a: int
+import inspect
+assert Plain.__doc__ == "Plain(a: int)" and inspect.__file__ and dataclasses.inspect.signature is inspect.signature
+"""
+    subprocess.run([sys.executable, "-S", "-c", code], cwd=REPO, check=True)
+
+
+def test_texts_of_modules_and_classes_are_dropped() -> None:
+    code = """
+import json
+from agent.daemon import memory
+memory.drop_texts()
+assert (json.__doc__, memory.__doc__, memory.Trim.__doc__, json.JSONEncoder.__doc__) == (None,) * 4
+assert int.__doc__ and memory.Trim.tick.__doc__
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True)
 
 
 def test_memory_is_trimmed_once_after_the_last_delivery() -> None:

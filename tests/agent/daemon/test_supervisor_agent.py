@@ -7,6 +7,7 @@ import datetime as dt
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -30,6 +31,7 @@ from agent.settings.device import DeviceInfo
 from agent.settings.provisioning import TaskStatus
 from agent.tree.persistence import ManagementTree
 from agent.tree.tree import Transaction
+from tests.agent import certificates
 from updateagent.disk import RealDisk
 
 REPO = Path(__file__).resolve().parents[3]
@@ -93,7 +95,7 @@ class Process:
             address = home / "run" / "notify"
             address.unlink(missing_ok=True)
             notify.bind(str(address))
-            notify.settimeout(15)
+            notify.settimeout(90)  # a machine at its limit
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "agent", "--config", str(home / "dcu.yaml")],
                 cwd=REPO,
@@ -346,3 +348,33 @@ def test_keys_of_meters_go_from_the_management_tree_to_the_key_store_and_nowhere
             "meter/m": {"encryption_key": bytes.fromhex("3c" * 16), "authentication_key": bytes.fromhex("a5" * 16)},
         }
     assert {file.stat().st_mode & 0o777 for file in (home / "state" / "keys").iterdir()} == {0o600}
+
+
+@pytest.mark.process
+def test_why_tls_was_refused_and_that_no_push_can_come_stands_in_status_health_and_log(home: Path) -> None:
+    server = certificates.authority((0, 4e9))
+    (home / "ca.pem").write_bytes(server.ca_pem())
+    (home / "release").write_text("VERSION=7\nBUILT=2026-01-02T00:00:00Z\n")
+    shown = certificates.TlsServer(home, server.issue((0, 1_767_225_600)))  # to 2026-01-01
+    settings = (home / "dcu.yaml").read_text()
+    settings = re.sub(r"https://127\.0\.0\.1:\d+/ssmp", shown.url, settings)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        push_port = taken.getsockname()[1]
+        (home / "dcu.yaml").write_text(settings.replace("port: 0", f"port: {push_port}"))
+        process = Process(home)
+        try:
+            assert shown.refused.wait(60)
+            status = process.ask("status")
+            ended = process.end()
+        finally:
+            shown.close()
+    text = process.text()
+    assert isinstance(status, dict)
+    assert (ended, status["warnings"]) == (
+        0,
+        [f"no notification can reach this device: cannot listen on 127.0.0.1:{push_port}: Address already in use"],
+    )
+    assert "the server's certificate expired at 2026-01-01 00:00:00Z; " in text
+    assert f"cannot listen on 127.0.0.1:{push_port}: Address already in use" in text
+    push = json.loads((home / "run" / "health.json").read_text())["checks"]["push"]
+    assert (push["ok"], push["detail"]) == (False, f"cannot listen on 127.0.0.1:{push_port}: Address already in use")

@@ -12,15 +12,17 @@ from sqlalchemy import Engine, select, update
 
 from agent.https import Response
 from agent.mo.ami import drop_secrets, provisioning_from_tree
-from headend.db import create_tables, open_engine
+from agent.status import MeterStatus
 from headend.dm import accounts, tables
 from headend.dm.jobs import queue as jobs
+from headend.dm.jobs import steps
 from headend.dm.server import DmServer, Request, ServerConfig
 from omadm.bootstrap import Account, emit_profile
 from omadm.notification import Notification, emit
 from omadm.syncml.codec import DM_WBXML, DM_XML
 from tests.agent.dm.server import DEVICE_ID, FakeDmServer
 from tests.agent.dm_device import UPDATE, Device, FakeManifest
+from tests.headend.database import empty_database
 from updateagent.package.manifest import Kind
 
 CONFIG = ServerConfig("headend", "https://headend/dm")
@@ -63,8 +65,7 @@ class HeadEnd(FakeDmServer):
 
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[HeadEnd]:
-    engine = open_engine(f"sqlite:///{tmp_path / 'dm.db'}")
-    create_tables(engine)
+    engine = empty_database(tmp_path / "dm.db")
     yield HeadEnd(engine)
     engine.dispose()
 
@@ -243,3 +244,32 @@ def test_a_new_registration_replaces_the_account_whole(head: HeadEnd, device: De
     device.turn()
     device.turn()
     assert device.last_result == "ok"
+
+
+def test_the_whole_tree_is_read_by_one_job(head: HeadEnd, device: Device) -> None:
+    device.meters = [MeterStatus(f"KEP{n:05d}", "plc0", n, "read", 1.0) for n in range(200)]
+    job = head.enqueue("get", {"paths": ["."]})
+    hold(device)
+    found = head.job(job)
+    assert (found["state"], device.last_result) == ("done", "ok"), found
+    with head.engine.begin() as conn:
+        uris = set(conn.scalars(select(tables.values.c.uri)))
+        (messages,) = conn.execute(
+            select(tables.sessions.c.messages).order_by(tables.sessions.c.id.desc()).limit(1)
+        ).one()
+    assert found["result"]["values"] == len(uris) > 1000
+    assert {uri.split("/")[1] for uri in uris} == {"AMI", "DMAcc", "DevDetail", "DevInfo", "FUMO", "SCHED"}
+    assert 5 < messages < 60
+    assert found["result"]["unreadable"]["./Inbox"] == 405
+    assert "./AMI/Uplink/Token" in found["result"]["unreadable"]
+    assert all(f"./AMI/Meter/{meter.meter_id}/State" in uris for meter in device.meters)
+
+
+def test_a_tree_that_is_too_large_for_one_job_is_a_failure_that_says_so(
+    head: HeadEnd, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "NODES_MAX", 40)
+    job = head.enqueue("get", {"paths": ["."]})
+    hold(device)
+    found = head.job(job)
+    assert (found["state"], found["result"]["refused"]) == ("failed", {".": 413})

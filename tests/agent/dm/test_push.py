@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from random import Random
@@ -11,13 +12,18 @@ from random import Random
 import pytest
 
 from agent.dm.push import (
+    BIND_AGAIN_S,
     BODY_BYTES_MAX,
     BURST,
+    CONNECTIONS_MAX,
+    GRACE_S,
     HEAD_BYTES_MAX,
     RATE_PER_S,
+    REQUEST_S,
     PushListener,
     RequestError,
     TokenBucket,
+    network_of,
     own_url,
     parse_head,
 )
@@ -83,13 +89,11 @@ def test_the_bucket_lets_a_burst_through_and_then_the_rate() -> None:
 class Running:
     """A listener on a thread, and what it handed on."""
 
-    def __init__(self, request_s: float = 5.0) -> None:
+    def __init__(self) -> None:
         self.bodies: list[bytes] = []
         self.answer = 202
         self.now = 0.0
-        self.listener = PushListener(
-            self._take, host="127.0.0.1", port=0, monotonic=lambda: self.now, request_s=request_s
-        )
+        self.listener = PushListener(self._take, host="127.0.0.1", port=0, monotonic=lambda: self.now)
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.listener.run, args=(self.stop, lambda: None))
         self.thread.start()
@@ -160,14 +164,6 @@ def test_nothing_else_reaches_the_client(running: Running) -> None:
     assert running.bodies == []
 
 
-def test_a_request_that_takes_too_long_is_408() -> None:
-    one = Running(request_s=0.01)
-    with socket.create_connection(("127.0.0.1", one.listener.port), timeout=5) as connection:
-        connection.sendall(b"POST")
-        assert b" 408 " in connection.recv(1024)
-    one.end()
-
-
 def test_a_flood_is_answered_429(running: Running) -> None:
     statuses = [running.status(request(b"hello")) for _ in range(BURST + 3)]
     assert statuses == [202] * BURST + [429] * 3
@@ -175,9 +171,147 @@ def test_a_flood_is_answered_429(running: Running) -> None:
     assert running.status(request(b"hello")) == 202
 
 
-def test_an_address_that_is_taken_is_an_error_at_once(running: Running) -> None:
-    with pytest.raises(OSError, match="in use"):
-        PushListener(lambda _: 202, host="127.0.0.1", port=running.listener.port)
+# -- many connections ----------------------------------------------------------------------------------------------
+
+
+class Stepped:
+    """A listener whose rounds and time the test makes."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.now = 0.0
+        self.answer = 202
+        self.reports: list[tuple[bool, str]] = []
+        self.listener = PushListener(
+            lambda _body: self.answer,
+            host="127.0.0.1",
+            port=port,
+            monotonic=lambda: self.now,
+            report=lambda ok, detail: self.reports.append((ok, detail)),
+        )
+        self.held: list[socket.socket] = []
+
+    def connect(self, source: str = "127.0.0.1", first: bytes = b"") -> socket.socket:
+        """A connection that the listener has seen, with its first octets."""
+        made = socket.create_connection(("127.0.0.1", self.listener.port), timeout=5, source_address=(source, 0))
+        self.held.append(made)
+        if first:
+            made.sendall(first)
+        self.step()
+        return made
+
+    def pass_s(self, seconds: float) -> None:
+        self.now += seconds
+        self.step()
+
+    def step(self) -> None:
+        self.listener.wake()
+        self.listener.step()
+
+    def status(self, sent: bytes, source: str = "127.0.0.1") -> int:
+        """The status of the answer to a request; 0 for none."""
+        try:
+            return int(self.connect(source, sent).recv(1024).split(b" ")[1])
+        except ConnectionResetError:
+            return 0
+
+
+@pytest.fixture
+def stepped() -> Iterator[Stepped]:
+    one = Stepped()
+    yield one
+    for connection in one.held:
+        connection.close()
+    one.listener.close()
+
+
+def test_a_request_that_takes_too_long_is_408(stepped: Stepped) -> None:
+    connection = stepped.connect(first=b"POST")
+    stepped.pass_s(REQUEST_S - 0.1)
+    connection.sendall(b" /push")  # a drop does not prolong it
+    stepped.pass_s(0.1)
+    stepped.step()
+    assert b" 408 " in connection.recv(1024)
+
+
+def test_junk_uses_up_no_token_and_is_one_line_of_the_log(stepped: Stepped, caplog: pytest.LogCaptureFixture) -> None:
+    stepped.answer = 403
+    assert [stepped.status(request(b"junk!")) for _ in range(5 * BURST)] == [403] * 5 * BURST
+    stepped.answer = 202
+    assert [stepped.status(request(b"hello")) for _ in range(BURST + 1)] == [202] * BURST + [429]
+    refused = [record for record in caplog.records if getattr(record, "event", "") == "dm.push.refused"]
+    assert len(refused) == 1
+
+
+def test_idle_connections_of_one_peer_keep_nobody_else_out(stepped: Stepped) -> None:
+    for _ in range(3 * CONNECTIONS_MAX):
+        stepped.connect("127.0.0.2")
+    assert stepped.status(request(b"hello")) == 202
+    assert stepped.status(request(b"hello"), source="127.0.0.2") == 0, "one more of that peer has no room"
+    stepped.pass_s(GRACE_S)
+    assert stepped.status(request(b"hello"), source="127.0.0.2") == 202, "until the oldest has had its second"
+
+
+def test_idle_connections_of_everybody_give_way_to_a_genuine_request(stepped: Stepped) -> None:
+    first = stepped.connect("127.0.1.1")
+    for number in range(1, CONNECTIONS_MAX):
+        stepped.connect(f"127.0.1.{1 + number}")
+    stepped.pass_s(GRACE_S)
+    assert stepped.status(request(b"hello"), source="127.0.2.1") == 202
+    assert b" 503 " in first.recv(1024)
+
+
+def test_a_hundred_connections_that_drip_do_not_keep_a_genuine_request_out(stepped: Stepped) -> None:
+    for number in range(100):
+        stepped.connect(f"127.0.3.{1 + number}", b"P")
+        stepped.pass_s(GRACE_S / 10)
+    assert stepped.status(request(b"hello")) == 202
+
+
+def test_a_peer_that_is_gone_costs_nothing(stepped: Stepped) -> None:
+    for _ in range(3 * CONNECTIONS_MAX):
+        connection = stepped.connect(first=b"POST")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset at the end
+        connection.close()
+        stepped.step()
+    assert stepped.status(request(b"hello")) == 202
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("192.0.2.1", "::ffff:192.0.2.1", True),
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+        ("fe80::1%eth0", "fe80::2%eth1", True),
+        ("what is that", "what is this", False),
+    ],
+)
+def test_limits_count_what_one_subscriber_is_given(one: str, other: str, same: bool) -> None:
+    assert (network_of(one) == network_of(other)) is same
+
+
+def test_an_address_that_is_taken_is_told_of_and_tried_again() -> None:
+    holder = socket.create_server(("127.0.0.1", 0))
+    port = int(holder.getsockname()[1])
+    one = Stepped(port=port)
+    problem = f"cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert (one.listener.port, one.reports) == (0, [(False, problem)])
+    assert one.listener.warnings() == [f"no notification can reach this device: {problem}"]
+    one.pass_s(BIND_AGAIN_S)
+    assert not one.listener.port
+    holder.close()
+    one.pass_s(BIND_AGAIN_S)
+    assert one.status(request(b"hello")) == 202
+    assert (one.reports[-1], one.listener.warnings()) == ((True, f"listening on 127.0.0.1:{port}"), [])
+    one.held[0].close()
+    one.listener.close()
+
+
+def test_a_host_that_is_none_is_a_problem_of_the_listener_alone() -> None:
+    listener = PushListener(lambda _: 202, host="host.invalid", port=1)
+    assert listener.warnings()[0].startswith("no notification can reach this device: cannot listen on host.invalid:1")
+    listener.close()
 
 
 # -- verification ------------------------------------------------------------------------------------------------

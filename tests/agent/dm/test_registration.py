@@ -13,18 +13,24 @@ from agent.https import HttpsClient, HttpsError, Response
 from agent.settings.device import DeviceInfo
 from omadm.ssmp import wire
 from omadm.ssmp.errors import SsmpError, SsmpRefused
-from omadm.ssmp.server_core import Authenticated, Confirmed, SessionTable
+from omadm.ssmp.server_core import Authenticated, Challenger, Confirmed, SessionTable
 
 DEVICE = DeviceInfo("urn:dcu:T-1", "Maker", "Model", "H", "F", "S")
 KEY = bytes(range(32))
+HELD = bytes(range(16))
 HEADERS = {"content-type": "application/vnd.dcu.ssmp; charset=binary"}
 
 
 class Server:
-    """Answers like the security server; `wrap` may change an answer."""
+    """Answers like the security server; `wrap` may change an answer, and an `old` one knows version 1 only."""
 
-    def __init__(self, wrap: Callable[[int, Response], Response] = lambda _, response: response) -> None:
+    def __init__(
+        self, wrap: Callable[[int, Response], Response] = lambda _, response: response, *, old: bool = False
+    ) -> None:
+        self._challenger = Challenger(random.Random(4).randbytes)
         self._table = SessionTable(random.Random(5).randbytes)
+        self._old = old
+        self.held: bytes | None = None
         self._wrap = wrap
         self.requests: list[tuple[str, str]] = []
         self.info: wire.RegistrationInfo | None = None
@@ -39,17 +45,27 @@ class Server:
 
     def _answer(self, body: bytes) -> bytes:
         message = wire.parse(body)
-        if isinstance(message, wire.Hello):
-            return self._table.open(body, KEY, known=True, now=0.0).take_output()
-        assert isinstance(message, wire.Auth | wire.Confirm)
-        session = self._table.find(message.session, 0.0)
+        match message:
+            case wire.Hello() if message.version == wire.VERSION and self._old:
+                return wire.Error(400, "this is not an SSMP message", 1).emit()
+            case wire.Hello(version=wire.VERSION_1):
+                return self._table.open(body, KEY, "net", known=True, now=0.0).challenge
+            case wire.Hello():
+                return self._challenger.challenge(body, "net", 0.0)
+            case wire.Auth():
+                session = self._table.prepare(self._challenger.opening(message, "net", 0.0), KEY, known=True, now=0.0)
+            case wire.AuthV1() | wire.Confirm():
+                session = self._table.find(message.session, 0.0)
+            case _:
+                raise AssertionError(message)
         try:
             session.receive(body, 0.0)
         except SsmpRefused as refusal:
             return wire.Error(refusal.code, refusal.text).emit()
+        self._table.settle(session)
         match session.next_event():
-            case Authenticated(_, info):
-                self.info = info
+            case Authenticated(_, info, held):
+                self.info, self.held = info, held
                 session.provide(b"document")
             case Confirmed():
                 session.acknowledge()
@@ -57,7 +73,7 @@ class Server:
 
 
 def registered(server: Server, key: bytes = KEY) -> bytes:
-    return register(cast("HttpsClient", server), "https://s/ssmp", DEVICE, key, "http://d/push")
+    return register(cast("HttpsClient", server), "https://s/ssmp", DEVICE, key, "http://d/push", HELD)
 
 
 def test_three_round_trips_bring_the_document_and_tell_who_the_device_is() -> None:
@@ -65,6 +81,14 @@ def test_three_round_trips_bring_the_document_and_tell_who_the_device_is() -> No
     assert registered(server) == b"document"
     assert server.requests == [("POST", "https://s/ssmp")] * 3
     assert server.info == wire.RegistrationInfo("Maker", "Model", "H", "F", "S", "http://d/push")
+    assert server.held == HELD
+
+
+def test_a_server_of_version_1_takes_one_round_trip_more() -> None:
+    server = Server(old=True)
+    assert registered(server) == b"document"
+    assert len(server.requests) == 4
+    assert server.held is None
 
 
 def test_a_wrong_key_is_a_refusal_with_its_code() -> None:

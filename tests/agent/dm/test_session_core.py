@@ -99,7 +99,7 @@ def answered(server: FakeDmServer, one: Session, now: float) -> None:
     """One message to the server and its answer back."""
     post = one.take_output()
     assert post is not None
-    headers = {"Content-Type": DM_WBXML, "x-syncml-hmac": post.mac}
+    headers = {"Content-Type": DM_WBXML, "x-syncml-hmac": post.mac or ""}
     got = server.request("POST", post.url, body=post.body, headers=headers)
     one.receive(Answer(got.status, DM_WBXML, got.body, got.headers["x-syncml-hmac"]), now)
 
@@ -301,6 +301,7 @@ def test_commands_are_work_and_the_answers_go_out_behind_the_status_of_the_heade
         ({"session_id": "01a"}, "ok"),
         ({"session_id": "1B"}, "an answer for session 1B, not 1A"),
         ({"msg_id": 0}, "ok"),
+        ({"msg_id": 0, "msg_text": "first"}, "ok"),
         ({"ver_proto": "DM/1.3"}, "ok"),
         ({"ver_proto": "SyncML/1.2"}, "protocol 'SyncML/1.2' is not DM 1.x"),
         ({"resp_uri": "https://other.example/"}, "ok"),
@@ -319,6 +320,15 @@ def test_a_response_uri_is_where_the_next_messages_go() -> None:
     peer.says(get("./DevInfo/Man"))
     replies(peer)
     assert peer.post.url == "https://other.example/s"
+
+
+def test_messages_of_a_server_that_does_not_number_them_are_taken_in_turn() -> None:
+    peer = begun()
+    for name in ("b", "a", "a"):
+        peer.says(get("./DevInfo/Man"), msg_id=0, msg_text=name)
+        (header,) = replies(peer).of(Status)
+        assert header.msg_ref == name
+    assert peer.says(msg_id=0, msg_text="end")[-1] == Ended(ok=True, result="ok")
 
 
 def test_a_message_that_was_there_before_ends_the_session() -> None:

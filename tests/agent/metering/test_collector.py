@@ -116,6 +116,7 @@ class Rig:
             self.clock,
             allowed=self.allowed,
             known=self.registry.names,
+            own_name=self.registry.own_name,
             images=self.make_images(),
         )
         self.collector = Collector(

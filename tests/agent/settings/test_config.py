@@ -216,6 +216,16 @@ def test_all_errors_are_reported_at_once_in_the_order_of_their_lines(tmp_path: P
     ]
 
 
+def test_keys_of_a_later_version_do_not_keep_a_program_from_starting_unless_it_checks(tmp_path: Path) -> None:
+    text = MINIMAL.replace("mod: DCU-1", "mod: DCU-1\n  colour: red") + "seal: {of: 1}\n"
+    assert len(problems(tmp_path, text)) == 2
+    config = load(tmp_path / "dcu.yaml", strict=False)
+    assert [problem.path for problem in config.unknown] == ["device.colour", "seal"]
+    assert problems(tmp_path, text + "log: {level: 5}\n")[-1].startswith("13: log.level")
+    with pytest.raises(ConfigError, match="wanted text"):
+        load(tmp_path / "dcu.yaml", strict=False)
+
+
 def test_a_key_given_twice_is_an_error_at_its_second_line(tmp_path: Path) -> None:
     assert problems(tmp_path, MINIMAL + "state_dir: /a\nstate_dir: /b\n") == [
         "12: state_dir: given twice, first on line 11"
@@ -245,6 +255,24 @@ def test_missing_sections_are_named(tmp_path: Path) -> None:
             "dm.mac_algorithms: wanted SHA-256, MD5 or both, once each, got 'MD5'",
         ),
         ("dm: {mac_algorithms: []}", "dm.mac_algorithms: is an empty list"),
+        (
+            "dm: {auth_types: [HMAC, X509]}",
+            "dm.auth_types: wanted HMAC, DIGEST, BASIC, TRANSPORT, once each, got 'X509'",
+        ),
+        (
+            "dm: {auth_types: [BASIC, BASIC]}",
+            "dm.auth_types: wanted HMAC, DIGEST, BASIC, TRANSPORT, once each, got 'BASIC'",
+        ),
+        (
+            "dm: {account: {file: /a, mac: 'xy', security: USERPIN, secret_file: /b}}",
+            "dm.account.mac: wanted 40 hexadecimal digits, got 'xy'",
+        ),
+        (f"dm: {{account: {{file: /a, mac: '{'a' * 40}', secret_file: /b}}}}", "dm.account.security: is missing"),
+        (
+            f"dm: {{account: {{file: /a, mac: '{'a' * 40}', security: USERPIN}}}}",
+            "dm.account.secret_file: is missing",
+        ),
+        ("dm: {account: {file: /a, security: USERPIN}}", "dm.account.security: unknown key; known here: file, mac"),
         (
             "dm: {push_listen: {port: 1, advertise: 'http://a/\u00e9'}}",
             "dm.push_listen.advertise: wanted an http or https URL of up to 240 ASCII characters, got 'http://a/\u00e9'",

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from agent.clock_floor import CertificateTime
 from agent.ota.verification import NEWER_ROOTS, verifier
 from agent.settings.config import UpdateConfig
-from tests.agent.virtual import VirtualClock
 from tests.updateagent.package.signed import pem
 from tests.updateagent.packages import HARDWARE, NOW, Workshop, other_root, party, release, root
 from updateagent.disk import RealDisk
 from updateagent.engine.journal import Journal, Record
+from updateagent.errors import CERTIFICATE_TIME
 from updateagent.package import roots
 from updateagent.package.manifest import Manifest, PackageError
 
@@ -34,11 +35,15 @@ class Rig:
             software_dir=tmp_path / "software",
         )
         self.shop = Workshop(tmp_path)
+        self.moment = CertificateTime(0.0, NOW)
+        self.signed: list[float] = []
 
     def verify(self, package: bytes) -> Manifest:
         file = self.folder / "package.swu"
         file.write_bytes(package)
-        check: Callable[[Path], Manifest] = verifier(self.update, RealDisk(), VirtualClock(wall=NOW), "1")
+        check: Callable[[Path], Manifest] = verifier(
+            self.update, RealDisk(), lambda: self.moment, "1", on_signed=self.signed.append
+        )
         return check(file)
 
     def build(self, **options: object) -> bytes:
@@ -52,6 +57,25 @@ def rig(tmp_path: Path) -> Rig:
 
 def test_a_package_of_a_known_signer_is_good(rig: Rig) -> None:
     assert rig.verify(rig.build()).version == "2"
+
+
+def test_without_a_believed_clock_a_signer_is_judged_by_the_earliest_time_that_it_can_be(rig: Rig) -> None:
+    package = rig.build()
+    rig.moment = CertificateTime(NOW, None)
+    assert rig.verify(package).version == "2"
+    rig.moment = CertificateTime(NOW - 10 * 365 * 86_400, None)  # before the certificate: it may have been made since
+    assert rig.verify(package).version == "2"
+    rig.moment = CertificateTime(NOW + 90 * 365 * 86_400, None)
+    with pytest.raises(PackageError) as caught:
+        rig.verify(package)
+    assert caught.value.code == CERTIFICATE_TIME
+
+
+def test_the_newest_signing_time_is_told_as_the_journal_has_it(rig: Rig) -> None:
+    Journal(RealDisk(), rig.update.dir).store(replace(Record(), signed_time=int(NOW) - 5))
+    rig.moment = CertificateTime(NOW, NOW)
+    rig.verify(rig.build())
+    assert rig.signed == [NOW - 5]
 
 
 def test_a_flipped_bit_another_board_and_a_stranger_are_refused(rig: Rig) -> None:

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from agent.tree.acl import Acl, identifier
-from agent.tree.nodes import Content, State, state_from_json, state_to_json
-from agent.tree.persistence import ManagementTree, TwoGenerations
+from agent.tree.newer import files_set_aside
+from agent.tree.nodes import Content, State, foreign_nodes, state_from_json, state_to_json
+from agent.tree.persistence import JsonFile, ManagementTree, TwoGenerations
 from agent.tree.schema import (
     AGRD,
     ANY,
@@ -515,6 +517,53 @@ def test_the_newer_generation_counts_and_a_damaged_one_costs_one_change() -> Non
     for size in range(len(content)):
         disk.write_durable(newest, content[:size])
         assert home(disk).view().text(("A", "Text")) == "one"
+
+
+def document_on(disk: FaultyDisk, file: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(disk.read_bytes(FOLDER / file).partition(b"\n")[2])
+    return document
+
+
+def test_what_a_later_version_added_is_kept_and_written_back_and_costs_nothing_else() -> None:
+    disk = FaultyDisk()
+    tree = home(disk)
+    with tree.transaction() as changing:
+        changing.put(("A", "Text"), "x")
+        changing.put(("B", "t", "Sub", "Deep"), "7")
+    document = document_on(disk, "tree.1")
+    document["seal"] = {"of": "later"}
+    document["root"]["c"]["A"]["hue"] = [1]
+    later = {"f": "colour", "s": 1, "r": 0, "v": "red", "c": {"Shade": {"f": "chr", "s": 1, "r": 0}}}
+    document["root"]["c"]["A"]["c"]["Paint"] = later
+    document["root"]["c"]["Z"] = {"f": "node"}
+    JsonFile(disk, FOLDER, "tree").save(document)
+    again = home(disk)
+    assert again.view().text(("A", "Text")) == "x"
+    assert again.view().text(("B", "t", "Sub", "Deep")) == "7"
+    assert foreign_nodes(again.state.root) == 3
+    write(again, "y")
+    written = document_on(
+        disk, max(("tree.0", "tree.1"), key=lambda name: int(disk.read_bytes(FOLDER / name).split()[3]))
+    )
+    assert written["seal"] == {"of": "later"}
+    assert written["root"]["c"]["Z"] == {"f": "node"}
+    assert written["root"]["c"]["A"]["hue"] == [1]
+    assert written["root"]["c"]["A"]["c"]["Paint"] == later
+    assert written["root"]["c"]["A"]["c"]["Text"]["v"] == "y"
+
+
+def test_a_generation_of_a_later_version_is_kept_for_it_and_the_one_before_counts() -> None:
+    disk = FaultyDisk()
+    tree = home(disk)
+    write(tree, "one")
+    newer = b"dcu-store 2 tree 2 3 whatever follows\nabc"
+    disk.write_durable(FOLDER / "tree.0", newer)
+    again = home(disk)
+    assert again.view().text(("A", "Text")) == "one"
+    write(again, "two")
+    assert home(disk).view().text(("A", "Text")) == "two"
+    assert disk.read_bytes(FOLDER / "tree.0.newer-2") == newer
+    assert files_set_aside(disk, [FOLDER]) == (str(FOLDER / "tree.0.newer-2"),)
 
 
 def test_a_document_of_another_name_or_version_is_none() -> None:

@@ -25,8 +25,8 @@ from tests.dlms.client.test_association import ITEM
 from tests.dlms.cosem import test_profile_and_tables as test_cosem
 from tests.dlms.server.test_server import associated
 from tests.dlms.xdlms.test_app_fuzz import SEEDS
-from tests.fuzz.dlms_app import run_apdu, run_data
-from tests.fuzz.dlms_meter import run_small, run_values, value_seeds
+from tests.fuzz.targets.dlms_app import run_apdu, run_data
+from tests.fuzz.targets.dlms_meter import run_small, run_values, value_seeds
 
 BOMBS = [bytes.fromhex(text) for text in ("84ffffffff", "847fffffff", "83ffffff", "82ffff", "ffff", "81ff", "ff")]
 PEAK_BYTES_MAX = 200_000  # the longest seed has some hundred octets; a message object and an error text take some too

@@ -11,7 +11,7 @@ import pytest
 from dlms.link.hdlc.bus import HdlcServerBus
 from dlms.link.mode_e.opening import ModeEOpening
 from dlms.link.wrapper import WrapperFrame, WrapperServerLink
-from tests.fuzz.serial_links import GET, client, frames, server, wrapper
+from tests.fuzz.targets.serial_links import GET, client, frames, server, wrapper
 from tests.sim.pipes import all_splits, random_splits
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import resource
 import socket
 import tty
 from collections.abc import Callable, Iterator
@@ -39,6 +40,32 @@ def test_a_terminal_server_carries_every_octet_and_changes_its_speed() -> None:
         assert server.plug.baudrate == 9600
         assert port.read(0.0) == b""
         port.close()
+
+
+@pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")  # pyserial's
+def test_a_silent_terminal_server_is_waited_for_without_looking_again_and_again() -> None:
+    with terminal_server() as server:
+        port = open_serial(server.url, 9600)
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        assert port.read(0.2) == b""
+        assert resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before < 5
+        port.write(b"ok")
+        assert read_all(port, 2) == b"ok"
+        port.close()
+
+
+@pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")  # pyserial's
+def test_a_read_from_a_terminal_server_ends_early_as_well() -> None:
+    with terminal_server() as server:
+        port = open_serial(server.url, 9600)
+        wake = os.eventfd(1, os.EFD_NONBLOCK)
+        port.wake_by(wake)
+        assert port.read(LIMIT_S) == b""
+        port.write(b"ok")
+        os.eventfd_read(wake)
+        assert read_all(port, 2) == b"ok"
+        port.close()
+        os.close(wake)
 
 
 @pytest.mark.parametrize("url", ["socket://127.0.0.1", "udp://:1", "nothing://x"])

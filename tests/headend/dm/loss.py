@@ -20,8 +20,8 @@ from typing import Any
 
 from agent.daemon.order_jobs import OrderJobs
 from agent.metering.orders.journal import Journal
-from agent.metering.orders.kinds.steps import Ended
 from agent.metering.orders.order_book import OrderBook
+from agent.metering.orders.types.steps import Ended
 from headend.db import create_tables, open_engine
 from headend.dm import accounts
 from headend.dm.jobs import queue

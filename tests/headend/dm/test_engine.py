@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from headend.dm.engine import MESSAGES_MAX, AlertSeen, ServerSession, State
+from headend.dm.engine import MESSAGES_MAX, Accepted, AlertSeen, ServerSession, State
 from headend.dm.jobs.steps import Done, Failed, Job, Note, Outcome
 from headend.dm.jobs.types import JOB_TYPES
 from headend.dm.large_objects import Incoming, LargeObject
@@ -45,9 +45,11 @@ class Port:
     alerts: list[AlertSeen] = field(default_factory=list)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
+    not_kept: str = ""
 
-    def value_seen(self, uri: str, item: Item) -> None:
+    def value_seen(self, uri: str, item: Item) -> str:
         self.values[uri] = item.data
+        return self.not_kept
 
     def alert_seen(self, alert: AlertSeen) -> None:
         self.alerts.append(alert)
@@ -82,7 +84,7 @@ class Talk:
         self._msg_id += 1
         numbered = tuple(_numbered(command, number) for number, command in enumerate(commands, start=1))
         message = SyncML(replace(hdr, msg_id=self._msg_id, meta=self._meta), numbered, final)
-        self.heard = self.session.receive(message, self.port, CHAL)
+        self.heard = self.session.receive(message, self.port, Accepted(chal=CHAL))
         return self.heard
 
     def status(self, command: Command, code: int) -> Status:
@@ -107,6 +109,22 @@ def codes(message: SyncML) -> list[tuple[str, int]]:
 
 
 START = Alert("", 1201)
+
+
+def test_a_value_of_the_device_itself_that_cannot_be_kept_is_not_acknowledged() -> None:
+    talk = Talk()
+    talk.port.not_kept = "too long"
+    leaf = Item(source="./DevInfo/Man", data="x")
+    assert codes(talk.say(START, Replace("", (leaf,))))[2:] == [("Replace", 413)]
+
+
+def test_commands_that_read_say_which_value_was_not_kept() -> None:
+    talk = Talk(job("commands", commands=[{"command": "get", "path": "./A"}]))
+    talk.port.not_kept = "too long"
+    get = next(talk.say(START).of(Get))
+    talk.say(talk.status(get, 200), talk.result(get, Item(source="./A", data="1")))
+    (reply,) = talk.port.outcomes[1].result["replies"]  # type: ignore[union-attr]
+    assert reply["not_kept"] == "too long"
 
 
 def test_the_first_message_declares_our_sizes_and_the_header_status_brings_the_nonce() -> None:

@@ -14,14 +14,14 @@ from sqlalchemy import Engine
 from starlette.applications import Starlette
 
 from headend import web
-from headend.db import create_tables, open_engine
 from headend.dm import accounts
-from headend.dm.push import PushError, notify
+from headend.dm.push import PushError, PushPolicy, notify
 from headend.dm.routes import routes
 from headend.dm.server import Answer, DmServer, Request, ServerConfig
 from omadm.auth import HMAC_HEADER
 from omadm.bootstrap import Account
 from omadm.notification import MIME, RESYNC_NONCE, Notification, verify
+from tests.headend.database import empty_database
 from tests.headend.dm_device import Device
 
 DEVICE = "urn:dcu:KR-000001"
@@ -30,8 +30,7 @@ CONFIG = ServerConfig("headend", "https://headend/dm")
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_engine(f"sqlite:///{tmp_path / 'dm.db'}")
-    create_tables(engine)
+    engine = empty_database(tmp_path / "dm.db")
     yield engine
     engine.dispose()
 
@@ -94,6 +93,9 @@ def test_a_content_type_that_is_not_syncml_is_refused(engine: Engine) -> None:
     assert OverHttp(engine).handle(Request(b"x", "text/plain", None)).status == 415
 
 
+HERE = PushPolicy.of(["127.0.0.0/8"])
+
+
 @dataclass
 class Listener:
     """A device's push listener that answers with the given statuses and keeps what it got."""
@@ -136,7 +138,7 @@ def believed(data: bytes, of: Account, last: int | None) -> Notification:
 def test_a_notification_is_signed_for_the_device_and_newer_each_time(engine: Engine, listener: Listener) -> None:
     listener.statuses = [202, 202]
     of = account(engine, f"http://127.0.0.1:{listener.port}/push")
-    sessions = [notify(engine, DEVICE), notify(engine, DEVICE)]
+    sessions = [notify(engine, DEVICE, HERE), notify(engine, DEVICE, HERE)]
     first = believed(listener.got[0], of, None)
     second = believed(listener.got[1], of, first.counter)
     assert [first.session_id, second.session_id] == sessions
@@ -146,7 +148,7 @@ def test_a_notification_is_signed_for_the_device_and_newer_each_time(engine: Eng
 def test_a_refused_notification_is_sent_once_more_with_the_resync_nonce(engine: Engine, listener: Listener) -> None:
     listener.statuses = [403, 202]
     of = account(engine, f"http://127.0.0.1:{listener.port}/push")
-    notify(engine, DEVICE)
+    notify(engine, DEVICE, HERE)
     moved_on = Account(**{**{n: getattr(of, n) for n in of.__dataclass_fields__}, "server_nonce": b"later"})
     assert believed(listener.got[1], moved_on, 1).counter == 2
     assert len({data[:16] for data in listener.got}) == 2
@@ -160,29 +162,29 @@ def test_a_device_that_will_not_take_it_is_an_error(
     listener.statuses = list(statuses)
     account(engine, f"http://127.0.0.1:{listener.port}/push")
     with pytest.raises(PushError, match=str(statuses[-1])):
-        notify(engine, DEVICE)
+        notify(engine, DEVICE, HERE)
     assert len(listener.got) == tries
 
 
 def test_a_device_that_cannot_be_reached_is_an_error(engine: Engine) -> None:
     account(engine, "http://127.0.0.1:1/push")
     with pytest.raises(PushError):
-        notify(engine, DEVICE)
+        notify(engine, DEVICE, HERE)
 
 
 def test_a_device_without_push_url_or_account_is_an_error(engine: Engine) -> None:
     with pytest.raises(accounts.UnknownDevice):
-        notify(engine, DEVICE)
+        notify(engine, DEVICE, HERE)
     account(engine)
     with pytest.raises(PushError, match="no push URL"):
-        notify(engine, DEVICE)
+        notify(engine, DEVICE, HERE)
 
 
 def test_counters_go_on_after_a_new_registration(engine: Engine, listener: Listener) -> None:
     listener.statuses = [202, 202]
     url = f"http://127.0.0.1:{listener.port}/push"
     account(engine, url)
-    notify(engine, DEVICE)
+    notify(engine, DEVICE, HERE)
     again = account(engine, url)
-    notify(engine, DEVICE)
+    notify(engine, DEVICE, HERE)
     assert believed(listener.got[1], again, 1).counter == 2

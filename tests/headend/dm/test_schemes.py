@@ -15,7 +15,7 @@ from headend.dm.jobs import queue
 from headend.dm.server import Answer, DmServer, Request, ServerConfig
 from omadm.auth import AUTH_BASIC, AUTH_MAC, AUTH_MD5
 from omadm.bootstrap import Account
-from omadm.syncml.codec import DM_XML, decode, encode
+from omadm.syncml.codec import DM_WBXML, DM_XML, decode, encode
 from omadm.syncml.messages import Alert, Chal, Command, Cred, Get, Status, SyncML
 from tests.headend.dm_device import Device, Tree
 
@@ -39,6 +39,8 @@ class OtherDevice(Device):
     kind = AUTH_MD5
     once = False
     proofs = 0
+    accepted = False  # the server said 212
+    address = ""  # the query of its RespURI
 
     def cred(self, user: str, secret: str, nonce: bytes) -> Cred:
         data = digest(user, secret, nonce) if self.kind == AUTH_MD5 else b64(f"{user}:{secret}".encode())
@@ -46,6 +48,8 @@ class OtherDevice(Device):
 
     def request(self, commands: Iterable[Command], *, final: bool = True, session: str | None = None) -> Request:
         plain = super().request(commands, final=final, session=session)
+        if self.accepted:
+            return replace(plain, mac=None, session=self.address)
         message = decode(plain.body, plain.content_type)
         a = self.account
         hdr = replace(message.hdr, cred=self.cred(a.client_name, a.client_secret, a.client_nonce))
@@ -60,12 +64,22 @@ class OtherDevice(Device):
             self.proofs += 1
         else:
             assert message.hdr.cred is None
-        chal = next(s for s in message.of(Status) if s.cmd_ref == "0").chal
+        status = next(s for s in message.of(Status) if s.cmd_ref == "0")
+        chal = status.chal
+        self.accepted = status.code == 212
+        if self.accepted:
+            assert message.hdr.resp_uri is not None
+            base, _, self.address = message.hdr.resp_uri.partition("?session=")
+            assert base == CONFIG.url
         if chal is not None and chal.next_nonce is not None:
             assert chal.type == self.kind
             self.account = replace(a, client_nonce=chal.next_nonce)
         self.answers.append(message)
         return message
+
+    def begin(self) -> list[Command]:
+        self.accepted, self.address, self.proofs = False, "", 0
+        return super().begin()
 
     def header_status(self, message: SyncML, code: int = 200) -> Status:
         status = super().header_status(message, 212 if self.once and code == 200 else code)
@@ -73,14 +87,14 @@ class OtherDevice(Device):
         return replace(status, chal=replace(status.chal, type=self.kind) if self.kind == AUTH_MD5 else None)
 
 
-def account(engine: Engine, kind: str) -> Account:
+def account(engine: Engine, kind: str, accepts: str = accounts.MESSAGE) -> Account:
     with engine.begin() as conn:
         auth_type = {AUTH_MD5: "DIGEST", AUTH_BASIC: "BASIC", AUTH_MAC: "HMAC"}[kind]
-        return accounts.create(conn, NAME, server_id="headend", url=CONFIG.url, auth_type=auth_type)
+        return accounts.create(conn, NAME, server_id="headend", url=CONFIG.url, auth_type=auth_type, accepts=accepts)
 
 
-def other(engine: Engine, kind: str, tree: Tree | None = None) -> OtherDevice:
-    device = OtherDevice(DmServer(engine, CONFIG), account(engine, kind), tree)
+def other(engine: Engine, kind: str, tree: Tree | None = None, *, accepts: str = accounts.MESSAGE) -> OtherDevice:
+    device = OtherDevice(DmServer(engine, CONFIG), account(engine, kind, accepts), tree)
     device.kind = kind
     return device
 
@@ -191,6 +205,108 @@ def test_a_device_that_begins_again_under_the_same_session_number_gets_a_new_ses
     assert any(device.take(device.server.handle(device.request(device.begin()))).of(Get))
     with database.begin() as conn:
         assert list(conn.scalars(select(tables.sessions.c.state))) == ["lost", "running"]
+
+
+# -- credentials that are good for a session ---------------------------------------------------------
+
+
+def frugal(engine: Engine, kind: str = AUTH_MD5, tree: Tree | None = None) -> OtherDevice:
+    """A device that sends no credentials after they were accepted (212), as libdmclient does."""
+    device = other(engine, kind, tree or Tree({"./A": "1"}), accepts=accounts.SESSION)
+    device.once = True
+    return device
+
+
+@pytest.mark.parametrize("content_type", [DM_XML, DM_WBXML])
+@pytest.mark.parametrize("kind", [AUTH_MD5, AUTH_BASIC])
+def test_a_device_that_proves_itself_once_a_session_gets_its_jobs(
+    database: Engine, kind: str, content_type: str
+) -> None:
+    device = frugal(database, kind)
+    device.content_type = content_type
+    for _ in range(3):
+        assert fetch(database, device) == "done"
+        codes = [s.code for message in device.answers[-2:] for s in message.of(Status) if s.cmd_ref == "0"]
+        assert codes == [212, 212]
+    with database.begin() as conn:
+        assert list(conn.scalars(select(tables.sessions.c.state))) == ["done"] * 3
+
+
+def test_the_nonce_of_a_212_is_for_the_next_session(database: Engine) -> None:
+    device = frugal(database)
+    nonces = []
+    for _ in range(2):
+        assert fetch(database, device) == "done"
+        first, second = (next(s for s in m.of(Status) if s.cmd_ref == "0").chal for m in device.answers[-2:])
+        assert first is not None
+        assert second is None
+        nonces.append(first.next_nonce)
+        with database.begin() as conn:
+            assert accounts.load(conn, NAME).client_nonce == first.next_nonce  # type: ignore[union-attr]
+    assert nonces[0] != nonces[1]
+
+
+def open_session(engine: Engine) -> tuple[OtherDevice, Request]:
+    """A device in the middle of a session, and its next message."""
+    device = frugal(engine)
+    with engine.begin() as conn:
+        queue.enqueue(conn, NAME, "get", {"paths": ["./A"]})
+    message = device.take(device.server.handle(device.request(device.begin())))
+    commands, final = device.reply(message)
+    return device, device.request(commands, final=final)
+
+
+@pytest.mark.parametrize("address", ["", "0" * 32, "é"])
+def test_who_does_not_know_the_address_of_the_session_is_refused_and_does_not_disturb_it(
+    database: Engine, address: str
+) -> None:
+    device, good = open_session(database)
+    assert header(device.server.handle(replace(good, session=address))).code == 407
+    device.take(device.server.handle(good))
+    with database.begin() as conn:
+        assert list(conn.scalars(select(tables.jobs.c.state))) == ["done"]
+
+
+def test_the_address_of_a_session_is_good_for_that_session_only(database: Engine) -> None:
+    device, good = open_session(database)
+    device.take(device.server.handle(good))
+    device._session += 1
+    device._msg_id = 0
+    assert header(device.server.handle(device.request([Alert("", 1201)]))).code == 407
+    assert len({m.hdr.resp_uri for m in device.answers}) == 1
+    device.session()
+    assert len({m.hdr.resp_uri for m in device.answers}) == 2
+
+
+def test_an_answer_that_was_lost_is_given_again_at_the_same_address_only(database: Engine) -> None:
+    device, good = open_session(database)
+    answer = device.server.handle(good)
+    assert device.server.handle(good) == answer
+    assert header(device.server.handle(replace(good, session=""))).code == 407
+
+
+def test_a_device_that_goes_on_sending_credentials_is_believed_by_them(database: Engine) -> None:
+    device = frugal(database)
+    device.once = False
+    with database.begin() as conn:
+        queue.enqueue(conn, NAME, "get", {"paths": ["./A"]})
+    message = device.take(device.server.handle(device.request(device.begin())))
+    device.accepted = False
+    commands, final = device.reply(message)
+    device.take(device.server.handle(device.request(commands, final=final)))
+    with database.begin() as conn:
+        assert list(conn.scalars(select(tables.jobs.c.state))) == ["done"]
+
+
+def test_a_server_that_was_restarted_asks_for_credentials_again(database: Engine) -> None:
+    device, good = open_session(database)
+    device.server = DmServer(database, CONFIG)
+    assert header(device.server.handle(good)).code == 407
+
+
+def test_a_mac_is_never_good_for_a_session(database: Engine) -> None:
+    with pytest.raises(ValueError, match="one message"):
+        account(database, AUTH_MAC, accounts.SESSION)
 
 
 # -- known answers -----------------------------------------------------------------------------------

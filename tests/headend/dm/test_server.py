@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,17 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event, select
 
-from headend.db import create_tables, open_engine
 from headend.dm import accounts, tables
 from headend.dm.authentication import Authenticator
 from headend.dm.jobs import queue
-from headend.dm.schemes import Schemes
 from headend.dm.server import Answer, DmServer, Request, ServerConfig
+from headend.dm.session_store import VALUE_MAX, SessionStore
 from omadm.auth import hmac_header
 from omadm.bootstrap import Account
+from omadm.schemes import Schemes
 from omadm.syncml.codec import DM_WBXML, DM_XML, decode, encode
 from omadm.syncml.messages import Alert, Command, Get, Item, Meta, Replace, Status, SyncML
+from tests.headend.database import empty_database
 from tests.headend.dm_device import Device, Tree, alert
 from tests.omadm.syncml.samples import Generator
 
@@ -30,8 +32,7 @@ CONFIG = ServerConfig("headend", "https://headend/dm")
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_engine(f"sqlite:///{tmp_path / 'dm.db'}")
-    create_tables(engine)
+    engine = empty_database(tmp_path / "dm.db")
     yield engine
     engine.dispose()
 
@@ -541,6 +542,57 @@ def test_a_believed_device_that_talks_nonsense_gets_answers_and_breaks_nothing(
         a = accounts.from_row(row)
         mac = hmac_header(bytes(body), a.client_name, a.client_secret, a.client_nonce)
         assert device.server.handle(Request(bytes(body), content_type, mac)).status in (200, 400)
+
+
+def form(pattern: bytes, wanted: bytes) -> Callable[[bytes], bytes]:
+    return lambda body: re.sub(pattern, wanted, body)
+
+
+@pytest.mark.parametrize(
+    "rewrite",
+    [
+        form(rb"<MsgID>(\d+)</MsgID>", rb"<MsgID>message \1</MsgID>"),
+        form(rb"<MsgID>(\d+)</MsgID>", rb"<MsgID>00\1</MsgID>"),
+        form(rb"<MaxMsgSize>\d+</MaxMsgSize>", b"<MaxMsgSize>plenty</MaxMsgSize>"),
+        form(rb"<SessionID>(\d+)</SessionID>", rb"<SessionID>8b7c8f0e-session-\1</SessionID>"),
+    ],
+    ids=["MsgID no number", "MsgID with zeros", "MaxMsgSize no number", "SessionID long"],
+)
+def test_a_header_of_another_form_costs_no_job(
+    engine: Engine, device: Device, rewrite: Callable[[bytes], bytes]
+) -> None:
+    device.content_type, device.max_msg_size, device.rewrite = DM_XML, 4096, rewrite
+    device.tree.nodes |= {"./A": "1", "./B": "2"}
+    with engine.begin() as conn:
+        for name in ("./A", "./B"):
+            queue.enqueue(conn, DEVICE, "get", {"paths": [name]})
+    device.session()
+    assert [(row.state, row.attempts) for row in rows(engine, tables.jobs)] == [("done", 1), ("done", 1)]
+    assert {row.uri: row.value for row in rows(engine, tables.values)} == {
+        "./A": "1", "./B": "2", "./DevInfo/Man": "KETI"
+    }  # fmt: skip
+    assert [row.state for row in rows(engine, tables.sessions)] == ["done"]
+
+
+def test_a_value_that_cannot_be_kept_is_named_in_the_result(engine: Engine, device: Device) -> None:
+    deep = "./A/" + "x" * 260
+    device.tree.nodes |= {"./A": None, deep: "1", "./A/b": "2"}
+    with engine.begin() as conn:
+        queue.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+    device.session()
+    (row,) = rows(engine, tables.jobs)
+    assert (row.state, row.result["values"]) == ("failed", 1)
+    assert row.result["error"] == "some values came, but could not be kept"
+    assert row.result["not_kept"] == {deep: "its name has 264 characters, 1 to 255 can be kept"}
+    assert "./A/b" in {one.uri for one in rows(engine, tables.values)}
+
+
+def test_a_value_that_is_too_long_is_named_too(engine: Engine, account: Account) -> None:
+    with engine.begin() as conn:
+        store = SessionStore(conn, account.client_name, 1, 0.0)
+        assert "1048577 octets or characters" in store.value_seen("./A", Item(data="x" * (VALUE_MAX + 1)))
+        assert store.value_seen("./A", Item(meta=Meta(format="node"), data="a/b")) == ""
+    assert rows(engine, tables.values) == []
 
 
 def test_secrets_stay_out_of_the_log(device: Device, caplog: pytest.LogCaptureFixture) -> None:

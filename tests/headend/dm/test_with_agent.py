@@ -12,11 +12,10 @@ from sqlalchemy import Engine, select
 
 from agent.daemon.order_jobs import OrderJobs
 from agent.metering.orders.journal import Journal
-from agent.metering.orders.kinds.steps import Ended
-from agent.metering.orders.order import Kind, Permission
+from agent.metering.orders.order import OrderType, Permission
 from agent.metering.orders.order_book import OrderBook, Task
+from agent.metering.orders.types.steps import Ended
 from agent.settings.provisioning import AddedMeter, MeterSelection, ReadingTask
-from headend.db import create_tables, open_engine
 from headend.dm import accounts, tables
 from headend.dm.jobs import queue
 from headend.dm.server import DmServer, Request
@@ -25,6 +24,7 @@ from omadm.bootstrap import emit_profile
 from omadm.notification import Notification, emit
 from tests.agent.dm.server import DEVICE_ID
 from tests.agent.dm_device import UPDATE, Device
+from tests.headend.database import empty_database
 from tests.headend.dm.line import CONFIG, Line
 
 
@@ -64,8 +64,7 @@ class World:
 
 @pytest.fixture(params=["application/vnd.syncml.dm+wbxml", "application/vnd.syncml.dm+xml"])
 def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
-    engine = open_engine(f"sqlite:///{tmp_path / 'dm.db'}")
-    create_tables(engine)
+    engine = empty_database(tmp_path / "dm.db")
     yield World(engine, request.param)
     engine.dispose()
 
@@ -287,7 +286,7 @@ def carry_out(world: World, book: OrderBook, outcome: Callable[[Task], Ended]) -
     jobs.tick()
     for task in book.due({"KEP1", "KEP2"}):
         book.begun(task)
-        if task.order.kind is Kind.SET:
+        if task.order.kind is OrderType.SET:
             book.sending(task)
         book.ended(task, outcome(task))
     jobs.tick()

@@ -14,7 +14,7 @@ from agent.metering.ledger.keeper import LedgerKeeper
 from agent.metering.ledger.ledger import GOES_ON, Reason
 from agent.metering.store.reading_store import Store
 from agent.metering.uplink import gap_lists
-from agent.metering.uplink.gap_lists import EVERY_S, FIRST_S, GapLists
+from agent.metering.uplink.gap_lists import FIRST_S, STATED_EVERY_S, GapLists
 from headend.metering import events, gaps, readings
 from omadm.readings import GapReport, emit, gap_digest, joined_gaps, parse
 from omadm.schedule import Periodic
@@ -53,7 +53,7 @@ class Ends:
 
     def list_once(self) -> list[str | None]:
         """Send the next list, with its pages. Returns the answers."""
-        self.now += max(FIRST_S, EVERY_S)
+        self.now += max(FIRST_S, STATED_EVERY_S)
         answers = []
         while (listed := self.lists.next(self.now)) is not None:
             body = emit(DEVICE, self.store.file.uuid, (), listed=listed)
@@ -149,7 +149,7 @@ def test_no_list_is_made_while_something_waits_and_none_counts_beside_a_later_re
     ends.keeper.flush(NOW, alive=True)
     assert ends.list_once() == []
     ends.deliver()
-    ends.now += EVERY_S
+    ends.now += STATED_EVERY_S
     listed = ends.lists.next(ends.now)
     assert listed is not None
     ends.keeper.read("KFM1", "t1", run(40))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +79,29 @@ def test_the_same_ids_of_another_store_are_other_readings(server: Starlette, tok
     post(server, token, a_batch(a_record(1)))
     post(server, token, a_batch(a_record(1, run=5), store="f" * 32))
     assert len(store.list_readings(database)) == 2
+
+
+def test_an_answer_says_which_kinds_of_records_are_known(server: Starlette, token: str) -> None:
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = call(server, "POST", "/v1/readings", content=a_batch(a_record(1)), headers=headers)
+    assert answer.headers["DCU-Accepts"] == "reading, gap, event"
+
+
+def test_a_document_of_a_later_version_is_no_fault_of_its_records(server: Starlette, token: str) -> None:
+    status, said = post(server, token, a_batch(a_record(1)).replace(b'"version": 1', b'"version": 2'))
+    assert (status, said["error"]) == (415, "version: 2 is not known here, 1 is")
+
+
+def test_records_of_a_later_kind_are_kept_once_and_the_others_are_stored(
+    server: Starlette, token: str, database: Engine
+) -> None:
+    for _ in range(2):
+        body = a_batch(a_record(1), {"id": 2, "kind": "weather", "sun": 1})
+        assert post(server, token, body) == (200, {"acknowledged": 2})
+    assert [row["id"] for row in store.list_readings(database)] == [1]
+    with database.begin() as connection:
+        (row,) = connection.execute(store.later_records.select()).all()
+    assert (row.device, row.id, row.kind, json.loads(row.record)["sun"]) == (DEVICE, 2, "weather", 1)
 
 
 def test_an_empty_batch_acknowledges_nothing(server: Starlette, token: str) -> None:

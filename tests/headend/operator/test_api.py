@@ -84,8 +84,9 @@ def test_every_route_is_below_the_guarded_path_or_known_to_guard_itself(server: 
     paths = {route.path for route in server.routes if isinstance(route, Route)}
     beside = {path for path in paths if not path.startswith(app.API)}
     pages = {"/", "/device", "/meters", "/meter", "/readings", "/events", "/gaps", "/jobs", "/alerts", "/packages"}
-    pages |= {"/network", "/registrations", "/orders", "/order"}
-    assert beside == pages | {"/login", "/logout", "/jobs/cancel", "/style.css", "/healthz"}
+    pages |= {"/network", "/registrations", "/orders", "/order", "/security"}
+    forms = {"/login", "/logout", "/jobs/cancel", "/device/step", "/security/acknowledge"}
+    assert beside == pages | forms | {"/style.css", "/healthz"}
 
 
 def test_health_needs_no_token(server: Starlette) -> None:
@@ -180,7 +181,23 @@ def test_an_account_for_a_device_of_another_make_is_told_once(server: Starlette,
     assert made["client_secret"] not in ask(server, "GET", "/v1/devices").text
 
 
-@pytest.mark.parametrize("document", [{"auth": "NONE"}, {"auth": 5}, {"push_url": 5}, {"push_url": "ftp://x/"}])
+@pytest.mark.parametrize(("wanted", "stored"), [("session", "session"), (None, "message")])
+def test_what_credentials_are_accepted_for_is_the_operators_choice(
+    server: Starlette, database: Engine, wanted: str | None, stored: str
+) -> None:
+    enrol(server)
+    document = {"auth": "DIGEST"} | ({"accepts": wanted} if wanted else {})
+    assert ask(server, "POST", f"/v1/devices/{DEVICE}/dm-account", json=document).status_code == 201
+    with database.begin() as connection:
+        assert accounts.load(connection, DEVICE).accepts == stored  # type: ignore[union-attr]
+
+
+BAD_ACCEPTS = [{"accepts": "session"}, {"auth": "DIGEST", "accepts": 1}]
+
+
+@pytest.mark.parametrize(
+    "document", [*BAD_ACCEPTS, {"auth": "NONE"}, {"auth": 5}, {"push_url": 5}, {"push_url": "ftp://x/"}]
+)
 def test_an_account_that_cannot_be_changes_nothing(
     server: Starlette, database: Engine, document: dict[str, Any]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import pytest
 from sqlalchemy import Engine, insert
 from starlette.applications import Starlette
 
-from headend import web
+from headend import access, web
 from headend.dm import accounts
 from headend.dm import tables as dm
 from headend.dm.jobs import queue
 from headend.metering import readings
 from headend.operator import app, console
-from headend.security import devices
+from headend.security import devices, records
 from headend.software.repository import PackageStore
 from omadm.readings import parse
 from tests.headend.asgi import BASE, pieces
@@ -28,7 +29,7 @@ TOKEN = "operator-token"
 DEVICE = "urn:dcu:T-1"
 PAGES = (
     *("/", "/meters", "/readings", "/events", "/gaps", "/network"),
-    *("/jobs", "/orders", "/alerts", "/packages", "/registrations"),
+    *("/jobs", "/orders", "/alerts", "/packages", "/registrations", "/security"),
 )
 EVIL = "<script>alert(1)</script>"
 
@@ -104,6 +105,8 @@ def fill(engine: Engine, packages: PackageStore, text: str = "x") -> None:
     with engine.begin() as connection:
         devices.enrol(connection, DEVICE, bytes(32), 5.0)
         devices.note(connection, text, text, 401, text, 1e300)
+        records.raise_alarm(connection, "two-devices", DEVICE, text, 6.0)
+        records.record(connection, records.Entry(7.0, text, "switch off", text, text))
         accounts.create(connection, DEVICE, server_id="headend", url="https://dm.example/dm", push_url=text)
         queue.enqueue(connection, DEVICE, "get", {"paths": ["./DevInfo", "./A", "./B", "./C"]})
         number = queue.enqueue(connection, DEVICE, "firmware", {"url": "https://packages.example/fw"})
@@ -409,3 +412,89 @@ def test_an_order_is_shown_with_its_meters_and_how_far_each_is(
     assert "group:kfm" in browser.page("/orders")
     for wrong in ("", "0", "x", "9" * 30, "1"):
         assert browser.call("GET", f"/order?job={wrong}").status_code == 404
+
+
+# ---- a device's life
+
+
+def step(browser: Browser, name: str, **fields: str) -> httpx.Response:
+    """Press a button of the device's page."""
+    word = re.findall(r'name="word" value="([0-9a-f]{64})"', browser.page(f"/device?id={DEVICE}"))[0]
+    return browser.call("POST", "/device/step", data={"word": word, "id": DEVICE, "step": name, **fields})
+
+
+def actions(engine: Engine) -> list[tuple[str, str]]:
+    with engine.begin() as connection:
+        return [(row["who"], row["action"]) for row in records.audit_listing(connection, DEVICE, 100)]
+
+
+def test_the_steps_of_a_devices_life_are_buttons_and_each_is_audited(
+    browser: Browser, database: Engine, packages: PackageStore
+) -> None:
+    fill(database, packages)
+    page = f"/device?id={DEVICE}"
+    assert 'value="decommission"' in browser.page(page)
+    assert 'value="delete"' not in browser.page(page)
+    assert step(browser, "decommission").status_code == 303
+    assert "leaving" in browser.page(page)
+    assert step(browser, "off").status_code == 303
+    assert "It has not been refused anywhere since." in browser.page(page)
+    access.RefusalLog(database).note(DEVICE, access.Door.DM, "192.0.2.77", 1_770_000_000.0)
+    shown = browser.page(page)
+    assert "192.0.2.77" in shown
+    assert "<td>dm</td>" in shown
+    assert "switched off" in browser.page("/")
+    assert step(browser, "key", key="ab" * 32, end_account="yes").status_code == 303
+    assert step(browser, "on").status_code == 303
+    assert "192.0.2.77" not in browser.page(page)
+    who = "operator, console, 192.0.2.1"
+    assert actions(database)[:-1] == [
+        (who, each) for each in ("switch on", "replace key", "switch off", "decommission")
+    ]
+    assert who in browser.page("/security")
+
+
+def test_a_device_is_deleted_when_its_id_is_typed_again(
+    browser: Browser, database: Engine, packages: PackageStore
+) -> None:
+    fill(database, packages)
+    step(browser, "off")
+    assert step(browser, "delete", again="urn:dcu:T-2").status_code == 409
+    assert step(browser, "delete", again=DEVICE).headers["location"] == "/"
+    assert browser.call("GET", f"/device?id={DEVICE}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"), [("delete", {"again": DEVICE}), ("key", {"key": "secret-abab"}), ("fly", {}), ("", {})]
+)
+def test_a_step_that_cannot_be_taken_says_why_and_repeats_no_secret(
+    browser: Browser, database: Engine, packages: PackageStore, name: str, fields: dict[str, str]
+) -> None:
+    fill(database, packages)
+    answer = step(browser, name, **fields)
+    assert answer.status_code == 409
+    assert "abab" not in answer.text
+    assert len(actions(database)) == 1
+
+
+def test_a_step_needs_the_forms_word_and_a_session(
+    browser: Browser, server: Starlette, database: Engine, packages: PackageStore
+) -> None:
+    fill(database, packages)
+    form = {"word": "0" * 64, "id": DEVICE, "step": "off"}
+    for path in ("/device/step", "/security/acknowledge"):
+        assert browser.call("POST", path, data=form).status_code == 403
+        assert Browser(server).call("POST", path, data=form).headers["location"] == "/login"
+    with database.begin() as connection:
+        assert access.admits(connection, DEVICE)
+
+
+def test_a_security_alarm_is_acknowledged_once(browser: Browser, database: Engine, packages: PackageStore) -> None:
+    fill(database, packages)
+    assert "two-devices" in browser.page(f"/device?id={DEVICE}")
+    word = re.findall(r'name="word" value="([0-9a-f]{64})"', browser.page("/security"))[0]
+    assert browser.call("POST", "/security/acknowledge", data={"word": word, "alarm": "1"}).status_code == 303
+    assert "acknowledged" in browser.page("/security")
+    for number in ("1", "x", "9" * 20, ""):
+        answer = browser.call("POST", "/security/acknowledge", data={"word": word, "alarm": number})
+        assert answer.status_code == 409

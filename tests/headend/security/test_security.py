@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from headend.dm import accounts
+from headend.dm.jobs import queue
+from headend.dm.jobs.steps import Done
+from headend.metering import readings
 from headend.security import app, devices
 from headend.security.limits import RateLimit
-from headend.security.service import MakeDocument, SecurityService
+from headend.security.service import DraftAccount, SecurityService
 from omadm import bootstrap
+from omadm.bootstrap import Account
 from omadm.ssmp import wire
 from omadm.ssmp.client_core import Registered, RegistrationFailed, SsmpClient
 from omadm.ssmp.errors import SsmpRefused
@@ -35,13 +40,13 @@ class Times:
 class Bench:
     """A security server with one enrolled device."""
 
-    def __init__(self, engine: Engine, make: MakeDocument | None = None) -> None:
+    def __init__(self, engine: Engine, draft: DraftAccount | None = None) -> None:
         self.engine = engine
         self.time = Times()
         self.rng = random.Random(4)
-        make = make or app.dm_accounts("headend", "https://dm.example/dm")
+        draft = draft or app.dm_accounts("headend", "https://dm.example/dm")
         self.service = SecurityService(
-            engine, make, monotonic=self.time, wall=lambda: 5.0, random_bytes=self.rng.randbytes
+            engine, draft, monotonic=self.time, wall=lambda: 5.0, random_bytes=self.rng.randbytes
         )
         self.server = app.create_app(self.service)
         with engine.begin() as connection:
@@ -103,10 +108,23 @@ def test_a_second_registration_brings_new_secrets(bench: Bench) -> None:
     assert bench.device()["registrations"] == 2
 
 
+def test_a_device_that_registers_anew_is_provisioned_again(bench: Bench, database: Engine) -> None:
+    bench.register()
+    with database.begin() as connection:
+        number = queue.enqueue(connection, DEVICE, "provision", {"nodes": [{"path": "./A/B", "value": 1}]})
+        queue.finish(connection, number, Done({}), 2.0)
+    bench.register(key=bytes(32))
+    with database.begin() as connection:
+        assert [job["state"] for job in queue.listing(connection, DEVICE)] == ["done"]
+    bench.register()
+    with database.begin() as connection:
+        assert [job["state"] for job in queue.listing(connection, DEVICE)] == ["queued", "done"]
+
+
 def test_wrong_key_unknown_device_and_disabled_device_get_the_same_answer(bench: Bench, database: Engine) -> None:
     refusals = [bench.register(key=bytes(32)), bench.register("urn:dcu:nobody")]
     with database.begin() as connection:
-        assert devices.set_enabled(connection, DEVICE, False)
+        assert devices.set_enabled(connection, DEVICE, False, 2.0)
     refusals.append(bench.register())
     assert {str(refusal) for refusal in refusals} == {str(refusals[0])}
     assert isinstance(refusals[0], SsmpRefused)
@@ -126,7 +144,7 @@ def test_a_replayed_registration_gets_nothing(bench: Bench) -> None:
         client.receive(bench.post(message)[1], 0.0)
     assert isinstance(client.next_event(), Registered)
     statuses = [bench.post(message)[0] for message in sent]
-    assert statuses == [200, 408, 408]  # HELLO is a new session; the old session is gone
+    assert statuses == [200, 409, 408]  # HELLO is answered and not kept; its AUTH was used; the session is gone
     assert bench.device()["registrations"] == 1
 
 
@@ -150,12 +168,14 @@ def test_a_session_that_takes_too_long_is_gone(bench: Bench) -> None:
 
 
 def test_a_device_that_asks_too_often_is_told_so_and_others_are_not_held_up(bench: Bench) -> None:
-    hello = wire.Hello(DEVICE, bytes(32)).emit()
-    statuses = [bench.post(hello)[0] for _ in range(12)]
-    assert statuses == [200] * 10 + [429] * 2
-    assert bench.post(wire.Hello("urn:dcu:other", bytes(32)).emit())[0] == 200
+    with bench.engine.begin() as connection:
+        devices.enrol(connection, "urn:dcu:other", KEY, 1.0)
+    tries = [bench.register() for _ in range(12)]
+    assert [isinstance(each, bytes) for each in tries] == [True] * 10 + [False] * 2
+    assert "429" in str(tries[-1])
+    assert isinstance(bench.register("urn:dcu:other"), bytes)
     bench.time.now += 6.0
-    assert [bench.post(hello)[0] for _ in range(2)] == [200, 429]
+    assert [isinstance(bench.register(), bytes) for _ in range(2)] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +194,7 @@ def test_other_content_types_and_large_bodies_are_refused(bench: Bench) -> None:
 
 
 def test_a_database_that_fails_is_unavailable_and_leaves_no_half_registration(database: Engine) -> None:
-    def broken(_: Connection, __: str, ___: wire.RegistrationInfo) -> bytes:
+    def broken(_: str) -> Account:
         raise OperationalError("statement", {}, Exception("disk I/O error"))
 
     bench = Bench(database, broken)
@@ -244,3 +264,16 @@ def test_the_number_of_clients_is_bounded() -> None:
     assert [limit.allow(key, 0.0) for key in ("a", "b", "c")] == [True] * 3
     assert limit.allow("a", 0.0)  # forgotten, the least recent
     assert not limit.allow("c", 0.0)
+
+
+def test_what_a_stolen_database_gives(bench: Bench, tmp_path: Path) -> None:
+    """Keys and DM secrets as they are, tokens as hashes only: docs/security.md says so."""
+    bench.register()
+    token = readings.issue_token(bench.engine, DEVICE, 5.0)
+    with bench.engine.begin() as connection:
+        row = accounts.load(connection, DEVICE)
+    assert row is not None
+    stolen = b"".join(file.read_bytes() for file in tmp_path.glob("headend.db*"))
+    assert KEY in stolen
+    assert row.client_secret.encode() in stolen
+    assert token.encode() not in stolen

@@ -18,7 +18,6 @@ from starlette.applications import Starlette
 from agent.jobs import firmware
 from agent.ota.errors import DeltaUnfit
 from headend import web
-from headend.db import create_tables, open_engine
 from headend.dm import tables
 from headend.dm.jobs.types import JOB_TYPES, JobError
 from headend.operator import app as operator
@@ -31,6 +30,7 @@ from omadm import descriptor as dd
 from tests.agent.dm.server import DEVICE_ID
 from tests.agent.dm_device import UPDATE
 from tests.headend.asgi import call, pieces
+from tests.headend.database import empty_database
 from tests.headend.dm.test_with_agent import World
 from tests.updateagent.packages import HARDWARE, Workshop, release
 from updateagent.buildhost import bsdiff
@@ -80,8 +80,7 @@ class Shelf:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_engine(f"sqlite:///{tmp_path / 'headend.db'}")
-    create_tables(engine)
+    engine = empty_database(tmp_path / "headend.db")
     yield engine
     engine.dispose()
 

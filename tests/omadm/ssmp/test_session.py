@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,26 +17,36 @@ from omadm.ssmp import server_core as server
 from omadm.ssmp.client_core import Registered, RegistrationFailed, SsmpClient
 from omadm.ssmp.crypto import SessionKeys, Transcript
 from omadm.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
-from omadm.ssmp.server_core import Authenticated, Confirmed, ServerSession, SessionTable
+from omadm.ssmp.server_core import Authenticated, Challenger, Confirmed, Opening, ServerSession, SessionTable
 
-VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "ssmp.json").read_text())
-KEY = bytes.fromhex(VECTORS["device_key"])
-INFO = wire.RegistrationInfo(**VECTORS["info"])
-DOCUMENT = bytes.fromhex(VECTORS["document"])
+FOLDER = Path(__file__).parents[2] / "vectors"
+VECTORS = {number: json.loads((FOLDER / f"ssmp-{number}.json").read_text()) for number in wire.VERSIONS}
+DEVICE = VECTORS[2]["device_id"]
+KEY = bytes.fromhex(VECTORS[2]["device_key"])
+INFO = wire.RegistrationInfo(**VECTORS[2]["info"])
+DOCUMENT = bytes.fromhex(VECTORS[2]["document"])
+OTHER_VERSION = wire.Error(400, "this is not an SSMP message", 1).emit()
+STEPS = ("hello", "challenge", "auth", "bootstrap", "confirm", "done", "error")
+BOTH = pytest.mark.parametrize("version", wire.VERSIONS)
 
 
-def vector(name: str) -> bytes:
-    return bytes.fromhex(VECTORS[name])
+def vector(name: str, version: int = 2) -> bytes:
+    return bytes.fromhex(VECTORS[version][name])
 
 
-def a_client(key: bytes = KEY) -> SsmpClient:
-    client = SsmpClient(VECTORS["device_id"], key, INFO, vector("client_nonce"))
+def a_client(key: bytes = KEY, version: int = 2) -> SsmpClient:
+    """A device that has said HELLO; to a server of version 1 after it was told so."""
+    client = SsmpClient(DEVICE, key, INFO, vector("client_nonce"), vector("held"))
     client.start(0.0)
+    if version == 1:
+        client.take_output()
+        client.receive(OTHER_VERSION, 0.5)
     return client
 
 
-def a_session(key: bytes = KEY, *, known: bool = True, now: float = 0.0) -> ServerSession:
-    return ServerSession(vector("session"), vector("server_nonce"), vector("hello"), key, known=known, now=now)
+def a_session(key: bytes = KEY, version: int = 2, *, known: bool = True, now: float = 0.0) -> ServerSession:
+    opening = Opening(vector("hello", version), vector("challenge", version), now + server.SESSION_S)
+    return ServerSession(vector("session"), opening, key, known=known)
 
 
 def answer(session: ServerSession, message: bytes, now: float = 1.0) -> bytes:
@@ -59,31 +70,88 @@ def failure(client: SsmpClient) -> SsmpError:
 # ---- the good way
 
 
-def test_the_device_says_what_the_known_answers_say() -> None:
-    client = a_client()
-    assert client.take_output() == vector("hello")
-    client.receive(vector("challenge"), 1.0)
-    assert client.take_output() == vector("auth")
-    client.receive(vector("bootstrap"), 1.0)
-    assert client.take_output() == vector("confirm")
+@BOTH
+def test_the_device_says_what_the_known_answers_say(version: int) -> None:
+    client = a_client(version=version)
+    assert client.take_output() == vector("hello", version)
+    client.receive(vector("challenge", version), 1.0)
+    assert client.take_output() == vector("auth", version)
+    client.receive(vector("bootstrap", version), 1.0)
+    assert client.take_output() == vector("confirm", version)
     assert client.next_event() is None
-    client.receive(vector("done"), 1.0)
+    client.receive(vector("done", version), 1.0)
     assert client.next_event() == Registered(DOCUMENT)
     assert client.next_deadline() is None
 
 
-def test_the_server_says_what_the_known_answers_say() -> None:
-    session = a_session()
-    assert session.take_output() == vector("challenge")
-    session.receive(vector("auth"), 1.0)
-    assert session.next_event() == Authenticated(VECTORS["device_id"], INFO)
+@BOTH
+def test_the_server_says_what_the_known_answers_say(version: int) -> None:
+    session = a_session(version=version)
+    held = vector("held") if version == 2 else None
+    session.receive(vector("auth", version), 1.0)
+    assert session.next_event() == Authenticated(DEVICE, INFO, held)
     session.provide(DOCUMENT)
-    assert session.take_output() == vector("bootstrap")
-    session.receive(vector("confirm"), 1.0)
-    assert session.next_event() == Confirmed(VECTORS["device_id"], INFO)
+    assert session.take_output() == vector("bootstrap", version)
+    session.receive(vector("confirm", version), 1.0)
+    assert session.next_event() == Confirmed(DEVICE, INFO, held)
     session.acknowledge()
-    assert session.take_output() == vector("done")
+    assert session.take_output() == vector("done", version)
     assert session.over
+
+
+# ---- versions
+
+
+@pytest.mark.parametrize("code", [400, 505])
+def test_a_server_that_knows_only_version_1_hears_a_hello_of_version_1(code: int) -> None:
+    client = a_client()
+    assert client.take_output()[2] == 2
+    client.receive(wire.Error(code, "no", 1).emit(), 1.0)
+    assert client.take_output() == vector("hello", 1)
+    assert client.next_deadline() == client_core.REGISTRATION_TIMEOUT_S
+
+
+def test_a_server_of_version_1_that_says_no_twice_is_not_asked_again() -> None:
+    client = a_client(version=1)
+    client.take_output()
+    client.receive(OTHER_VERSION, 1.0)
+    assert isinstance(failure(client), SsmpRefused)
+
+
+@pytest.mark.parametrize("code", [401, 429, 503])
+def test_a_refusal_for_another_reason_is_no_question_of_versions(code: int) -> None:
+    client = a_client()
+    client.receive(wire.Error(code, "no", 1).emit(), 1.0)
+    client.take_output()
+    event = client.next_event()
+    assert isinstance(event, RegistrationFailed)
+    assert isinstance(event.error, SsmpRefused)
+
+
+def test_after_its_hello_was_taken_a_device_does_not_go_back_to_version_1() -> None:
+    client = a_client()
+    client.receive(vector("challenge"), 1.0)
+    client.take_output()
+    client.take_output()
+    client.receive(OTHER_VERSION, 1.0)
+    assert isinstance(failure(client), SsmpRefused)
+
+
+def test_a_server_keeps_to_the_version_of_the_device() -> None:
+    client = a_client()
+    client.receive(vector("challenge", 1), 1.0)
+    client.take_output()
+    assert "answered in version 1" in str(client.next_event())
+    session = a_session()
+    with pytest.raises(SsmpRefused) as refusal:
+        session.receive(vector("auth", 1), 1.0)
+    assert (refusal.value.code, session.state) == (400, server.State.CHALLENGED)
+
+
+def test_no_proof_of_one_version_is_one_of_the_other() -> None:
+    keys = [SessionKeys(KEY, bytes(32), bytes(32), version) for version in wire.VERSIONS]
+    macs = [made for each in keys for made in (each.device_mac(b""), each.server_mac(b""), each.confirm_mac(b""))]
+    assert len(set(macs)) == len(macs)
 
 
 def test_the_document_is_not_readable_on_the_way() -> None:
@@ -129,21 +197,22 @@ def test_a_server_without_the_device_key_bootstraps_nobody() -> None:
     client.take_output()
     forged = SessionKeys(bytes(32), vector("client_nonce"), vector("server_nonce"))
     transcript = Transcript()
-    sealed = forged.seal(b"evil", transcript.digest())
+    sealed = forged.seal(b"evil", transcript.digest(), vector("session"))
     client.receive(wire.Bootstrap(vector("session"), sealed, forged.server_mac(bytes(32))).emit(), 1.0)
     assert "did not prove" in str(failure(client))
 
 
+@BOTH
 @pytest.mark.parametrize("name", ["challenge", "bootstrap", "done"])
-def test_no_changed_bit_of_a_server_message_leads_to_a_registration(name: str) -> None:
+def test_no_changed_bit_of_a_server_message_leads_to_a_registration(name: str, version: int) -> None:
     steps = ("challenge", "bootstrap", "done")
-    original = vector(name)
+    original = vector(name, version)
     for bit in range(0, len(original) * 8, 5):
         changed = bytearray(original)
         changed[bit // 8] ^= 1 << (bit % 8)
-        client = a_client()
-        session = a_session()
-        message = session.take_output()
+        client = a_client(version=version)
+        session = a_session(version=version)
+        message = vector("challenge", version)
         for step in steps:
             client.take_output()
             client.receive(bytes(changed) if step == name else message, 1.0)
@@ -157,15 +226,16 @@ def test_no_changed_bit_of_a_server_message_leads_to_a_registration(name: str) -
         assert not isinstance(client.next_event(), Registered)
 
 
+@BOTH
 @pytest.mark.parametrize("name", ["auth", "confirm"])
-def test_no_changed_bit_of_a_device_message_is_believed(name: str) -> None:
-    original = vector(name)
+def test_no_changed_bit_of_a_device_message_is_believed(name: str, version: int) -> None:
+    original = vector(name, version)
     for bit in range(0, len(original) * 8, 5):
         changed = bytearray(original)
         changed[bit // 8] ^= 1 << (bit % 8)
-        session = a_session()
+        session = a_session(version=version)
         if name == "confirm":
-            answer(session, vector("auth"))
+            answer(session, vector("auth", version))
         try:
             session.receive(bytes(changed), 1.0)
         except SsmpError:
@@ -178,14 +248,16 @@ def test_no_changed_bit_of_a_device_message_is_believed(name: str) -> None:
 
 def test_the_bootstrap_document_of_another_session_does_not_open() -> None:
     keys = SessionKeys(KEY, vector("client_nonce"), vector("server_nonce"))
-    sealed = keys.seal(DOCUMENT, b"this session")
-    assert keys.open(sealed, b"this session") == DOCUMENT
+    sealed = keys.seal(DOCUMENT, b"transcript", b"this session")
+    assert keys.open(sealed, b"transcript", b"this session") == DOCUMENT
     with pytest.raises(SsmpError):
-        keys.open(sealed, b"another session")
+        keys.open(sealed, b"another", b"this session")
     with pytest.raises(SsmpError):
-        SessionKeys(KEY, bytes(32), vector("server_nonce")).open(sealed, b"this session")
+        keys.open(sealed, b"transcript", b"another session")
     with pytest.raises(SsmpError):
-        keys.open(b"", b"this session")
+        SessionKeys(KEY, bytes(32), vector("server_nonce")).open(sealed, b"transcript", b"this session")
+    with pytest.raises(SsmpError):
+        keys.open(b"", b"transcript", b"this session")
 
 
 # ---- order
@@ -193,7 +265,6 @@ def test_the_bootstrap_document_of_another_session_does_not_open() -> None:
 
 def test_a_replayed_message_is_refused_and_changes_nothing() -> None:
     session = a_session()
-    session.take_output()
     answer(session, vector("auth"))
     with pytest.raises(SsmpRefused) as refusal:
         session.receive(vector("auth"), 1.0)
@@ -219,9 +290,14 @@ def test_a_message_that_is_not_due_ends_the_attempt(name: str) -> None:
 
 
 def test_a_message_of_another_session_ends_the_attempt() -> None:
+    client = a_client(version=1)
+    client.receive(vector("challenge", 1), 1.0)
+    client.receive(wire.Bootstrap(bytes(16), b"x", bytes(32), 1).emit(), 1.0)
+    assert "another session" in str(failure(client))
     client = a_client()
-    client.receive(vector("challenge"), 1.0)
-    client.receive(wire.Bootstrap(bytes(16), b"x", bytes(32)).emit(), 1.0)
+    for name in ("challenge", "bootstrap"):
+        client.receive(vector(name), 1.0)
+    client.receive(wire.Done(bytes(16), bytes(32)).emit(), 1.0)
     assert "another session" in str(failure(client))
 
 
@@ -290,49 +366,187 @@ def test_an_expired_session_takes_nothing() -> None:
     assert refusal.value.code == 408
 
 
-def table_with(count: int, rng: random.Random) -> SessionTable:
-    table = SessionTable(rng.randbytes, sessions_max=3)
-    for _ in range(count):
-        table.open(vector("hello"), KEY, known=True, now=0.0)
-    return table
+# ---- challenges without a memory
+
+NETWORK = "192.0.2.1"
+
+
+def challenged(challenger: Challenger, now: float = 10.0, network: str = NETWORK, key: bytes = KEY) -> bytes:
+    """The AUTH of a device after the challenge of this server."""
+    client = a_client(key)
+    client.receive(challenger.challenge(client.take_output(), network, now), now)
+    return client.take_output()
+
+
+def an_auth(data: bytes) -> wire.Auth:
+    message = wire.parse(data)
+    assert isinstance(message, wire.Auth)
+    return message
+
+
+def test_a_challenge_is_known_again_for_a_minute_also_after_the_secret_has_changed() -> None:
+    for begin in (0.0, 59.0, 60.0, 119.999):
+        challenger = Challenger(random.Random(1).randbytes)
+        auth = an_auth(challenged(challenger, begin))
+        challenger.challenge(vector("hello"), NETWORK, begin + 59.9)
+        opening = challenger.opening(auth, NETWORK, begin + 59.9)
+        assert (opening.hello, opening.challenge) == (auth.hello, auth.challenge)
+        assert opening.deadline == pytest.approx(begin + 60, abs=0.002)
+        with pytest.raises(SsmpRefused) as refusal:
+            challenger.opening(auth, NETWORK, begin + 60.0)
+        assert refusal.value.code == 408
+
+
+def test_a_challenge_is_for_one_network_one_hello_and_one_server() -> None:
+    challenger, other = Challenger(random.Random(1).randbytes), Challenger(random.Random(2).randbytes)
+    auth = an_auth(challenged(challenger))
+    other.challenge(vector("hello"), NETWORK, 10.0)
+    hello = wire.Hello("urn:dcu:other", vector("client_nonce")).emit()
+    for server_, heard, network in (
+        (challenger, auth, "192.0.2.2"),
+        (challenger, replace(auth, hello=hello), NETWORK),
+        (other, auth, NETWORK),
+        (Challenger(random.Random(1).randbytes), auth, NETWORK),  # that was started again
+    ):
+        with pytest.raises(SsmpRefused) as refusal:
+            server_.opening(heard, network, 11.0)
+        assert refusal.value.code == 408
+
+
+def test_no_changed_bit_of_a_challenge_is_known_again() -> None:
+    challenger = Challenger(random.Random(1).randbytes)
+    auth = an_auth(challenged(challenger))
+    challenger.opening(auth, NETWORK, 11.0)
+    for bit in range(len(auth.challenge) * 8):
+        changed = bytearray(auth.challenge)
+        changed[bit // 8] ^= 1 << (bit % 8)
+        with pytest.raises(SsmpRefused):
+            challenger.opening(replace(auth, challenge=bytes(changed)), NETWORK, 11.0)
+    with pytest.raises(SsmpRefused):
+        longer = wire.HEADER_BYTES, auth.challenge[wire.HEADER_BYTES :] + b"\x80\0\0"
+        added = auth.challenge[:4] + len(longer[1]).to_bytes(2, "big") + longer[1]
+        challenger.opening(replace(auth, challenge=added), NETWORK, 11.0)
+
+
+def test_a_challenger_keeps_two_secrets_however_many_ask() -> None:
+    challenger = Challenger(random.Random(1).randbytes)
+    for number in range(10_000):
+        challenger.challenge(wire.Hello(f"x{number}", bytes(32)).emit(), NETWORK, number / 10)
+    assert len(challenger._secrets) == 2
+
+
+# ---- the table
+
+
+def proven(table: SessionTable, challenger: Challenger, now: float, key: bytes = KEY) -> ServerSession:
+    """A session of version 2 whose AUTH has come, as a server begins it."""
+    data = challenged(challenger, now, key=key)
+    session = table.prepare(challenger.opening(an_auth(data), NETWORK, now), KEY, known=True, now=now)
+    try:
+        session.receive(data, now)
+        session.next_event()
+    finally:
+        table.settle(session)
+    return session
+
+
+def test_a_session_is_in_the_table_when_it_is_proven_and_not_before() -> None:
+    table, challenger = SessionTable(random.Random(1).randbytes), Challenger(random.Random(1).randbytes)
+    with pytest.raises(SsmpRefused):
+        proven(table, challenger, 10.0, bytes(32))
+    assert len(table) == 0
+    session = proven(table, challenger, 10.0)
+    assert table.find(session.session, 11.0) is session
+    assert session.session in table
+
+
+def test_an_auth_that_comes_twice_begins_one_session() -> None:
+    """Its nonces would be those of the first: the seal must not be used for another document."""
+    table, challenger = SessionTable(random.Random(1).randbytes), Challenger(random.Random(1).randbytes)
+    data = challenged(challenger)
+    opening = challenger.opening(an_auth(data), NETWORK, 10.0)
+    session = table.prepare(opening, KEY, known=True, now=10.0)
+    session.receive(data, 10.0)
+    table.settle(session)
+    for _ in range(2):
+        with pytest.raises(SsmpRefused) as refusal:
+            table.prepare(opening, KEY, known=True, now=10.0)
+        assert refusal.value.code == 409
+        session.abort()  # also when it is over
+        table.settle(session)
+
+
+def test_a_device_has_two_sessions_at_most_and_the_newest_are_kept() -> None:
+    table, challenger = SessionTable(random.Random(1).randbytes), Challenger(random.Random(1).randbytes)
+    begun = [proven(table, challenger, 10.0 + at) for at in range(4)]
+    assert [session.session in table for session in begun] == [False, False, True, True]
+    assert [session.over for session in begun] == [True, True, False, False]
 
 
 def test_a_full_table_refuses_until_sessions_expire() -> None:
-    table = table_with(3, random.Random(1))
+    table, challenger = SessionTable(random.Random(1).randbytes, sessions_max=1), Challenger(random.Random(1).randbytes)
+    proven(table, challenger, 10.0)
     with pytest.raises(SsmpRefused) as refusal:
-        table.open(vector("hello"), KEY, known=True, now=1.0)
+        proven(table, challenger, 11.0)
     assert refusal.value.code == 503
-    table.open(vector("hello"), KEY, known=True, now=server.SESSION_S)
+    proven(table, challenger, 10.0 + server.SESSION_S)
     assert len(table) == 1
 
 
+def test_sessions_of_version_1_before_their_proof_have_a_place_of_their_own() -> None:
+    """A network keeps no more than its part of it, and the network that holds the most makes room for others."""
+    table = SessionTable(random.Random(1).randbytes, half_open_max=40)
+    device = table.open(vector("hello", 1), KEY, "192.0.2.7", known=True, now=0.0)
+    for number in range(200):
+        table.open(vector("hello", 1), KEY, f"203.0.113.{number % 4}", known=False, now=1.0)
+    assert len(table) == 40
+    assert table.find(device.session, 2.0) is device
+    answer(device, proven_v1(device))
+    table.settle(device)
+    for number in range(200):
+        table.open(vector("hello", 1), KEY, f"2001:db8:{number}::/64", known=False, now=1.0)
+    assert table.find(device.session, 2.0) is device
+
+
+def proven_v1(session: ServerSession) -> bytes:
+    """The AUTH of version 1 for a session of the table."""
+    client = a_client(version=1)
+    client.take_output()
+    client.receive(session.challenge, 1.0)
+    return client.take_output()
+
+
 def test_a_session_that_is_not_there_is_refused() -> None:
-    table = table_with(1, random.Random(1))
+    table = SessionTable(random.Random(1).randbytes)
+    table.open(vector("hello", 1), KEY, NETWORK, known=True, now=0.0)
     with pytest.raises(SsmpRefused) as refusal:
         table.find(bytes(16), 1.0)
     assert refusal.value.code == 408
     assert table.next_deadline() == server.SESSION_S
+    table.on_deadline(server.SESSION_S)
+    assert len(table) == 0
 
 
 def test_a_finished_session_leaves_the_table() -> None:
     table = SessionTable(random.Random(1).randbytes)
-    session = table.open(vector("hello"), KEY, known=True, now=0.0)
-    table.forget_finished(session)
+    session = table.open(vector("hello", 1), KEY, NETWORK, known=True, now=0.0)
+    table.settle(session)
     assert table.find(session.session, 1.0) is session
     session.abort()
-    table.forget_finished(session)
+    table.settle(session)
     assert len(table) == 0
     assert table.next_deadline() is None
 
 
 def test_a_session_begins_with_hello_only() -> None:
-    with pytest.raises(SsmpUsageError):
-        ServerSession(bytes(16), bytes(32), vector("confirm"), KEY, known=True, now=0.0)
+    for hello, challenge in (("confirm", "challenge"), ("hello", "confirm")):
+        with pytest.raises(SsmpUsageError):
+            ServerSession(bytes(16), Opening(vector(hello), vector(challenge), 60.0), KEY, known=True)
 
 
 def test_random_messages_never_register_and_never_raise_anything_else() -> None:
     rng = random.Random(3)
-    messages = [vector(name) for name in ("hello", "challenge", "auth", "bootstrap", "confirm", "done", "error")]
+    messages = [vector(name, version) for name in STEPS for version in wire.VERSIONS]
     for _ in range(2000):
         client, session = a_client(), a_session()
         for _ in range(4):

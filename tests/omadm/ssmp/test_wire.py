@@ -11,36 +11,66 @@ from pathlib import Path
 import pytest
 
 from omadm.ssmp import wire
-from omadm.ssmp.errors import SsmpUsageError, SsmpWireError
+from omadm.ssmp.errors import SsmpUsageError, SsmpVersionError, SsmpWireError
 
-VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "ssmp.json").read_text())
+FOLDER = Path(__file__).parents[2] / "vectors"
+VECTORS = {number: json.loads((FOLDER / f"ssmp-{number}.json").read_text()) for number in wire.VERSIONS}
 NAMES = ("hello", "challenge", "auth", "bootstrap", "confirm", "done", "error")
 INFO = wire.RegistrationInfo("Maker", "Model", "1", "2", "3", "http://h/push")
 NONCE = bytes(range(32))
 SESSION = bytes(range(16))
 MESSAGES: tuple[wire.Message, ...] = (
     wire.Hello("urn:dcu:Ä", NONCE),
-    wire.Challenge(SESSION, NONCE),
-    wire.Auth(SESSION, INFO, NONCE),
+    wire.Challenge(NONCE[::-1], b"cookie"),
+    wire.Auth(b"hello", b"challenge", INFO, SESSION, NONCE),
     wire.Bootstrap(SESSION, b"sealed", NONCE),
     wire.Confirm(SESSION, NONCE),
     wire.Done(SESSION, NONCE),
     wire.Error(401, "no"),
 )
+MESSAGES_V1: tuple[wire.Message, ...] = (
+    wire.Hello("urn:dcu:Ä", NONCE, 1),
+    wire.ChallengeV1(SESSION, NONCE),
+    wire.AuthV1(SESSION, INFO, NONCE),
+    wire.Bootstrap(SESSION, b"sealed", NONCE, 1),
+    wire.Confirm(SESSION, NONCE, 1),
+    wire.Done(SESSION, NONCE, 1),
+    wire.Error(401, "no", 1),
+)
 
 
-@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+@pytest.mark.parametrize(
+    "message", MESSAGES + MESSAGES_V1, ids=lambda message: f"{type(message).__name__}-{message.version}"
+)
 def test_what_is_emitted_parses_back(message: wire.Message) -> None:
     assert wire.parse(message.emit()) == message
 
 
+@pytest.mark.parametrize("version", wire.VERSIONS)
 @pytest.mark.parametrize("name", NAMES)
-def test_the_known_answers_parse_and_come_out_again(name: str) -> None:
-    data = bytes.fromhex(VECTORS[name])
-    assert wire.parse(data).emit() == data
+def test_the_known_answers_parse_and_come_out_again(name: str, version: int) -> None:
+    data = bytes.fromhex(VECTORS[version][name])
+    message = wire.parse(data)
+    assert (message.emit(), message.version) == (data, version)
 
 
-@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_another_version_is_an_error_of_its_own() -> None:
+    for version in (0, 3, 255):
+        with pytest.raises(SsmpVersionError, match=f"version {version}"):
+            wire.parse(b"SS" + bytes([version, 1, 0, 0]))
+
+
+def test_challenge_and_auth_of_one_version_are_no_messages_of_the_other() -> None:
+    for message in (*MESSAGES[1:3], *MESSAGES_V1[1:3]):
+        data = bytearray(message.emit())
+        data[2] = 3 - data[2]
+        with pytest.raises(SsmpWireError, match="does not belong"):
+            wire.parse(bytes(data))
+
+
+@pytest.mark.parametrize(
+    "message", MESSAGES + MESSAGES_V1, ids=lambda message: f"{type(message).__name__}-{message.version}"
+)
 def test_every_truncation_is_an_error(message: wire.Message) -> None:
     data = message.emit()
     for size in range(len(data)):
@@ -48,7 +78,9 @@ def test_every_truncation_is_an_error(message: wire.Message) -> None:
             wire.parse(data[:size])
 
 
-@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+@pytest.mark.parametrize(
+    "message", MESSAGES + MESSAGES_V1, ids=lambda message: f"{type(message).__name__}-{message.version}"
+)
 @pytest.mark.slow
 def test_a_message_followed_by_something_is_an_error(message: wire.Message) -> None:
     with pytest.raises(SsmpWireError, match="length says"):
@@ -57,7 +89,7 @@ def test_a_message_followed_by_something_is_an_error(message: wire.Message) -> N
 
 def with_fields(kind: int, *fields: tuple[int, bytes]) -> bytes:
     body = b"".join(bytes([tag]) + len(value).to_bytes(2, "big") + value for tag, value in fields)
-    return b"SS\x01" + bytes([kind]) + len(body).to_bytes(2, "big") + body
+    return b"SS\x02" + bytes([kind]) + len(body).to_bytes(2, "big") + body
 
 
 def test_an_unknown_field_from_0x80_on_is_skipped() -> None:
@@ -70,11 +102,11 @@ def test_an_unknown_field_from_0x80_on_is_skipped() -> None:
     ("data", "offset", "why"),
     [
         (b"", 0, "cut short"),
-        (b"SS\x01\x05\0", 5, "cut short in the header"),
+        (b"SS\x02\x05\0", 5, "cut short in the header"),
         (b"XX\x01\x01\0\0", 0, "begin with SS"),
-        (b"SS\x02\x01\0\0", 2, "version 2"),
-        (b"SS\x01\x63\0\0", 3, "unknown type"),
-        (b"SS\x01\x01\0\x01", 4, "length says 1 bytes of fields, there are 0"),
+        (b"SS\x03\x01\0\0", 2, "version 3"),
+        (b"SS\x02\x63\0\0", 3, "unknown type"),
+        (b"SS\x02\x01\0\x01", 4, "length says 1 bytes of fields, there are 0"),
         (with_fields(1), 6, "lacks field"),
         (with_fields(1, (1, b"id")), 11, "lacks field CLIENT_NONCE"),
         (with_fields(1, (2, NONCE), (1, b"id")), 41, "out of order"),
@@ -88,11 +120,13 @@ def test_an_unknown_field_from_0x80_on_is_skipped() -> None:
         (with_fields(1, (1, b"\xff"), (2, NONCE)), 6, "not UTF-8"),
         (with_fields(1, (1, b"x" * 129), (2, NONCE)), 6, "longer than 128"),
         (with_fields(1, (1, b"id"), (2, NONCE[:31])), 6, "31 bytes, not 32"),
+        (with_fields(2, (4, NONCE), (8, b"")), 6, "cookie has 0 bytes"),
+        (with_fields(2, (4, NONCE), (8, bytes(65))), 6, "cookie has 65 bytes"),
         (with_fields(4, (3, SESSION), (5, b""), (0x7F, NONCE)), 6, "sealed is empty"),
         (with_fields(7, (6, b"\x01"), (7, b"x")), 6, "1 bytes, not 2"),
         (with_fields(7, (6, b"\0\x01"), (7, b"x")), 6, "three digits"),
-        (b"SS\x01\x01\x00\x02\x01\x00", 6, "field's header"),
-        (b"SS\x01\x01\x00\x04\x01\x00\x09x", 6, "9 bytes, 1 are left"),
+        (b"SS\x02\x01\x00\x02\x01\x00", 6, "field's header"),
+        (b"SS\x02\x01\x00\x04\x01\x00\x09x", 6, "9 bytes, 1 are left"),
         (b"SS" + bytes(wire.MESSAGE_BYTES_MAX), 0, "longer than"),
     ],
 )
@@ -151,10 +185,13 @@ def test_nonces_sessions_and_proofs_have_one_size(wrong: int) -> None:
     nonce, session = bytes(32 + wrong), bytes(16 + wrong)
     for make in (
         lambda: wire.Hello("id", nonce),
-        lambda: wire.Challenge(session, NONCE),
-        lambda: wire.Challenge(SESSION, nonce),
-        lambda: wire.Auth(session, INFO, NONCE),
-        lambda: wire.Auth(SESSION, INFO, nonce),
+        lambda: wire.Challenge(nonce, b"cookie"),
+        lambda: wire.ChallengeV1(session, NONCE),
+        lambda: wire.ChallengeV1(SESSION, nonce),
+        lambda: wire.Auth(b"h", b"c", INFO, b"", nonce),
+        lambda: wire.Auth(b"h", b"c", INFO, session, NONCE),
+        lambda: wire.AuthV1(session, INFO, NONCE),
+        lambda: wire.AuthV1(SESSION, INFO, nonce),
         lambda: wire.Bootstrap(session, b"sealed", NONCE),
         lambda: wire.Bootstrap(SESSION, b"sealed", nonce),
         lambda: wire.Confirm(session, NONCE),
@@ -204,12 +241,15 @@ def expand(tags: str) -> list[int]:
 def test_a_device_without_an_id_and_an_empty_document_cannot_be_sent() -> None:
     with pytest.raises(SsmpUsageError, match="device_id is empty"):
         wire.Hello("", NONCE)
+    for hello, challenge in ((b"", b"c"), (b"h", b"")):
+        with pytest.raises(SsmpUsageError, match="repeats HELLO and CHALLENGE"):
+            wire.Auth(hello, challenge, INFO, b"", NONCE)
     with pytest.raises(SsmpUsageError, match="sealed is empty"):
         wire.Bootstrap(SESSION, b"", NONCE)
 
 
 def test_the_unproven_part_lacks_the_mac_and_nothing_else() -> None:
-    for message in MESSAGES[2:6]:
+    for message in MESSAGES[2:6] + MESSAGES_V1[2:6]:
         data = message.emit()
         assert data.count(NONCE) == 1
         assert wire.unproven(data) == data.replace(NONCE, b"")
@@ -226,7 +266,7 @@ def test_mutated_messages_parse_or_fail_as_such() -> None:
     rng = random.Random(7)
     parsed = 0
     for _ in range(20_000):
-        data = bytearray(rng.choice(MESSAGES).emit())
+        data = bytearray(rng.choice(MESSAGES + MESSAGES_V1).emit())
         for _ in range(rng.randint(1, 4)):
             at = rng.randrange(len(data))
             match rng.randrange(4):

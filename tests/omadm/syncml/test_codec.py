@@ -227,18 +227,45 @@ def test_prefixes_and_foreign_namespaces_do_not_matter() -> None:
         ("<SyncML/>", "SyncHdr"),
         ("<Other/>", "not SyncML"),
         (one("").replace("<MsgID>2</MsgID>", ""), "MsgID"),
-        (one("").replace("<MsgID>2</MsgID>", "<MsgID>two</MsgID>"), "not a number"),
-        (one("").replace("<MsgID>2</MsgID>", f"<MsgID>{'9' * 40}</MsgID>"), "not a number"),
+        (one("").replace("<MsgID>2</MsgID>", f"<MsgID>{'9' * 65}</MsgID>"), "MsgID"),
         (one("").replace("<SessionID> 1 </SessionID>", ""), "SessionID"),
-        (one("").replace("<SessionID> 1 </SessionID>", "<SessionID>123456789</SessionID>"), "SessionID"),
+        (one("").replace("<SessionID> 1 </SessionID>", f"<SessionID>{'1' * 65}</SessionID>"), "SessionID"),
         (one("").replace("https://s", ""), "SyncHdr"),
-        (one("", header="<Meta><NextNonce>%%%</NextNonce></Meta>"), "base64"),
-        (one("", header="<Meta><MaxMsgSize>-1</MaxMsgSize></Meta>"), "not a number"),
     ],
 )
 def test_a_message_without_what_it_needs_is_refused_by_name(body: str, why: str) -> None:
     with pytest.raises(SyncmlError, match=why):
         decode(body.encode(), DM_XML)
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        ("<Meta><MaxMsgSize>big</MaxMsgSize><MaxObjSize>9</MaxObjSize></Meta>", "MaxMsgSize"),
+        ("<Meta><MaxMsgSize>-1</MaxMsgSize><MaxObjSize>9</MaxObjSize></Meta>", "MaxMsgSize"),
+        ("<Meta><NextNonce>%%%</NextNonce><MaxObjSize>9</MaxObjSize></Meta>", "NextNonce"),
+        ("<Cred><Meta><Size>x</Size></Meta><Data>a</Data></Cred><Meta><MaxObjSize>9</MaxObjSize></Meta>", "Cred"),
+    ],
+)
+def test_a_bad_value_in_the_header_counts_as_not_said_and_the_rest_stands(header: str, why: str) -> None:
+    message = read_one(header)
+    assert message.hdr.meta == Meta(max_obj_size=9)
+    assert message.hdr.cred is None
+    (said,) = message.hdr.unread
+    assert why in said
+    assert len(message.commands) == 1
+
+
+def read_one(header: str) -> SyncML:
+    return decode(one("<Alert><CmdID>1</CmdID><Data>1201</Data></Alert>", header=header).encode(), DM_XML)
+
+
+@pytest.mark.parametrize(("written", "number"), [("two", 0), ("007", 7), ("9" * 40, 0)])
+def test_a_msg_id_of_any_form_is_kept_for_the_references_to_it(written: str, number: int) -> None:
+    hdr = decode(one("").replace("<MsgID>2</MsgID>", f"<MsgID> {written}</MsgID>").encode(), DM_XML).hdr
+    assert (hdr.msg_id, hdr.msg_ref, hdr.numbered) == (number, written, number > 0)
+    again = SyncML(hdr)
+    assert decode(encode(again, DM_WBXML), DM_WBXML) == again
 
 
 @pytest.mark.parametrize(
@@ -259,7 +286,7 @@ def test_what_no_document_can_hold_is_our_mistake(message: SyncML, content_type:
         encode(message, content_type)
 
 
-@pytest.mark.parametrize("session_id", ["", "123456789"])
+@pytest.mark.parametrize("session_id", ["", "1" * 65])
 def test_a_header_checks_its_session_id(session_id: str) -> None:
     with pytest.raises(SyncmlValueError):
         SyncHdr(session_id, 1, "t", "s")

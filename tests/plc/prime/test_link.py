@@ -483,8 +483,8 @@ def test_the_topology_is_read_after_each_list_of_nodes() -> None:
             answer = ListResponse(pib, record.SIZE if records else 0, records).emit()
             link.receive(UsiFrame(ProtocolId.MNGP_GETRSP_ENHANCED, answer).emit(), 0.1)
     assert events(link)[-1] == TopologyListed(1, 1)
-    (place,) = link.topology.places
-    assert (place.eui48, place.level, place.rx_level, place.snr, place.is_switch) == (eui(1), 1, 80, 20, True)
+    (entry,) = link.topology.entries
+    assert (entry.eui48, entry.level, entry.rx_level, entry.snr, entry.is_switch) == (eui(1), 1, 80, 20, True)
 
 
 def test_orders_to_the_base_node_wait_for_each_other() -> None:

@@ -53,10 +53,10 @@ def test_a_node_registers_is_promoted_demoted_and_leaves() -> None:
     states = []
     for kind in (0, 2, 4, 3, 2, 1):
         topology.happened(happening(kind, 1, lsid=9 if kind == 2 else LSID_NONE), 1.0)
-        (place,) = topology.places
-        states.append((place.state, place.registered))
+        (entry,) = topology.entries
+        states.append((entry.state, entry.registered))
     assert states == [(1, True), (2, True), (2, True), (1, True), (2, True), (0, False)]
-    assert (place.promotions, place.registrations, place.alive_rx, place.alive_tx) == (2, 1, 3, 4)
+    assert (entry.promotions, entry.registrations, entry.alive_rx, entry.alive_tx) == (2, 1, 3, 4)
     assert [happened.event.event for happened in topology.history] == [0, 2, 4, 3, 2, 1]
 
 
@@ -64,7 +64,7 @@ def test_a_node_registers_is_promoted_demoted_and_leaves() -> None:
 def test_a_node_that_was_not_let_in_has_no_place_but_is_remembered(kind: int) -> None:
     topology = Topology()
     topology.happened(happening(kind, 1), 1.0)
-    assert topology.places == ()
+    assert topology.entries == ()
     assert len(topology.history) == 1
 
 
@@ -72,29 +72,29 @@ def test_after_a_restart_of_the_base_node_nobody_is_registered_until_he_says_so(
     topology = Topology()
     topology.devices_listed([device(1, level=2), device(2)])
     topology.happened(happening(NetworkEventKind.REBOOT, 0), 1.0)
-    assert [(place.registered, place.level) for place in topology.places] == [(False, None), (False, None)]
+    assert [(entry.registered, entry.level) for entry in topology.entries] == [(False, None), (False, None)]
     topology.happened(happening(NetworkEventKind.REGISTER, 1), 2.0)
-    assert {place.eui48 for place in topology.places if place.registered} == {eui(1)}
+    assert {entry.eui48 for entry in topology.entries if entry.registered} == {eui(1)}
 
 
 def test_the_list_says_who_is_there_and_at_which_level() -> None:
     topology = Topology()
     topology.happened(happening(NetworkEventKind.REGISTER, 1), 1.0)
     topology.devices_listed([device(2, sid=4, level=3), device(2, sid=5, level=1)])
-    places = {place.eui48: place for place in topology.places}
-    assert not places[eui(1)].registered
-    assert (places[eui(2)].registered, places[eui(2)].sid, places[eui(2)].level) == (True, 5, 1)
+    entries = {entry.eui48: entry for entry in topology.entries}
+    assert not entries[eui(1)].registered
+    assert (entries[eui(2)].registered, entries[eui(2)].sid, entries[eui(2)].level) == (True, 5, 1)
 
 
 def test_what_was_heard_of_a_node_is_forgotten_when_it_hangs_elsewhere() -> None:
     topology = Topology()
     topology.devices_listed([device(1, level=1)])
     topology.links_listed([PhyLink(1, 0, 0, 80, 20, 0, 0, 0), PhyLink(1, 7, 0, 1, 1, 0, 0, 0)])
-    assert [(place.rx_level, place.snr, place.level) for place in topology.places] == [(80, 20, 1)]
+    assert [(entry.rx_level, entry.snr, entry.level) for entry in topology.entries] == [(80, 20, 1)]
     topology.happened(happening(NetworkEventKind.ALIVE, 1), 1.0)
-    assert [(place.rx_level, place.snr, place.level) for place in topology.places] == [(80, 20, 1)]
+    assert [(entry.rx_level, entry.snr, entry.level) for entry in topology.entries] == [(80, 20, 1)]
     topology.happened(happening(NetworkEventKind.REGISTER, 1, sid=7), 2.0)
-    assert [(place.rx_level, place.snr, place.level) for place in topology.places] == [(None, None, None)]
+    assert [(entry.rx_level, entry.snr, entry.level) for entry in topology.entries] == [(None, None, None)]
 
 
 def test_the_way_to_a_node_goes_over_its_switches() -> None:
@@ -118,7 +118,7 @@ def test_history_and_picture_are_bounded() -> None:
     topology = Topology()
     for number in range(NODES_MAX + 5):
         topology.happened(happening(NetworkEventKind.REGISTER, 1 + number), float(number))
-    assert len(topology.places) == NODES_MAX
+    assert len(topology.entries) == NODES_MAX
     assert len(topology.history) == HISTORY_MAX
     assert topology.history[-1].at == NODES_MAX + 4
 
@@ -144,7 +144,7 @@ def test_both_lists_are_read_piece_by_piece_and_once_at_a_time() -> None:
     assert not topology.path(eui(1))
     management.listed(answer(ListPib.PHY_LINKS, 0), 0.3)
     assert events(management) == [TopologyListed(2, 0)]
-    assert len(topology.places) == 2
+    assert len(topology.entries) == 2
     assert management.next_deadline() is None
 
 
@@ -156,7 +156,7 @@ def test_half_a_list_changes_nothing_of_the_picture() -> None:
     management.listed(answer(ListPib.REGISTERED_DEVICES, 0, device(1)), 0.1)
     management.on_deadline(0.1 + ORDER_TIMEOUT_S)
     assert events(management) == [ManagementUnanswered("list", ListPib.REGISTERED_DEVICES)]
-    assert [place.eui48 for place in topology.places if place.registered] == [eui(9)]
+    assert [entry.eui48 for entry in topology.entries if entry.registered] == [eui(9)]
     management.read_topology(10.0)
     for pib in (ListPib.REGISTERED_DEVICES, ListPib.PHY_LINKS):
         management.listed(answer(pib, 0), 10.1)

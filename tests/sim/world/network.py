@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import select
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 from tests.agent.metering.lines import Line
+from tests.agent.virtual import VirtualClock
 from tests.sim.meters import SimMeter
 from tests.sim.plc_network import BaseNode
 from tests.sim.world.meters import WorldMeter
@@ -47,20 +51,51 @@ class WorldNode(BaseNode):
             self._join(node)
 
 
-class WorldLine(Line):
-    """The line; `kill_at` is when the daemon that uses it is killed."""
+@dataclass(slots=True)
+class Fate:
+    """When the daemon is killed: in the middle of what it does, for the lines that it uses look at it."""
 
-    kill_at = float("inf")
+    kill_at: float = math.inf
+
+    def strike(self, now: float) -> None:
+        if now >= self.kill_at:
+            self.kill_at = math.inf
+            raise Killed
+
+
+class WorldLine(Line):
+    """A line whose waits end at `horizon`, when something else of the world has its turn. `due` is when whoever waits
+    for the line wants to be called, should nothing come before."""
+
+    def __init__(self, network: WorldNode, clock: VirtualClock, fate: Fate) -> None:
+        super().__init__(network, clock)
+        self.horizon = math.inf
+        self.due = clock.now
+        self._fate = fate
+        self._wakes: list[int] = []
+
+    def wake_by(self, descriptor: int) -> None:
+        self._wakes = [descriptor]
+
+    @property
+    def woken(self) -> bool:
+        """Whether another thread has ended the wait."""
+        return bool(self._wakes and select.select(self._wakes, [], [], 0)[0])
+
+    def next_due(self) -> float:
+        """When the wait for the line is over."""
+        deadline = self.network.next_deadline()
+        if (self.broken and not self.closed) or self.woken:
+            return self.clock.now
+        return self.due if deadline is None or self.closed else min(self.due, deadline)
 
     def read(self, wait_s: float) -> bytes:
-        self._look()
-        return super().read(wait_s)
+        now = self.due = self.clock.now
+        self._fate.strike(now)
+        data = super().read(min(wait_s, max(0.0, self.horizon - now)))
+        self.due = self.clock.now if data else max(self.clock.now, now + wait_s)
+        return data
 
     def write(self, data: bytes) -> None:
-        self._look()
+        self._fate.strike(self.clock.now)
         super().write(data)
-
-    def _look(self) -> None:
-        if self.clock.now >= self.kill_at:
-            self.kill_at = float("inf")
-            raise Killed

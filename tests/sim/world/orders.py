@@ -37,6 +37,7 @@ from dlms.server.image import ImageTransfer
 from dlms.server.objects import CosemObject
 from dlms.simulator.tariff import ActivityCalendar, SpecialDays
 from dlms.xdlms.apdu.common import ActionOutcome
+from tests.sim.world import verdict as collection
 from tests.sim.world.meters import WorldMeter
 from tests.sim.world.network import Killed
 from tests.sim.world.plan import DAY_S, HOUR_S, TROUBLE_DAYS, Plan, draw
@@ -249,7 +250,7 @@ class OrderWorld(World):
             self.at(asked.at, partial(self.told[index].arm, pick.randrange(4), strike))
 
     def _kill_after(self, seconds: float) -> None:
-        self.line.kill_at = self.clock.now + seconds
+        self.fate.kill_at = self.clock.now + seconds
 
     def _cut_off(self, index: int) -> None:
         """The meter has done it, and loses its power before its answer has left."""
@@ -337,13 +338,16 @@ def _judged(world: OrderWorld, asked: Asked, result: dict[str, Any], times: list
 
 
 def judge(seed: int) -> tuple[int, list[str]]:
-    """What is wrong with the orders of the world of this seed. An exception of the daemon's code is wrong too."""
+    """What is wrong with the orders of the world of this seed, and with collection beside them.
+
+    An exception of the daemon's code is wrong too.
+    """
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="orders-", dir=memory) as folder:
         world = OrderWorld(draw(seed), Path(folder))
         try:
             world.run()
-            return seed, violations(world)
+            return seed, violations(world) + collection.violations(world)
         except Exception:
             return seed, traceback.format_exc().splitlines()[-6:]
 

@@ -8,19 +8,23 @@ committed, and the next one starts from that.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from agent.daemon.supervisor import SOON_S
 from agent.metering.collector import Collector
 from agent.metering.orders.journal import Journal
 from agent.metering.orders.order_book import OrderBook
 from agent.metering.ports import portreader
+from agent.metering.ports.port_state import Bridge
 from agent.metering.registry.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Progress, Store
+from agent.metering.uplink import worker
 from agent.metering.uplink.worker import Uplink
 from agent.settings.config import MeteringConfig, PortConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, UplinkSettings
@@ -29,22 +33,26 @@ from plc.prime.link import PlcLink
 from plc.protocols import PRIME_USI
 from tests.agent.metering.lines import bridge_over
 from tests.agent.virtual import VirtualClock
-from tests.sim.world.headend import URL, WorldHeadend
+from tests.sim.world.headend import DEVICE, URL, WorldHeadend
 from tests.sim.world.meters import BERLIN, PASSWORD, PROFILE, REGISTER, Clockwork, WorldMeter
-from tests.sim.world.network import Killed, WorldLine, WorldNode
-from tests.sim.world.plan import DAY_S, HOUR_S, TROUBLE_DAYS, Happening, Plan
+from tests.sim.world.network import Fate, Killed, WorldLine, WorldNode
+from tests.sim.world.plan import DAY_S, HOUR_S, TROUBLE_DAYS, ZONE, Happening, Plan
 from updateagent.disk import RealDisk
 
 LOG = logging.getLogger("world")
 
-PORT = PortConfig("plc0", PRIME_USI, "/dev/plc", 115_200, response_timeout_s=5.0)
+PORTS = tuple(
+    PortConfig(f"plc{number}", PRIME_USI, f"/dev/plc{number}", 115_200, response_timeout_s=5.0) for number in range(2)
+)
 LOAD_TASK, REGISTER_TASK = "load", "registers"
 LISTS = {
     LOAD_TASK: f"obis,cls,attr,type\n{PROFILE},7,2,\n",
     REGISTER_TASK: f"obis,cls,attr,type\n{REGISTER.obis},3,2,\n0.0.1.0.0.255,8,2,clock\n",
 }
 FIRST_DAYS = 7.0  # so old are the rows that a first visit asks for
-IDLE_WAIT_S = 30.0  # in place of the reader's own, which are there for beats
+# In place of the daemon's own, which are there for beats. What gives it something to do wakes it, here as there.
+WAIT_S, IDLE_S = 30.0, 300.0
+BATCHES_MAX = 1000  # that wait in the last moment
 BEFORE_NTP_S = 600.0  # a device without a battery starts in 1970, and is told the time so much later
 
 
@@ -61,7 +69,8 @@ class World:
         self.true_offset = self.clock.wall_offset
         self.began = self.clock.now
         self.starts = 0
-        self._uplink_at = self.clock.now
+        self._tick_at = self._ticked_at = self._uplink_at = self.clock.now
+        self._hurried = False  # somebody wants the main thread
         clockwork = Clockwork(BERLIN if plan.zone else None, plan.deviation)
         self.meters = [
             WorldMeter(
@@ -75,16 +84,29 @@ class World:
             )
             for serial in range(plan.meters)
         ]
-        self.network = WorldNode(self.meters, self.clock.now)
-        self.network.faults.rng = random.Random(f"world/{plan.seed}/line")
-        self.network.faults.loss = plan.loss
+        self.fate = Fate()
+        self.ports = PORTS[: plan.ports]
+        self.networks = [self._network(number) for number in range(plan.ports)]
+        self.lines = [WorldLine(network, self.clock, self.fate) for network in self.networks]
         self.headend = WorldHeadend(random.Random(f"world/{plan.seed}/headend"))
         self.headend.trouble = plan.trouble
-        self.line = WorldLine(self.network, self.clock)
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         for happening in plan.happenings:
             self.at(happening.at, self._act(happening))
         self.at(TROUBLE_DAYS * DAY_S, self._calm)
+
+    def _network(self, number: int) -> WorldNode:
+        """The base node of a port, with its share of the meters."""
+        network = WorldNode(self.meters[number :: self.plan.ports], self.clock.now)
+        network.faults.rng = random.Random(f"world/{self.plan.seed}/line{number or ''}")
+        network.faults.loss = self.plan.loss
+        return network
+
+    def _network_of(self, meter: WorldMeter) -> WorldNode:
+        return self.networks[self.meters.index(meter) % len(self.networks)]
+
+    def _line_of(self, meter: WorldMeter) -> WorldLine:
+        return self.lines[self.meters.index(meter) % len(self.lines)]
 
     # ---- time
 
@@ -102,12 +124,12 @@ class World:
 
     def run(self) -> None:
         """Let everything happen."""
-        waits = portreader.WAIT_S, portreader.LOOK_IDLE_S
-        portreader.WAIT_S = portreader.LOOK_IDLE_S = IDLE_WAIT_S
+        waits = portreader.WAIT_S, portreader.LOOK_IDLE_S, worker.LOOK_EVERY_S
+        portreader.WAIT_S, portreader.LOOK_IDLE_S, worker.LOOK_EVERY_S = WAIT_S, IDLE_S, IDLE_S
         try:
             self._run()
         finally:
-            portreader.WAIT_S, portreader.LOOK_IDLE_S = waits
+            portreader.WAIT_S, portreader.LOOK_IDLE_S, worker.LOOK_EVERY_S = waits
 
     def _run(self) -> None:
         self.start()
@@ -120,29 +142,74 @@ class World:
                 self.start()
         for meter in self.meters:
             meter.tick()
+        self._deliver()
         self.stop()
 
     def _turn(self, end: float) -> None:
-        while self._agenda and self._agenda[-1][0] <= self.clock.now:
+        """Let everybody act whose time has come; then let time pass until somebody's has."""
+        now = self.clock.now
+        while self._agenda and self._agenda[-1][0] <= now:
             self._agenda.pop()[2]()
-        pause = self.reader.step()
-        self.collector.tick()
-        if self.clock.now >= self._uplink_at:
-            self._uplink_at = self.clock.now + self.uplink.step()
+        self.fate.strike(now)
+        if now >= self._tick_at or (self._hurried and now >= self._ticked_at + SOON_S):
+            self._tick()
+        if now >= self._uplink_at:
+            self._uplink_at = now + self.uplink.step()
+        line, others = self.lines[0], math.inf
+        if len(self.lines) > 1:
+            line, other = sorted(self.lines, key=WorldLine.next_due)
+            others = other.next_due()
+        horizon = min(others, self._next(end))
+        if line.next_due() <= now:
+            self._read(line, horizon)
+        else:
+            self.clock.now = max(now, min(horizon, line.next_due()))
+
+    def _next(self, end: float) -> float:
+        """When somebody other than a port has something to do."""
+        ticks_at = min(self._tick_at, self._ticked_at + SOON_S) if self._hurried else self._tick_at
+        return min(end, ticks_at, self._uplink_at, self.fate.kill_at, *(at for at, _, _ in self._agenda[-1:]))
+
+    def _read(self, line: WorldLine, horizon: float) -> None:
+        """A round of a port's thread. It waits in it, for nobody else has anything to do before `horizon`."""
+        reader = self.collector.workers[self.lines.index(line)]
+        line.horizon = horizon
+        reader._wakeup.clear()
+        pause = reader.step()
         if pause > 0:
-            nexts = [end, self._uplink_at, *(at for at, _, _ in self._agenda[-1:])]
-            self.clock.now = max(self.clock.now, min(self.clock.now + pause, *nexts))
+            line.due = self.clock.now + pause
+
+    def _tick(self) -> None:
+        """A round of the main thread, as the supervisor makes them."""
+        self._ticked_at, self._hurried = self.clock.now, False
+        self._tick_at = self.clock.now + min(max(self.collector.tick(), SOON_S), IDLE_S)
+
+    def _soon(self) -> None:
+        self._hurried = True
+
+    def _stored(self) -> None:
+        """The store has something new: the uplink looks, unless it pauses after a failure."""
+        self._uplink_at = min(self._uplink_at, self.clock.now + self.uplink.sink_status().again_in_s)
+
+    def _deliver(self) -> None:
+        """Let the uplink send what was stored in the last moment."""
+        for _ in range(BATCHES_MAX):
+            if self.uplink.step() > 0:
+                return
 
     # ---- the daemon
 
     def start(self) -> None:
         """A start of the daemon, with what lies in its folder."""
         self.starts += 1
+        self._hurried = False
         config = self._config()
-        self.store = KillableStore(config.store_file, self.clock, records_max=10**6, keep_forwarded_max=200)
+        self.store = KillableStore(
+            config.store_file, self.clock, records_max=10**6, keep_forwarded_max=self.plan.keep_forwarded
+        )
         registry = Registry(RealDisk(), config.registry_file, self.clock, leave_after_s=config.leave_after_s)
         self.collector = Collector(
-            [PORT],
+            self.ports,
             config,
             store=self.store,
             registry=registry,
@@ -151,21 +218,30 @@ class World:
             clock=self.clock,
             rng=random.Random(self.starts),
             boot="one",  # what is killed here is the process, and time goes on
-            open_bridge=lambda _port: bridge_over(self.line, PlcLink()),
+            open_bridge=self._open,
+            busy=self._soon,
         )
-        self.reader = self.collector.workers[0]
         self.uplink = Uplink(
             self.store,
             self.headend,
             self.clock,
-            device_id="urn:dcu:world",
+            device_id=DEVICE,
             backoff=Backoff(2.0, 300.0),
             rng=random.Random(self.starts),
         )
         provisioning = self._provisioning()
         self.collector.configure(provisioning)
         self.uplink.configure(provisioning.uplink)
-        self._uplink_at = self.clock.now
+        self.store.on_append = self._stored
+        self._tick_at = self._uplink_at = self.clock.now
+        self._ticked_at = -math.inf
+        for line in self.lines:
+            line.due = self.clock.now
+
+    def _open(self, port: PortConfig) -> Bridge:
+        line = self.lines[[one.name for one in self.ports].index(port.name)]
+        line.closed = False
+        return bridge_over(line, PlcLink(reads_topology=self.plan.topology))
 
     def make_orders(self, known: Callable[[], set[str]]) -> OrderBook:
         """The orders to meters, of which there are none here."""
@@ -173,7 +249,8 @@ class World:
 
     def stop(self) -> None:
         """An orderly end."""
-        self.reader.close()
+        for reader in self.collector.workers:
+            reader.close()
         self.collector.close()
         self.store.close()
 
@@ -188,7 +265,7 @@ class World:
             store_file=self.folder / "readings.db",
             registry_file=self.folder / "meters.json",
             store_records_max=10**6,
-            store_keep_forwarded_max=200,
+            store_keep_forwarded_max=self.plan.keep_forwarded,
             parallel_max=4,
             retries_max=3,
             retry_backoff_s=15.0,
@@ -203,11 +280,18 @@ class World:
         )
 
     def _provisioning(self) -> Provisioning:
+        calendar = self.plan.calendar
+        registers = ReadingTask(
+            REGISTER_TASK,
+            0 if calendar else self.plan.register_every_s,
+            REGISTER_TASK,
+            priority=1,
+            times=calendar.fields if calendar else "",
+            zone=ZONE,
+        )
         return Provisioning(
-            tasks=(
-                ReadingTask(LOAD_TASK, self.plan.every_s, LOAD_TASK),
-                ReadingTask(REGISTER_TASK, self.plan.register_every_s, REGISTER_TASK, priority=1),
-            ),
+            tasks=(ReadingTask(LOAD_TASK, self.plan.every_s, LOAD_TASK), registers),
+            zone=ZONE,
             uplink=UplinkSettings(URL, "token", 300),
             access=MeterAccess(16, "low", PASSWORD),
         )
@@ -226,24 +310,27 @@ class World:
     def _calm(self) -> None:
         """The trouble is over: what is wrong now is put right, as a truck would."""
         LOG.info("calm from now on")
-        self.network.faults.loss = 0.0
-        self.network.faults.mute = frozenset()
-        self.network.faults.silent = False
+        for network in self.networks:
+            network.faults.loss = 0.0
+            network.faults.mute = frozenset()
+            network.faults.silent = False
         self.headend.trouble, self.headend.down = 0.0, False
-        self.line.broken = False
+        for line in self.lines:
+            line.broken = False
         for meter in self.meters:
             if not meter.powered:
                 meter.switch_power(on=True)
-            self.network.move(meter.id, joined=True)
+            self._network_of(meter).move(meter.id, joined=True)
         self.set_clock(0.0, trusted=True)
 
     def set_clock(self, off_s: float, *, trusted: bool) -> None:
         """The device's clock is now so far from the truth."""
         self.clock.wall_offset = self.true_offset + off_s
         self.clock.is_trusted = trusted
+        self._tick_at = self.clock.now  # the kernel tells the main thread
 
     def kill(self, _meter: WorldMeter, _amount: float) -> None:
-        self.line.kill_at = self.clock.now
+        self.fate.kill_at = self.clock.now
 
     def kill_in_append(self, _meter: WorldMeter, amount: float) -> None:
         self.store.kill_in = "before" if amount < 0.5 else "after"
@@ -255,19 +342,21 @@ class World:
         """The concentrator is without power for up to eight hours; its line and its modems wait."""
         self.stop()
         self.clock.now += amount * 8 * HOUR_S
-        self.network.reset(self.clock.now)
-        self.line.incoming.clear()
+        for line, network in zip(self.lines, self.networks, strict=True):
+            network.reset(self.clock.now)
+            line.incoming.clear()
         self.start()
 
-    def node_reset(self, _meter: WorldMeter, _amount: float) -> None:
-        self.network.reset(self.clock.now)
+    def node_reset(self, meter: WorldMeter, _amount: float) -> None:
+        self._network_of(meter).reset(self.clock.now)
 
     def leave(self, meter: WorldMeter, amount: float) -> None:
-        self.network.move(meter.id, joined=False)
-        self.later(amount * 12 * HOUR_S, lambda: self.network.move(meter.id, joined=True))
+        network = self._network_of(meter)
+        network.move(meter.id, joined=False)
+        self.later(amount * 12 * HOUR_S, lambda: network.move(meter.id, joined=True))
 
     def mute(self, meter: WorldMeter, amount: float) -> None:
-        faults = self.network.faults
+        faults = self._network_of(meter).faults
         faults.mute |= {meter.id}
         self.later(amount * 12 * HOUR_S, lambda: setattr(faults, "mute", faults.mute - {meter.id}))
 
@@ -298,7 +387,7 @@ class World:
 
     def clock_1970(self, _meter: WorldMeter, amount: float) -> None:
         """A start without time: 1970, until somebody tells it."""
-        self.line.kill_at = self.clock.now
+        self.fate.kill_at = self.clock.now
         self.set_clock(-self.civil() + 100.0, trusted=False)
         self.later(BEFORE_NTP_S * (1 + amount), lambda: self.set_clock(0.0, trusted=True))
 
@@ -313,13 +402,31 @@ class World:
             file.write_bytes(data)
         self.start()
 
-    def line_cut(self, _meter: WorldMeter, amount: float) -> None:
-        self.line.broken = True
-        self.later(amount * 3 * HOUR_S, lambda: setattr(self.line, "broken", False))
+    def store_pages(self, _meter: WorldMeter, amount: float) -> None:
+        """Up to a third of the store's pages go bad, at rest."""
+        self.stop()
+        file = self.folder / "readings.db"
+        data = bytearray(file.read_bytes())
+        pages = range(1, len(data) // 512)
+        for page in self.pick.sample(pages, int(amount * len(pages) / 3)):
+            data[page * 512 : (page + 1) * 512] = self.pick.randbytes(512)
+        file.write_bytes(data)
+        self.start()
 
-    def silence(self, _meter: WorldMeter, amount: float) -> None:
-        self.network.faults.silent = True
-        self.later(amount * 2 * HOUR_S, lambda: setattr(self.network.faults, "silent", False))
+    def restore(self, _meter: WorldMeter, amount: float) -> None:
+        """The head-end's database is put back by up to six hours; what came in them is asked for again."""
+        self.headend.back_up()
+        self.later(600 + amount * 6 * HOUR_S, lambda: self.headend.restore(self.civil()))
+
+    def line_cut(self, meter: WorldMeter, amount: float) -> None:
+        line = self._line_of(meter)
+        line.broken = True
+        self.later(amount * 3 * HOUR_S, lambda: setattr(line, "broken", False))
+
+    def silence(self, meter: WorldMeter, amount: float) -> None:
+        faults = self._network_of(meter).faults
+        faults.silent = True
+        self.later(amount * 2 * HOUR_S, lambda: setattr(faults, "silent", False))
 
 
 _ACTS: dict[str, Callable[[World, WorldMeter, float], None]] = {
@@ -338,6 +445,8 @@ _ACTS: dict[str, Callable[[World, WorldMeter, float], None]] = {
     "clock-ahead": World.clock_ahead,
     "clock-1970": World.clock_1970,
     "store-page": World.store_page,
+    "store-pages": World.store_pages,
+    "restore": World.restore,
     "line-cut": World.line_cut,
     "silence": World.silence,
 }

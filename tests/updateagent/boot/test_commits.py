@@ -11,7 +11,7 @@ from tests.sim.faulty_disk import FaultyDisk
 from tests.updateagent.board import Board
 from tests.updateagent.boot.boards import BOARDS, COUNTED, RAUC, CountedVariables, count_commits
 from tests.updateagent.boot.loaders import GrubBoard
-from tests.updateagent.engine.recovery import WithRecovery
+from tests.updateagent.engine.story_boards import WithRecovery
 from updateagent.boot.uboot.env import EnvironmentStore
 from updateagent.boot.uboot.medium import FileMedium
 from updateagent.errors import EXIT_GUARD_WANTED, EXIT_OK, EXIT_REBOOT_WANTED

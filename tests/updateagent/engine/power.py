@@ -491,7 +491,7 @@ class WornBoard(Board):
 def stories() -> list[Story]:
     """Everything that can happen to an update."""
     from tests.updateagent.board import plain_package
-    from tests.updateagent.engine.hooked import hooked_stories
+    from tests.updateagent.engine.story_boards import hooked_stories
     from updateagent.errors import SIGNATURE
 
     return [
@@ -506,7 +506,7 @@ def stories() -> list[Story]:
 def main() -> int:
     """Run every story with single and double cuts; 1 when anything was wrong or a cut did not fire."""
     from tests.updateagent.boot.flashboards import flash_stories
-    from tests.updateagent.engine.recovery import recovery_stories
+    from tests.updateagent.engine.story_boards import recovery_stories
     from tests.updateagent.package.signed import signed_stories
     from tests.updateagent.software.scomo import software_stories
 

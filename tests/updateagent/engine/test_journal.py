@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import struct
 import zlib
@@ -244,9 +245,12 @@ def test_an_update_without_what_a_newer_version_added_reads_as_unused() -> None:
     assert emit(record, 1) == seal(form.replace(b'"update":{"id":"r1","package":"p"}', unused), 1)
 
 
-def test_a_key_that_is_not_known_is_ignored() -> None:
-    form = FULL_FORM.replace(b'"attempts":0', b'"attempts":0,"future":1')
-    assert parse(seal(form, 1)) == (1, FULL)
+def test_keys_that_are_not_known_are_kept_and_written_back() -> None:
+    form = FULL_FORM.replace(b'"attempts":0', b'"attempts":0,"future":1').replace(b'"last":', b'"hue":[2],"last":', 1)
+    _, record = parse(seal(form, 1))
+    assert replace(record, foreign={}, update=replace(record.update, foreign={}) if record.update else None) == FULL
+    written = json.loads(emit(replace(record, stores=7), 2)[20:])
+    assert (written["hue"], written["update"]["future"], written["stores"]) == ([2], 1, 7)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +260,6 @@ def test_a_key_that_is_not_known_is_ignored() -> None:
         b"[" * 5000,
         b"[]",
         b"{}",
-        IDLE_FORM.replace(b'"idle"', b'"asleep"'),
         IDLE_FORM.replace(b'"idle"', b'"trial"'),
         IDLE_FORM.replace(b'"slots":{}', b'"slots":[]'),
         IDLE_FORM.replace(b'"stores":0', b'"stores":null'),
@@ -280,6 +283,26 @@ def test_a_newer_version_is_not_guessed_at() -> None:
     with pytest.raises(DeviceError, match="version 2") as caught:
         parse(head + struct.pack("<I", zlib.crc32(payload, zlib.crc32(head))) + payload)
     assert caught.value.code is JOURNAL
+
+
+@pytest.mark.parametrize("copy", ["version", "state"])
+def test_a_journal_of_a_later_version_is_refused_and_never_written_over(disk: FaultyDisk, copy: str) -> None:
+    payload = b'{"security_floor":9}' if copy == "version" else IDLE_FORM.replace(b'"idle"', b'"asleep"')
+    head = struct.pack("<4sHHII", b"DCUJ", 2 if copy == "version" else 1, 0, 9, len(payload))
+    raw = head + struct.pack("<I", zlib.crc32(payload, zlib.crc32(head))) + payload
+    disk.write_durable(FOLDER / "journal.0", seal(IDLE_FORM, 8))
+    disk.write_durable(FOLDER / "journal.1", raw)
+    journal = Journal(disk, FOLDER)
+    record = journal.load()
+    assert record.lost
+    assert record.refused
+    with pytest.raises(DeviceError) as caught:
+        record.check_known()
+    assert caught.value.code is JOURNAL
+    with pytest.raises(DeviceError) as caught:
+        journal.store(record)
+    assert caught.value.code is JOURNAL
+    assert disk.read_bytes(FOLDER / "journal.1") == raw
 
 
 def test_every_single_changed_bit_is_noticed() -> None:

@@ -19,8 +19,8 @@ from agent.ota.software_jobs import SoftwareJobs
 from tests.sim.board.uboot import BootLoaderError, Choice
 from tests.sim.faulty_disk import FaultyDisk, Survival
 from tests.updateagent.board import SLOT_BYTES, Board, DiskEnvironment
-from tests.updateagent.engine.hooked import HookedBoard
 from tests.updateagent.engine.power import ROOT, Story, Tally, Trouble, explore, explore_errors, stories
+from tests.updateagent.engine.story_boards import HookedBoard
 from tests.updateagent.package.signed import SignedBoard, SignedStory, signed_stories
 from tests.updateagent.software.scomo import SoftwareStory, software_stories
 from updateagent.boot.uboot.bytes import parse_copy
@@ -451,9 +451,9 @@ class UnpacksUnderTheName(SoftwareStore):
 class LinksInTwoSteps(SoftwareStore):
     """Takes the old link away before it makes the new one."""
 
-    def activate(self, software_id: str, version: str | None = None) -> str:
+    def activate(self, software_id: str, version: str | None = None, *, floor: int = 0, running: str = "") -> str:
         self._disk.remove_durable(self._active / software_id)
-        return super().activate(software_id, version)
+        return super().activate(software_id, version, floor=floor, running=running)
 
 
 class RemovesUnderTheName(SoftwareStore):

@@ -11,7 +11,7 @@ import pytest
 
 from tests.sim.faulty_disk import Survival
 from tests.updateagent.engine.power import Story, Trouble, explore, explore_errors
-from tests.updateagent.engine.recovery import InRecovery, WithRecovery, recovery_stories
+from tests.updateagent.engine.story_boards import InRecovery, WithRecovery, recovery_stories
 from updateagent.boot.bootcount import BootcountPolicy
 from updateagent.boot.grub import Block, GrubStore, RaucGrubPolicy
 from updateagent.config import load

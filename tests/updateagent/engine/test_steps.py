@@ -12,9 +12,8 @@ import pytest
 
 from tests.sim.faulty_disk import FaultyDisk, Operation, PowerCut, Survival
 from tests.updateagent.board import TRIES, Board, PlainImage, PlainPackage, Shelf
-from tests.updateagent.engine.hooked import hooked_stories
 from tests.updateagent.engine.power import ROOT, Story, stories
-from tests.updateagent.engine.recovery import recovery_stories
+from tests.updateagent.engine.story_boards import hooked_stories, recovery_stories
 from updateagent.boot import CANARY
 from updateagent.boot.policy import BootEnv
 from updateagent.boot.rauc import RaucPolicy

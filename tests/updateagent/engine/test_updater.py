@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from updateagent.errors import (
     EXIT_GUARD_WANTED,
     EXIT_OK,
     EXIT_REBOOT_WANTED,
+    JOURNAL,
     SIGNATURE,
     PackageError,
     RequestError,
@@ -351,3 +354,23 @@ def test_the_status_shows_slots_versions_and_the_trial(board: Board) -> None:
         {"name": "A", "version": "1", "state": "good"},
         {"name": "B", "version": "2", "state": "trial"},
     ]
+
+
+def test_a_journal_of_a_later_version_stops_updates_and_nothing_else_and_says_why(board: Board) -> None:
+    payload = b'{"security_floor":9}'
+    head = struct.pack("<4sHHII", b"DCUJ", 2, 0, 9, len(payload))
+    newer = head + struct.pack("<I", zlib.crc32(payload, zlib.crc32(head))) + payload
+    for copy in ("journal.0", "journal.1"):
+        (board.update_dir / copy).write_bytes(newer)
+    board.hand_over("2")
+
+    assert board.updater().boot() == EXIT_GUARD_WANTED  # and that one asks for every check: this may be a trial
+    result = board.result()
+    assert result is not None
+    assert (result["id"], result["code"]) == ("r1", JOURNAL.number)
+    assert "version 2" in result["message"]
+    assert list((board.update_dir / "inbox").iterdir()) == []
+    assert "version 2" in json.loads((board.update_dir / "status.json").read_text())["error"]
+    assert board.updater().mark_good() is True
+    assert board.power_on().slot == "A"
+    assert [(board.update_dir / copy).read_bytes() for copy in ("journal.0", "journal.1")] == [newer, newer]

@@ -144,8 +144,8 @@ class Installer:
 
         return _answer(work)
 
-    def activate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
-        return _answer(lambda: (software_id, self.store.activate(software_id)))
+    def activate(self, software_id: str, beat: Callable[[], None], version: str = "") -> SoftwareResult:
+        return _answer(lambda: (software_id, self.store.activate(software_id, version or None)))
 
     def deactivate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
         def work() -> tuple[str, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import cast
@@ -12,18 +14,21 @@ import pytest
 
 from tests.sim.faulty_disk import FaultyDisk, Operation, PowerCut, Survival
 from tests.updateagent.package.buffer import Buffer
+from updateagent.disk import RealDisk
 from updateagent.errors import (
+    DOWNGRADE,
     HOOK,
     KIND,
     NOT_FOUND,
     PAYLOAD,
+    VERSION_REQUIRED,
     DeviceError,
     PackageError,
     RequestError,
 )
 from updateagent.package.manifest import Kind, Manifest, Role
 from updateagent.package.readable import Readable
-from updateagent.software.store import SoftwareStore
+from updateagent.software.store import TERMS, SoftwareStore
 
 FOLDER = Path("/software")
 NOTHING = Buffer(b"")
@@ -37,6 +42,7 @@ class PlainFile:
     data: bytes
     role: Role = Role.FILE
     broken: bool = False
+    executable: bool = False
 
     @property
     def size(self) -> int:
@@ -56,6 +62,7 @@ class PlainManifest:
     images: tuple[PlainFile, ...]
     kind: Kind = Kind.SOFTWARE
     security_version: int = 1
+    requires_version: tuple[str, ...] = ()
 
 
 def software(version: str, *more: PlainFile, name: str = "lists", kind: Kind = Kind.SOFTWARE) -> Manifest:
@@ -102,6 +109,84 @@ def test_the_version_before_is_kept_and_older_ones_go(disk: FaultyDisk) -> None:
     assert [one.version for one in store.installed()] == ["1.10", "1.11"]
     store.activate("lists", "1.10")
     assert active_file(disk) == expected("1.10")
+
+
+def test_what_somebody_went_back_to_is_kept_when_the_next_version_comes(disk: FaultyDisk) -> None:
+    store = SoftwareStore(disk, FOLDER)
+    for version in ("1.0", "2.0"):
+        store.install(NOTHING, software(version))
+        store.activate("lists")
+    store.activate("lists", "1.0")  # since 2.0 does not work
+    store.install(NOTHING, software("3.0"))
+    store.activate("lists", "3.0")
+    assert [one.version for one in store.installed()] == ["1.0", "3.0"]
+    store.activate("lists", "3.0")
+    assert [one.version for one in store.installed()] == ["1.0", "3.0"]
+
+
+def test_a_power_cut_while_going_on_never_costs_the_version_that_was_active(disk: FaultyDisk) -> None:
+    store = SoftwareStore(disk, FOLDER)
+    for version in ("1.0", "2.0"):
+        store.install(NOTHING, software(version))
+        store.activate("lists")
+    store.activate("lists", "1.0")
+    store.install(NOTHING, software("3.0"))
+    disk.sync_all()
+    for number in itertools.count(1):
+        cut = disk.after_power_cut(Survival.LOST, Random(number))
+        last = cut.operations + number
+        cut.on_operation = lambda operation, last=last: 0.5 if operation.number == last else None
+        try:
+            SoftwareStore(cut, FOLDER).activate("lists", "3.0")
+        except PowerCut:
+            after = cut.after_power_cut(Survival.LOST, Random(number))
+            SoftwareStore(after, FOLDER).activate("lists", "3.0")
+            versions = [one.version for one in SoftwareStore(after, FOLDER).installed()]
+            assert {"1.0", "3.0"} <= set(versions), number
+        else:
+            assert number > 5
+            return
+
+
+def test_a_version_below_the_floor_or_for_another_firmware_cannot_be_made_active_again(disk: FaultyDisk) -> None:
+    store = SoftwareStore(disk, FOLDER)
+    for version, security, firmware in (("1", 1, ()), ("2", 2, ("7", "8")), ("3", 3, ())):
+        package = cast("PlainManifest", software(version))
+        terms = replace(package, security_version=security, requires_version=firmware)
+        store.install(NOTHING, cast("Manifest", terms))
+        if version != "3":
+            store.activate("lists", version)
+    with pytest.raises(PackageError) as caught:
+        store.activate("lists", "1", floor=2, running="7")
+    assert caught.value.code is DOWNGRADE
+    assert active_file(disk) == expected("2")
+    store.activate("lists", "3", floor=2, running="9")
+    with pytest.raises(PackageError) as caught:
+        store.activate("lists", "2", floor=2, running="9")
+    assert caught.value.code is VERSION_REQUIRED
+    assert store.activate("lists", "2", floor=2, running="8") == "2"
+
+
+def test_what_an_earlier_update_agent_installed_is_active_again_only_without_a_floor(disk: FaultyDisk) -> None:
+    store = SoftwareStore(disk, FOLDER)
+    for version in ("1", "2"):
+        store.install(NOTHING, software(version))
+        store.activate("lists")
+        disk.remove_durable(FOLDER / "lists" / version / TERMS)
+    assert store.activate("lists", "2", floor=1) == "2"  # it is active
+    with pytest.raises(PackageError, match="before its floor"):
+        store.activate("lists", "1", floor=1)
+    assert store.activate("lists", "1") == "1"
+
+
+def test_programs_of_a_package_can_be_run(tmp_path: Path) -> None:
+    store = SoftwareStore(RealDisk(), tmp_path)
+    program = PlainFile("bin/hello", b"#!/bin/sh\necho hello\n", executable=True)
+    store.install(NOTHING, software("1", program))
+    store.activate("lists")
+    folder = tmp_path / "active" / "lists"
+    assert stat.S_IMODE((folder / "bin/hello").stat().st_mode) == 0o755
+    assert stat.S_IMODE((folder / "list.csv").stat().st_mode) == 0o644
 
 
 def test_installing_what_is_active_changes_nothing(disk: FaultyDisk) -> None:

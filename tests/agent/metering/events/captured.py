@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.metering.events.overheard import BlockAssembly, HdlcEar
+from agent.metering.events.bus_ear import HdlcEar
+from agent.metering.events.overheard import BlockAssembly
 
 FOLDER = Path(__file__).parent / "captures"
 

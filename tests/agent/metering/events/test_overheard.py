@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.metering.events.overheard import UNFINISHED_MAX, UNFINISHED_S, BlockAssembly, HdlcEar, Overheard, WrapperEar
+from agent.metering.events.bus_ear import HdlcEar
+from agent.metering.events.overheard import UNFINISHED_MAX, UNFINISHED_S, BlockAssembly, Overheard, WrapperEar
 from dlms.link.hdlc.frames import FrameType, HdlcAddress, HdlcFrame, information_control, unnumbered_control
 from dlms.link.hdlc.window import LLC_RESPONSE
 from dlms.link.wrapper import WrapperFrame

@@ -16,11 +16,11 @@ from agent.metering.scheduling.schedule import Backoff
 from agent.metering.uplink.replay import ReplayLimits
 from agent.metering.uplink.worker import Uplink
 from agent.settings.provisioning import UplinkSettings
-from headend import db
 from headend.metering import events, readings
 from omadm.readings import parse
 from tests.agent.metering.events.test_pushes_on_lines import CLOCK, cover_opened, joined, ui
 from tests.agent.metering.test_collector import BusRig, PlcRig, Rig, provisioning
+from tests.headend.database import empty_database
 from tests.sim.plc_network import FIRST_ADDRESS
 
 DEVICE = "urn:dcu:1"
@@ -53,8 +53,7 @@ class RealHeadend:
 
 @pytest.fixture
 def headend(tmp_path: Path) -> RealHeadend:
-    engine = db.open_engine(f"sqlite:///{tmp_path / 'headend.db'}")
-    db.create_tables(engine)
+    engine = empty_database(tmp_path / "headend.db")
     return RealHeadend(engine)
 
 

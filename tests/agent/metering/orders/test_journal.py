@@ -12,10 +12,10 @@ import pytest
 
 from agent.metering.access.rules import AccessRules
 from agent.metering.orders.journal import CUT_SHORT, DAMAGED, Journal
-from agent.metering.orders.kinds.steps import Ended
 from agent.metering.orders.order import ENDS, Order, OrderRefusedError, Permission, State
 from agent.metering.orders.order_book import KEPT_MAX, JournalError, OrderBook, Request, Task
 from agent.metering.orders.targets import Targets
+from agent.metering.orders.types.steps import Ended
 from agent.settings.provisioning import AccessRule, MeterAccess
 from agent.status import MeterStatus
 from tests.agent.virtual import VirtualClock
@@ -257,6 +257,77 @@ def test_a_task_names_its_meter() -> None:
     record = book_on(FaultyDisk()).submit(Request("o", "ping", ["B", "A"], "t"))
     assert isinstance(record.order, Order)
     assert [Task(record.order, index).meter_id for index in (0, 1)] == ["B", "A"]
+
+
+class Named:
+    """A registry of meters that are known by the way they are reached, until they say their names."""
+
+    def __init__(self) -> None:
+        self.own = {"plc0-1": "plc0-1", "plc0-2": "plc0-2"}
+        self.disk = FaultyDisk()
+
+    def book(self) -> OrderBook:
+        return OrderBook(
+            Journal(self.disk, FOLDER),
+            VirtualClock(),
+            allowed=list(Permission),
+            known=lambda: {*self.own, *self.own.values()},
+            own_name=lambda name: self.own.get(name, name),
+        )
+
+    def name(self, book: OrderBook | None, key: str, meter_id: str) -> None:
+        self.own[key] = meter_id
+        if book is not None:
+            book.named(key, meter_id)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("heard_at_once", [False, True])
+def test_an_order_follows_the_meter_to_its_name(restarts: bool, heard_at_once: bool) -> None:
+    """Also where the meter says it just before the power goes."""
+    meters = Named()
+    book = meters.book()
+    asked = ["plc0-2", "plc0-1"]
+    task = Task(book.submit(Request("o1", "ping", asked, "test")).order, 1)
+    book.begun(task)
+    meters.name(book if heard_at_once else None, "plc0-1", "ABC")
+    if restarts or not heard_at_once:
+        book = meters.book()
+    else:
+        book.lost(task, "the visit was for the name")  # a visit under way knows the order as it was
+    assert [found.meter_id for found in book.due({"ABC"})] == (["ABC"] if restarts or not heard_at_once else [])
+    assert book.submit(Request("o1", "ping", asked, "test")).order.meters == ("plc0-2", "ABC")
+    told: Any = book.describe("o1")
+    assert (told["asked_for"], [meter["meter"] for meter in told["meters"]]) == (asked, ["plc0-2", "ABC"])
+
+
+def test_the_name_is_taken_also_when_the_storage_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    meters = Named()
+    book = meters.book()
+    book.submit(Request("o1", "ping", ["plc0-1"], "test"))
+
+    def full(*_: object) -> None:
+        raise OSError("no space")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(meters.disk, "write_durable", full)
+        meters.name(book, "plc0-1", "ABC")
+    assert [task.meter_id for task in book.due({"ABC"})] == ["ABC"]
+    assert [task.meter_id for task in meters.book().due({"ABC"})] == ["ABC"]
+
+
+def test_a_meter_that_is_ordered_twice_does_it_once() -> None:
+    meters = Named()
+    book = meters.book()
+    meters.name(book, "plc0-2", "ABC")
+    assert book.submit(Request("o1", "ping", ["ABC", "plc0-2"], "test")).order.meters == ("ABC",)
+    book.submit(Request("o2", "ping", ["ABC", "plc0-1"], "test"))
+    meters.name(book, "plc0-1", "ABC")
+    told: Any = book.describe("o2")
+    assert [(meter["state"], meter["error"]) for meter in told["meters"]] == [
+        ("queued", ""),
+        ("not reached", "it is ABC, which the order is for as well"),
+    ]
 
 
 class Registered:

@@ -81,6 +81,31 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     return made
 
 
+# --- names ---
+
+
+def test_an_order_for_the_way_to_a_meter_is_for_that_meter(rig: Any) -> None:
+    meter = next(known for known in rig.registry.known() if known.meter_id == rig.meters[0].id)
+    rig.orders.submit(Request("o1", "ping", [meter.key], "test"))
+    (result,) = ended(rig, "o1")
+    assert (result["meter"], result["state"]) == (meter.meter_id, "done")
+    assert rig.orders.describe("o1")["asked_for"] == [meter.key]
+
+
+@pytest.mark.parametrize("kind", RIGS, ids=["prime", "bus"])
+def test_an_order_for_a_meter_without_a_name_is_carried_out(kind: Callable[[Path], Rig], tmp_path: Path) -> None:
+    rig: Any = kind(tmp_path)
+    rig.run(60, lambda: bool(rig.registry.known()))
+    (meter, *_) = rig.registry.known()
+    assert not meter.named
+    rig.orders.submit(Request("o1", "ping", [meter.key], "test"))
+    rig.collector.configure(provisioning())
+    (result,) = ended(rig, "o1")
+    assert result["state"] == "done"
+    rig.run(60)
+    assert rig.registry.own_name(meter.key) == result["value"]["name"]
+
+
 # --- kinds ---
 
 

@@ -303,6 +303,46 @@ def test_a_base_node_at_another_speed_is_told_from_one_that_is_silent(
     assert len(events(caplog, "port.garbage")) == 1
 
 
+# --- the echo ---
+
+
+class EchoingLine:
+    """Two wires whose far end is open: everything comes back, and nothing else."""
+
+    def __init__(self) -> None:
+        self._bursts: list[bytes] = []
+
+    def receive(self, data: bytes, now: float) -> None:
+        del now
+        self._bursts.append(data)
+
+    def take_bursts(self) -> list[bytes]:
+        taken, self._bursts = self._bursts, []
+        return taken
+
+    def next_deadline(self) -> float | None:
+        return None
+
+    def on_deadline(self, now: float) -> None: ...
+
+
+@pytest.mark.slow
+def test_a_line_that_gives_nothing_but_the_echo_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rig = BusRig(tmp_path, port=SLOW_BUS)
+    lines: list[EchoingLine | Bus] = [EchoingLine()]
+    rig.new_bridge = lambda: bridge_over(Line(lines[0], rig.clock, 10 / 9600), TransparentLink())  # type: ignore[method-assign]
+    rig.collector.configure(provisioning())
+    rig.run(3600)
+    text = "what is sent comes back, and nothing else is heard: an adapter that echoes, with no meter behind it?"
+    assert rig.health[-1] == (True, f"rs485 (no meter to prove it: {text})")
+    assert events(caplog, "port.echo") == [f"port rs485: {text}"]
+    lines[0] = rig.network
+    rig.restart()
+    rig.collector.configure(provisioning())
+    rig.run(EVERY_S)
+    assert rig.health[-1] == (True, "rs485")
+
+
 # --- two under one address ---
 
 

@@ -49,6 +49,31 @@ def test_the_line_and_the_address_are_told_apart(
     assert watch.suspicion(99) == ""
 
 
+ECHOED = LineHeard(echoes=3)
+
+
+@pytest.mark.parametrize(
+    ("conversations", "echo"),
+    [
+        ([(17, ECHOED)] * 2, False),
+        ([(17, ECHOED)] * 3, True),
+        ([(16, ECHOED), (17, ECHOED), (18, ECHOED)], True),
+        ([(16, ECHOED), (17, SILENT), (18, ECHOED), (19, ECHOED)], True),
+        ([(16, GOOD), *[(17, ECHOED)] * 5], False),  # the others are there
+        ([(16, GOOD), *[(17, ECHOED)] * 5, (16, ECHOED)], True),  # they were
+        ([*[(17, ECHOED)] * 3, (17, GOOD)], False),
+        ([*[(17, ECHOED)] * 3, (17, LineHeard(octets=40, echoes=1))], False),  # there is something
+        ([(17, LineHeard(octets=40, frames=2, echoes=9))] * 5, False),
+    ],
+)
+def test_a_line_that_gives_nothing_but_echoes_is_named(conversations: list[tuple[int, LineHeard]], echo: bool) -> None:
+    watch = LineWatch("rs485", "HDLC")
+    for address, heard in conversations:
+        watch.conversation(address, heard)
+    assert bool(watch.echo) == echo
+    assert watch.trouble == watch.echo
+
+
 def test_each_trouble_is_logged_when_it_begins(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     watch = LineWatch("rs485", "HDLC")

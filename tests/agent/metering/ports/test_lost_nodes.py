@@ -47,7 +47,7 @@ def test_a_visit_of_a_silent_meter_gives_its_place_to_the_others(tmp_path: Path)
     site.timed_run()
     run = site.timed_run()
     assert run.complete
-    assert run.seconds < 5.0  # one place, two silent meters: each would hold it for 20 s
+    assert run.seconds < 5.0  # one place in flight, two silent meters: each would hold it for 20 s
 
 
 def test_a_silent_meter_that_speaks_again_is_read_in_its_next_visit(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_the_topology_is_known_once_the_nodes_are_listed(tmp_path: Path) -> None
     site.join()
     site.advance(2.0)
     core = site.reader._state.bridge.core  # type: ignore[union-attr]
-    assert {place.eui48 for place in core.topology.places if place.registered} == set(core.nodes.values())
+    assert {entry.eui48 for entry in core.topology.entries if entry.registered} == set(core.nodes.values())
     assert len(core.nodes) == 40
 
 

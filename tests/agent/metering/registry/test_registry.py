@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 
 import pytest
@@ -152,7 +153,6 @@ def test_many_joins_are_written_once_and_reading_writes_nothing(rig: Rig) -> Non
         b"[]",
         b"\xff",
         b'{"version":1,"crc32":0,"meters":[{"key":1}]}',
-        b'{"version":2,"crc32":3,"meters":[]}',
         b'{"version":1,"crc32":%d,"meters":[{"key":"a"}]}' % 0,
         b"[" * 100_000,
     ],
@@ -167,6 +167,31 @@ def test_a_damaged_file_is_set_aside_and_the_registry_begins_anew(rig: Rig, dama
     rig.run(5)
     rig.open()
     assert len(rig.registry.meters()) == 1
+
+
+def test_a_file_of_a_later_version_is_kept_for_it_and_the_registry_begins_anew(rig: Rig) -> None:
+    rig.file.parent.mkdir(parents=True)
+    rig.file.write_bytes(newer := b'{"version":2,"meters":{"in":"another form"}}')
+    rig.open()
+    assert rig.registry.meters() == ()
+    rig.registry.join("plc0", 5, EUI)
+    rig.run(5)
+    assert rig.file.with_name("meters.json.newer-2").read_bytes() == newer
+    rig.open()
+    assert len(rig.registry.meters()) == 1
+
+
+def test_members_that_a_later_version_added_to_a_meter_are_kept(rig: Rig) -> None:
+    rig.registry.join("plc0", 5, EUI)
+    rig.run(5)
+    rows = json.loads(rig.file.read_text())["meters"]
+    rows[0]["colour"] = {"hue": 7}
+    crc = zlib.crc32(json.dumps(rows, sort_keys=True, separators=(",", ":")).encode())
+    rig.file.write_text(json.dumps({"version": 1, "crc32": crc, "meters": rows}))
+    rig.open()
+    rig.registry.join("plc0", 6, bytes(6))
+    rig.run(5)
+    assert [row.get("colour") for row in json.loads(rig.file.read_text())["meters"]] == [{"hue": 7}, None]
 
 
 def test_one_flipped_bit_is_noticed(rig: Rig) -> None:

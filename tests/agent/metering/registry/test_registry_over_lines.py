@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.daemon.control import ControlError
-from agent.daemon.network_views import NetworkViews, forget_meter, meter_documents, network_documents
+from agent.daemon.views.networks import NetworkViews, forget_meter, meter_documents, network_documents
 from agent.metering.registry.history import EVENTS_MAX, FLUSH_S, SEGMENT_EVENTS, NetworkHistory
 from agent.metering.store import reading_store
 from agent.settings.config import PortMeterConfig

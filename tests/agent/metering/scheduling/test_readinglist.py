@@ -113,3 +113,70 @@ def test_a_list_selects_rows_and_asks_for_values_of_billing_resets() -> None:
     assert before.ref == now.ref
     with pytest.raises(ReadingListError, match=r"x.csv:2: .*only the buffer"):
         parse("x", "obis,cls,attr,select\n1.0.1.8.0.255,3,2,last 3\n", "x.csv")
+
+
+GOOD = "obis,cls,attr\n1.0.1.8.0.255,3,2\n"
+OTHER = "obis,cls,attr\n1.0.2.8.0.255,3,2\n"
+BROKEN = "obis,cls,attr\nwhat,3,2\n"
+
+
+class Installed:
+    """Software packages with reading lists, beside a list of the image."""
+
+    def __init__(self, folder: Path) -> None:
+        self.software = folder / "software"
+        (self.software / "active").mkdir(parents=True)
+        image = folder / "image"
+        image.mkdir()
+        (image / "base.csv").write_text(GOOD)
+        self.lists = ReadingLists(image, self.software)
+
+    def install(self, software_id: str, version: str, text: str, name: str = "base") -> None:
+        folder = self.software / software_id / version / "reading-lists"
+        folder.mkdir(parents=True)
+        (folder / f"{name}.csv").write_text(text)
+
+    def activate(self, software_id: str, version: str) -> None:
+        link = self.software / "active" / software_id
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"../{software_id}/{version}")
+        self.lists.changed()
+
+    def read(self, name: str = "base") -> str:
+        return str(self.lists.get(name).items[0].ref)
+
+
+def test_a_version_with_a_broken_list_is_named_before_it_is_active(tmp_path: Path) -> None:
+    installed = Installed(tmp_path)
+    installed.install("a", "1", GOOD)
+    installed.install("a", "2", BROKEN)
+    assert installed.lists.problem_of("a", "1") == ""
+    said = "2/reading-lists/base.csv:2: 'what' is not an OBIS code such as 1.0.1.8.0.255"
+    assert installed.lists.problem_of("a", "2") == said
+
+
+def test_a_list_belongs_to_the_package_that_has_it(tmp_path: Path) -> None:
+    installed = Installed(tmp_path)
+    installed.install("b", "1", OTHER)
+    assert installed.lists.problem_of("b", "1") == ""  # in the place of the image's, which is nobody's
+    installed.activate("b", "1")
+    assert installed.read() == "3/1.0.2.8.0.255/2"
+    installed.install("a", "1", GOOD)
+    assert installed.lists.problem_of("a", "1") == "the reading list base belongs to software b"
+    installed.install("b", "2", GOOD)
+    assert installed.lists.problem_of("b", "2") == ""
+
+
+def test_a_list_that_breaks_by_hand_leaves_the_one_of_before_in_use_and_is_named(tmp_path: Path) -> None:
+    installed = Installed(tmp_path)
+    installed.install("a", "1", OTHER)
+    installed.install("a", "2", BROKEN)
+    installed.activate("a", "1")
+    mark = installed.lists.mark()
+    assert installed.read() == "3/1.0.2.8.0.255/2"
+    assert installed.lists.problems() == []
+    installed.activate("a", "2")
+    assert installed.lists.mark() != mark
+    assert installed.read() == "3/1.0.2.8.0.255/2"
+    (problem,) = installed.lists.problems()
+    assert "a/reading-lists/base.csv:2: 'what'" in problem

@@ -179,7 +179,8 @@ class World:
                 note(self.slots, self.task, run, now)
 
     def moment(self) -> Moment:
-        return Moment(self.clock.monotonic(), self.clock.wall(), self.clock.trusted())
+        judged = self.clock.judge()
+        return Moment(self.clock.monotonic(), judged.wall, judged.trusted)
 
     def stands(self, run: int, true: float) -> bool:
         """Whether a reading of this run, made under trust at this true time, was not taken back later, or was

@@ -534,7 +534,7 @@ def test_an_echo_is_no_octet_of_anybody_else() -> None:
     link = HdlcClientLink(17, METER)
     link.connect(0.0)
     link.receive(link.take_output(), 0.1)
-    assert link.heard == LineHeard()
+    assert link.heard == LineHeard(echoes=1)
 
 
 def test_a_second_ua_after_a_second_snrm_is_no_second_station() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from dlms.errors import LinkError, LocalError, PeerError
-from dlms.link.datalink import ApduReceived, LineSettings, LinkDown, LinkEvent, LinkUp
+from dlms.link.datalink import ApduReceived, LineHeard, LineSettings, LinkDown, LinkEvent, LinkUp
 from dlms.link.hdlc.primary import HdlcClientLink
 from dlms.link.hdlc.secondary import HdlcServerLink
 from dlms.link.mode_e.link import MODE_E_LINK_TRANSITIONS, ModeELink, ModeELinkState, ModeELinkStep
@@ -109,6 +109,15 @@ def test_where_nobody_is_the_opening_is_what_failed() -> None:
     assert isinstance(events[0].error, LinkError)
     assert "opening" in str(events[0].error)
     assert link.heard.frames == 0
+
+
+def test_what_is_heard_in_the_opening_tells_echoes_from_garbage() -> None:
+    link = opened()
+    link.connect(0.0)
+    link.receive(link.take_output(), 0.5)
+    assert link.heard == LineHeard(echoes=1)
+    link.receive(b"\x55\xd5\x2a", 0.6)
+    assert link.heard == LineHeard(octets=3, echoes=1)
 
 
 def test_a_meter_that_refuses_is_not_asked_at_another_speed() -> None:

@@ -115,6 +115,7 @@ def test_the_echo_of_an_optical_head_and_noise_before_the_answer_are_passed_over
     opening = started()
     opening.receive(REQUEST + b"\x00\xff\x7f" + LINE, 0.0)
     assert opening.state is ModeEState.CHOSEN
+    assert opening.echo_octets == len(REQUEST)
 
 
 def test_a_silent_meter_is_asked_again_and_given_up() -> None:

@@ -10,11 +10,12 @@ import pytest
 from sqlalchemy import Engine, select, update
 
 from headend import db
-from headend.db import create_tables, open_engine
+from headend.db import create_tables
 from headend.dm import accounts, tables
 from headend.dm.jobs import queue
 from headend.dm.jobs.types import JOB_TYPES, JobError
 from headend.dm.server import DmServer, ServerConfig
+from tests.headend.database import empty_database
 from tests.headend.dm_device import Device, Tree, alert
 
 DEVICE = "urn:dcu:KR-000001"
@@ -25,8 +26,7 @@ SOFTWARE_ALERT = "urn:oma:at:scomo:1.0:OperationComplete"
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_engine(f"sqlite:///{tmp_path / 'dm.db'}")
-    create_tables(engine)
+    engine = empty_database(tmp_path / "dm.db")
     yield engine
     engine.dispose()
 

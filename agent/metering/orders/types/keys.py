@@ -1,0 +1,75 @@
+"""The order keys: transfer the keys that are provisioned for a meter into it (security setup, class 64). Sans-IO.
+
+The keys themselves are provisioned below `./AMI/Access` and never in an order: that has them wrapped under the meter's
+master key, which no concentrator needs to know. The request goes out in an association with the old keys; the next one
+is opened with the new ones, and only when that has worked are the old ones forgotten (`agent.metering.access`).
+
+Cut off after the request, the order finds out by associating: a meter that takes the new keys has carried it out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from agent.metering.orders.order import OrderRefusedError, OrderType
+from agent.metering.orders.types import parameters as check
+from agent.metering.orders.types.parameters import SECURITY_SETUP, Checked
+from agent.metering.orders.types.steps import Context, Ended, Pause, Plan, TypeFunctions, action_ended, calling
+from dlms import axdr
+from dlms.cosem.obis import MethodRef
+
+SETUP_CODE = "0.0.43.0.0.255"
+KEY_TRANSFER = 2  # global_key_transfer in version 0 (BB 4.4.7)
+KEY_IDS = {"unicast": 0, "broadcast": 1, "authentication": 2}
+WRAP_OCTETS = 8  # what a wrapped key has more (RFC 3394)
+_WRAPPED = re.compile(r"(?:[0-9a-fA-F]{48}|[0-9a-fA-F]{80})", re.ASCII)
+_ACCEPTED = "accepted; an association with the new keys is to follow"
+
+
+def check_keys(given: dict[str, object]) -> Checked:
+    wanted = {"obis": SETUP_CODE} | given
+    check.only(wanted, "obis", "wrapped")
+    wrapped = wanted.get("wrapped")
+    if not isinstance(wrapped, dict) or not wrapped:
+        raise OrderRefusedError(f"wrapped: an object with one or more of {', '.join(KEY_IDS)} is expected")
+    check.only(wrapped, *KEY_IDS, path="wrapped")
+    for name, key in wrapped.items():
+        if not isinstance(key, str) or not _WRAPPED.fullmatch(key):
+            raise OrderRefusedError(f"wrapped.{name}: 24 or 40 octets in hexadecimal are expected")
+    return wanted, check.needed(SECURITY_SETUP, check.obis(wanted))
+
+
+def plan_keys(parameters: Mapping[str, object], context: Context) -> Plan:
+    wrapped = parameters["wrapped"]
+    named: dict[str, str] = dict(wrapped) if isinstance(wrapped, dict) else {}
+    keys = context.keys
+    if keys.new_in_use and context.sent:
+        return Ended({"changed": sorted(named), "in_use": "new"})
+    if set(named) != set(keys.provisioned):
+        # A meter with keys that nobody here knows would be lost.
+        others = ", ".join(sorted(keys.provisioned)) or "nothing"
+        return Ended(refused=f"of the meter's access {others} is provisioned anew, the order is for {', '.join(named)}")
+    for name, key in named.items():  # more is not to be seen from outside, without the master key
+        octets = len(bytes.fromhex(key)) - WRAP_OCTETS
+        if octets != keys.provisioned[name]:
+            return Ended(
+                refused=f"wrapped.{name} is a key of {octets} octets, the provisioned one has {keys.provisioned[name]}"
+            )
+    if keys.new_in_use:
+        return Ended(refused="the meter has the new keys already")
+    if context.progress.get("what") == _ACCEPTED:
+        return Ended({"in_use": "old"}, refused="the meter accepted the new keys, and takes the old ones only")
+    method = MethodRef(SECURITY_SETUP, check.obis(parameters), KEY_TRANSFER)
+    pairs = [axdr.structure(axdr.enum(KEY_IDS[name]), axdr.octets(bytes.fromhex(key))) for name, key in named.items()]
+    reply = yield calling(method, axdr.array(pairs), {"step": 1, "of": 2, "what": f"action {method}"})
+    ended = action_ended(reply)
+    if ended.refused:
+        return Ended({"in_use": "old"}, refused=f"{method}: {ended.refused}")
+    yield Pause(0.0, {"step": 2, "of": 2, "what": _ACCEPTED})
+    return Ended(refused="a pause was not taken")
+
+
+FUNCTIONS: Mapping[OrderType, TypeFunctions] = {
+    OrderType.KEYS: TypeFunctions(check_keys, plan_keys),
+}

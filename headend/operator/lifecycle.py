@@ -1,0 +1,204 @@
+"""A device's life at the head-end, from enrolment to its end: each step in one transaction with its audit entry."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, delete, select, update
+
+from headend import access
+from headend.access import devices as device_table
+from headend.dm import accounts
+from headend.dm import tables as dm
+from headend.dm.jobs import queue
+from headend.metering.readings import metering_tokens
+from headend.security import clones, devices
+from headend.security.records import Entry, record
+from omadm.bootstrap import DMACC_PATH
+from omadm.ssmp.limits import DEVICE_KEY_BYTES
+
+ACCOUNT_PATH = f"{DMACC_PATH}/main"  # where `omadm.bootstrap.dmacc` puts it
+CSV_ROWS_MAX = 50_000
+CSV_PROBLEMS_MAX = 100
+CSV_COLUMNS = ("id", "key")
+_KEY = re.compile(rf"[0-9a-fA-F]{{{2 * DEVICE_KEY_BYTES}}}", re.ASCII)
+
+
+class LifecycleError(Exception):
+    """The step cannot be done now. The text is a sentence for the operator."""
+
+
+class UnknownDeviceError(LifecycleError):
+    """There is no such device."""
+
+
+class CsvError(LifecycleError):
+    """The file cannot be taken. `problems` names line and column of each, and repeats no value of a key."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acts, as the audit log says it, and when."""
+
+    who: str
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    line: int
+    device_id: str
+    key: bytes = field(repr=False)
+
+
+def enrol(connection: Connection, actor: Actor, device_id: str, key: bytes, *, replace: bool = False) -> None:
+    """Add a device. With `replace` one that exists gets the key instead. Raises `devices.DeviceError`."""
+    known = devices.find(connection, device_id) is not None
+    devices.enrol(connection, device_id, key, actor.now, replace=replace)
+    _record(connection, actor, "replace key" if known else "enrol", device_id)
+
+
+def enrol_csv(connection: Connection, actor: Actor, text: str) -> int:
+    """Enrol the devices of a CSV file with the columns `id` and `key`: all of them or, with `CsvError`, none."""
+    rows, problems = _parsed(text)
+    if len(rows) > CSV_ROWS_MAX:
+        problems.append(f"more than {CSV_ROWS_MAX} devices")
+    known = set(connection.scalars(select(device_table.c.id)))
+    first: dict[str, int] = {}
+    for row in rows:
+        if row.device_id in known:
+            problems.append(f"line {row.line}, column id: {row.device_id} is enrolled already")
+        elif row.device_id in first:
+            problems.append(f"line {row.line}, column id: {row.device_id} stands in line {first[row.device_id]} too")
+        first.setdefault(row.device_id, row.line)
+    if problems:
+        more = len(problems) - CSV_PROBLEMS_MAX
+        raise CsvError(problems[:CSV_PROBLEMS_MAX] + ([f"and {more} more"] if more > 0 else []))
+    for row in rows:
+        enrol(connection, actor, row.device_id, row.key)
+    return len(rows)
+
+
+def _parsed(text: str) -> tuple[list[_Row], list[str]]:
+    """The good rows and what is wrong with the others."""
+    lines = csv.reader(io.StringIO(text.removeprefix("\ufeff")), strict=True)
+    rows: list[_Row] = []
+    problems: list[str] = []
+    try:
+        header = [name.strip() for name in next(lines, [])]
+        if sorted(header) != sorted(CSV_COLUMNS):
+            return [], [f"line 1: the columns {' and '.join(CSV_COLUMNS)} are expected, each once"]
+        for values in lines:
+            if not values:
+                continue
+            where = lines.line_num
+            if len(values) != len(header):
+                problems.append(f"line {where}: {len(header)} columns are expected, not {len(values)}")
+                continue
+            named = dict(zip(header, (value.strip() for value in values), strict=True))
+            found = list(_row_problems(where, named))
+            problems += found
+            if not found:
+                rows.append(_Row(where, named["id"], bytes.fromhex(named["key"])))
+    except csv.Error as error:
+        problems.append(f"line {lines.line_num}: {error}")
+    if not rows and not problems:
+        problems.append("there is no device in it")
+    return rows, problems
+
+
+def _row_problems(line: int, row: dict[str, str]) -> Iterator[str]:
+    if not devices.valid_id(row["id"]):
+        yield f"line {line}, column id: {devices.ID_RULE}"
+    if not _KEY.fullmatch(row["key"]):
+        yield f"line {line}, column key: {2 * DEVICE_KEY_BYTES} hexadecimal digits are expected"
+
+
+def key_from(text: str) -> bytes:
+    """A device key from hexadecimal digits. Raises `LifecycleError`, which does not repeat them."""
+    if not _KEY.fullmatch(text):
+        raise LifecycleError(f"a device key is {2 * DEVICE_KEY_BYTES} hexadecimal digits")
+    return bytes.fromhex(text)
+
+
+def switch(connection: Connection, actor: Actor, device_id: str, *, on: bool) -> None:
+    """Switch a device off, everywhere at once, or on again."""
+    _device(connection, device_id)
+    devices.set_enabled(connection, device_id, on, actor.now)
+    _record(connection, actor, "switch on" if on else "switch off", device_id)
+
+
+def replace_key(connection: Connection, actor: Actor, device_id: str, key: bytes, *, end_account: bool) -> None:
+    """Give a device another key. Its DM account stays valid until it registers with that, unless `end_account`: the one
+    who has the key may have the account as well."""
+    _device(connection, device_id)
+    devices.enrol(connection, device_id, key, actor.now, replace=True)
+    if end_account:
+        _end_credentials(connection, device_id)
+    _record(connection, actor, "replace key", device_id, "the DM account and tokens ended" if end_account else "")
+
+
+def decommission(connection: Connection, actor: Actor, device_id: str, path: str = ACCOUNT_PATH) -> int:
+    """Order a device to erase its DM account (`path`); returns the job. When the device has confirmed that, its account
+    here ends and it is switched off. It gets no other account meanwhile."""
+    device = _device(connection, device_id)
+    if not device.enabled:
+        raise LifecycleError("the device is switched off: it cannot be told anything")
+    if device.leaving:
+        raise LifecycleError("the device has that order already")
+    order = {"commands": [{"command": "delete", "path": path}]}
+    try:
+        job = queue.enqueue(connection, device_id, "commands", order, now=actor.now)
+    except accounts.UnknownDevice:
+        raise LifecycleError("the device has no DM account: switch it off instead") from None
+    leaving = {"leaving": actor.now, "leaving_job": job}
+    connection.execute(update(device_table).where(device_table.c.id == device_id).values(leaving))
+    _record(connection, actor, "decommission", device_id, f"job {job}: delete {path}")
+    return job
+
+
+def remove(connection: Connection, actor: Actor, device_id: str) -> None:
+    """Delete a device that is switched off: key, account, tokens, jobs, what it told. Readings, the log of
+    registrations and the audit log stay."""
+    if _device(connection, device_id).enabled:
+        raise LifecycleError("the device is in service: switch it off, or decommission it, first")
+    jobs = connection.scalars(select(dm.jobs.c.id).where(dm.jobs.c.device_id == device_id)).all()
+    for table in (dm.values, dm.alerts, dm.jobs, dm.sessions, dm.accounts):
+        connection.execute(delete(table).where(table.c.device_id == device_id))
+    connection.execute(delete(metering_tokens).where(metering_tokens.c.device == device_id))
+    clones.forget(connection, device_id)
+    access.forget_refusals(connection, device_id)
+    connection.execute(delete(device_table).where(device_table.c.id == device_id))
+    _record(connection, actor, "delete", device_id, f"with {len(jobs)} jobs")
+
+
+def _end_credentials(connection: Connection, device_id: str) -> None:
+    accounts.void(connection, device_id)
+    connection.execute(delete(metering_tokens).where(metering_tokens.c.device == device_id))
+
+
+def _device(connection: Connection, device_id: str) -> devices.Device:
+    found = devices.find(connection, device_id)
+    if found is None:
+        raise UnknownDeviceError("there is no such device")
+    return found
+
+
+def _record(connection: Connection, actor: Actor, action: str, device_id: str, detail: str = "") -> None:
+    record(connection, Entry(actor.now, actor.who, action, device_id, detail))
+
+
+def state(row: dict[str, Any]) -> str:
+    """A device's state in one word, from its row."""
+    if row["enabled"]:
+        return "leaving" if row["leaving"] is not None else "in service"
+    return "decommissioned" if row["left"] is not None else "switched off"

@@ -1,0 +1,204 @@
+"""Fuzz targets for what the head-end is sent: by concentrators, by operators, by whoever writes its configuration.
+
+Each parser gives its value or its own typed error; each request gets a status that says whose fault it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from headend import config, web
+from headend.config import ConfigError
+from headend.dm.engine import Accepted, ServerSession, State
+from headend.dm.jobs.types import JOB_TYPES, JobError
+from headend.software import ranges, releases
+from omadm import auth
+from omadm.schemes import Basic, Mac, Md5
+from omadm.syncml import codec
+from omadm.syncml.errors import SyncmlError
+from omadm.syncml.messages import (
+    Alert,
+    Cred,
+    Item,
+    Meta,
+    Replace,
+    Results,
+    Status,
+    SyncHdr,
+    SyncML,
+    SyncmlValueError,
+)
+from tests.agent.dm import server
+from tests.fuzz.guided import Target
+from tests.fuzz.targets import dictionaries
+from tests.fuzz.targets.updateagent import packages
+from tests.headend.dm import test_engine
+
+HERE = "/headend/"
+
+
+def run_json_body(data: bytes) -> None:
+    assert isinstance(web.parse_json(data), dict)
+
+
+def run_job(data: bytes) -> None:
+    """`{"kind": …, "params": …}` as the operator's interface takes it; what was checked is checked again as it is."""
+    document = web.parse_json(data)
+    kind, params = document.get("kind"), document.get("params", {})
+    if not isinstance(kind, str) or kind not in JOB_TYPES or not isinstance(params, dict):
+        return
+    checked = JOB_TYPES[kind].check(params)
+    assert JOB_TYPES[kind].check(checked) == checked
+    json.dumps(checked).encode()
+
+
+JOBS = (
+    ("get", {"paths": ["./DevDetail", "./DevInfo/DevId"]}),
+    ("provision", {"nodes": [{"path": "./A/B", "value": 5, "format": "int"}, {"path": "./C", "delete": True}]}),
+    ("firmware", {"url": "https://h/p", "version": "2"}),
+    ("firmware", {"version": "2", "packages_url": "https://h", "delta": True, "full_after_delta": False}),
+    ("software", {"id": "configs", "url": "https://h/p", "name": "n", "version": "1"}),
+    ("commands", {"commands": [{"command": "replace", "path": "./A?prop=ACL", "value": "Get=*"}], "mode": "sequence"}),
+    (
+        "commands",
+        {"commands": [{"command": "copy", "path": "./A/B", "source": "./A/C"}, {"command": "get", "path": "./A"}]},
+    ),
+)
+
+
+def jobs() -> list[bytes]:
+    return [json.dumps({"kind": kind, "params": params}).encode() for kind, params in JOBS]
+
+
+def run_range(data: bytes) -> None:
+    """Lines `name: value` of a request for 1000 bytes: what is sent lies within them."""
+    lines = [line.partition(": ") for line in data.decode("latin-1").split("\n")]
+    headers = {name.lower(): value for name, _, value in lines}
+    ranges.unchanged(headers, '"e"')
+    chosen = ranges.choose(headers, 1000, '"e"')
+    if chosen is not None:
+        assert 0 <= chosen.start < 1000
+        assert 0 < chosen.size <= 1000 - chosen.start
+        assert (chosen.status == 200) == ((chosen.start, chosen.size) == (0, 1000)) or chosen.status == 206
+
+
+@functools.cache
+def scratch() -> Path:
+    return Path(tempfile.mkdtemp(prefix="fuzz-headend-")) / "input"
+
+
+def run_config(data: bytes) -> None:
+    file = scratch()
+    file.write_bytes(data)
+    try:
+        config.load(file)
+    except ConfigError as caught:
+        error = caught
+    else:
+        return
+    assert error.problems
+    assert all(str(problem).startswith(str(file)) for problem in error.problems)
+
+
+def configs() -> list[bytes]:
+    ports = {name: 8441 + at for at, name in enumerate(config.SERVERS)}
+    tls = {"certificate": "server.pem", "key": "server.key", "ca": "ca.pem"}
+    whole = config.template("headend", ports, "127.0.0.1", tls).encode()
+    document = yaml.safe_load(whole)
+    del document["jobs"], document["log"], document["retention"]
+    return [whole, yaml.safe_dump(document).encode()]
+
+
+def run_release(data: bytes) -> None:
+    """An uploaded file describes itself, or is no package."""
+    file = scratch()
+    file.write_bytes(data)
+    release = releases.describe("fuzz", file, len(data))
+    if release is not None:
+        for running in ("1", "2"):
+            release.fits(running)
+            with suppress(releases.NoPackageError):
+                releases.choose([release], running, None)
+
+
+def run_session(data: bytes) -> None:
+    """Messages of a device that is believed, while two jobs wait: every answer can be sent, and none takes for ever."""
+    port = test_engine.Port([test_engine.job("get", paths=["./A"]), test_engine.job("commands", 2, commands=COMMANDS)])
+    session = ServerSession(
+        session_id="1",
+        device_uri="urn:d",
+        device_name=None,
+        server_uri="https://h/dm",
+        server_name="h",
+        measure=lambda message: len(codec.encode(message, codec.DM_WBXML)),
+    )
+    for body in data.split(b"\0"):
+        message = codec.decode(body, codec.DM_XML)
+        with suppress(SyncmlValueError):  # the peer's own text has to be repeated and has no form
+            codec.encode(session.receive(message, port, Accepted(chal=test_engine.CHAL)), codec.DM_WBXML)
+        if session.state is not State.OPEN:
+            return
+
+
+COMMANDS = [{"command": "get", "path": "./B"}, {"command": "replace", "path": "./C", "value": "x" * 2000}]
+
+
+def sessions() -> list[bytes]:
+    """The device's side of both jobs."""
+    header = SyncHdr("1", 1, target="https://h/dm", source="urn:d", meta=Meta(max_msg_size=2048, max_obj_size=9000))
+    result = Results("2", "2", (Item(source="./A", data="1"),), msg_ref="1")
+    first = (
+        Alert("1", 1201),
+        Replace("2", (Item(source="./DevInfo/DevId", data="urn:d"),)),
+        Alert("3", 1226, (Item(),)),
+    )
+    second = (Status("1", "1", "2", "Get", 200), result)
+    piece = Results("2", "2", (Item(source="./B", meta=Meta(size=9), data="1234", more_data=True),), msg_ref="2")
+    third = (Status("1", "2", "2", "Get", 200), piece)
+    bodies = [
+        codec.encode(SyncML(replace(header, msg_id=at), commands, final=True), codec.DM_XML)
+        for at, commands in enumerate((first, second, third), start=1)
+    ]
+    return [b"\0".join(bodies), bodies[0]]
+
+
+def run_scheme(data: bytes) -> None:
+    """A message that has to prove itself, by each scheme: after the first zero stands the header of its MAC."""
+    body, _, header = data.partition(b"\0")
+    message = codec.decode(body, codec.DM_XML)
+    for scheme in (Mac(auth.ALGORITHMS), Md5(), Basic()):
+        with suppress(auth.AuthError):
+            scheme.verify(message, body, header.decode("latin-1") or None, server.ACCOUNT.client)
+            raise AssertionError("believed without the secret")
+
+
+def proofs() -> list[bytes]:
+    data = auth.basic("a", "b")
+    header = SyncHdr("1", 1, target="https://h/dm", source="urn:d")
+    said = [replace(header, cred=Cred(data, kind)) for kind in (auth.AUTH_BASIC, auth.AUTH_MD5)]
+    bodies = [codec.encode(SyncML(hdr, (Alert("1", 1201),)), codec.DM_XML) for hdr in [header, *said]]
+    return [body + b"\0" + auth.hmac_header(body, "a", "b", b"nonce").encode() for body in bodies]
+
+
+TARGETS = {
+    "json-body": Target(run_json_body, jobs, (web.HttpProblem,), HERE, dictionaries.JSON),
+    "job": Target(run_job, jobs, (web.HttpProblem, JobError), HERE, dictionaries.JSON, 2000),
+    "range": Target(
+        run_range,
+        lambda: [b'range: bytes=0-99\nif-range: "e"', b'range: bytes=-5\nif-none-match: W/"e", *'],
+        (),
+        HERE,
+        dictionaries.RANGE,
+    ),
+    "session": Target(run_session, sessions, (SyncmlError,), HERE, dictionaries.XML + dictionaries.SYNCML, 400),
+    "scheme": Target(run_scheme, proofs, (SyncmlError,), HERE, dictionaries.HEADER + dictionaries.SYNCML, 400),
+    "config": Target(run_config, configs, (), HERE, dictionaries.YAML, 150),
+    "release": Target(run_release, lambda: list(packages()), (), HERE, dictionaries.JSON, 300),
+}

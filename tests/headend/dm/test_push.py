@@ -1,0 +1,173 @@
+"""Where the head-end lets a device send it: nowhere but to devices."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import Engine
+
+from headend import db
+from headend.dm import accounts
+from headend.dm.push import PushError, PushForbiddenError, PushPolicy, notify, resolve
+
+DEVICE = "urn:dcu:1"
+DEVICES = PushPolicy.of(["10.20.0.0/16", "2001:db8:20::/48"], [8030])
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = db.open_engine(f"sqlite:///{tmp_path}/headend.db")
+    db.create_tables(engine)
+    yield engine
+    engine.dispose()
+
+
+class Network:
+    """What is called, and what it answers; and a name server."""
+
+    def __init__(self, status: int = 202, headers: dict[str, str] | None = None) -> None:
+        self.called: list[httpx.Request] = []
+        self.status, self.headers = status, headers or {}
+        self.names: dict[str, list[list[str]]] = {}
+        self.asked: list[str] = []
+        self.dead: set[str] = set()
+        self.client = httpx.Client(transport=httpx.MockTransport(self._answer))
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        self.called.append(request)
+        if request.url.host in self.dead:
+            raise httpx.ConnectError("no route to host")
+        return httpx.Response(self.status, headers=self.headers)
+
+    def resolve(self, host: str, port: int) -> list[str]:
+        self.asked.append(host)
+        if host not in self.names:
+            return resolve(host, port)  # a number, as the C library reads it
+        answers = self.names[host]
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+
+def push(engine: Engine, url: str, network: Network, policy: PushPolicy = DEVICES) -> int:
+    with engine.begin() as conn:
+        accounts.create(conn, DEVICE, server_id="headend", url="https://dm.example/dm", push_url=url)
+    return notify(engine, DEVICE, policy, client=network.client, resolver=network.resolve)
+
+
+def test_a_device_in_its_network_is_called_at_the_address_that_was_checked(engine: Engine) -> None:
+    network = Network()
+    network.names["dcu.example"] = [["10.20.3.4"]]
+    push(engine, "http://dcu.example:8030/push", network)
+    (request,) = network.called
+    assert (request.url.host, request.url.path, request.headers["host"]) == ("10.20.3.4", "/push", "dcu.example:8030")
+    assert request.extensions["sni_hostname"] == "dcu.example"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://10.21.0.1:8030/push",
+        "http://10.20.0.1:22/push",
+        "http://10.20.0.1/push",
+        "http://127.0.0.1:8030/push",
+        "http://localhost:8030/push",
+        "http://2130706433:8030/push",
+        "http://0x7f.1:8030/push",
+        "http://0:8030/push",
+        "http://169.254.169.254:8030/latest",
+        "http://[::1]:8030/push",
+        "http://[::ffff:127.0.0.1]:8030/push",
+        "http://[::ffff:10.21.0.1]:8030/push",
+        "http://[fe80::1]:8030/push",
+        "http://[2001:db8:21::1]:8030/push",
+        "http://10.20.0.1@192.0.2.1:8030/push",
+        "http://user:word@10.20.0.1:8030/push",
+        "http://10.20.0.1:8030@192.0.2.1/push",
+        "ftp://10.20.0.1:8030/push",
+        "file:///etc/passwd",
+        "http://[10.20.0.1:8030/push",
+        "http://10.20.0.1:99999/push",
+        "http:///push",
+    ],
+)
+def test_no_other_service_can_be_reached(engine: Engine, url: str) -> None:
+    network = Network()
+    with pytest.raises(PushForbiddenError):
+        push(engine, url, network)
+    assert network.called == []
+
+
+@pytest.mark.parametrize(
+    "url", ["http://10.20.255.255:8030/x", "http://[2001:db8:20::9]:8030/", "https://[::ffff:10.20.0.1]:8030/push"]
+)
+def test_every_way_to_write_an_allowed_address_is_allowed(engine: Engine, url: str) -> None:
+    network = Network()
+    push(engine, url, network)
+    assert len(network.called) == 1
+
+
+def test_a_name_that_changes_its_address_after_the_check_is_called_at_the_first(engine: Engine) -> None:
+    network = Network(status=403)  # so that it is called twice
+    network.names["rebinding.example"] = [["10.20.0.1"], ["127.0.0.1"]]
+    with pytest.raises(PushError, match="HTTP status 403"):
+        push(engine, "http://rebinding.example:8030/push", network)
+    assert [request.url.host for request in network.called] == ["10.20.0.1", "10.20.0.1"]
+    assert network.asked == ["rebinding.example"]
+
+
+def test_of_several_addresses_only_the_allowed_ones_are_called(engine: Engine) -> None:
+    network = Network()
+    network.names["dcu.example"] = [["127.0.0.1", "10.20.0.1", "10.20.0.2", "192.0.2.1"]]
+    network.dead = {"10.20.0.1"}
+    push(engine, "http://dcu.example:8030/push", network)
+    assert [request.url.host for request in network.called] == ["10.20.0.1", "10.20.0.2"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(engine: Engine, status: int) -> None:
+    network = Network(status, {"location": "http://127.0.0.1:8030/admin"})
+    with pytest.raises(PushError, match=f"HTTP status {status}"):
+        push(engine, "http://10.20.0.1:8030/push", network)
+    assert len(network.called) == 1
+
+
+def test_a_name_without_an_address_is_an_error(engine: Engine) -> None:
+    with pytest.raises(PushError):
+        push(engine, "http://dcu.invalid:8030/push", Network())
+    network = Network()
+    network.names["dcu.example"] = [[]]
+    with pytest.raises(PushForbiddenError, match="no address"):
+        push(engine, "http://dcu.example:8030/push", network)
+
+
+def test_without_networks_nobody_is_called(engine: Engine) -> None:
+    with pytest.raises(PushForbiddenError, match=r"push\.networks"):
+        push(engine, "http://10.20.0.1:8030/push", Network(), PushPolicy())
+
+
+@pytest.mark.parametrize(
+    ("networks", "address", "allowed"),
+    [
+        (["0.0.0.0/0"], "192.0.2.1", True),
+        (["0.0.0.0/0"], "127.0.0.1", False),
+        (["0.0.0.0/0"], "169.254.169.254", False),
+        (["0.0.0.0/0"], "224.0.0.1", False),
+        (["0.0.0.0/0"], "255.255.255.255", False),
+        (["0.0.0.0/0"], "2001:db8::1", False),
+        (["::/0"], "2001:db8::1", True),
+        (["::/0"], "::1", False),
+        (["::/0"], "fe80::1", False),
+        (["::/0"], "64:ff9b::7f00:1", False),
+        (["::/0"], "2002:7f00:1::", False),
+        (["::/0"], "::ffff:127.0.0.1", False),
+        (["127.0.0.0/8"], "127.0.0.1", True),
+        (["127.0.0.1/32", "0.0.0.0/0"], "127.0.0.1", True),
+        (["127.0.0.1/32", "0.0.0.0/0"], "127.0.0.2", False),
+        (["fe80::/10"], "fe80::1", True),
+    ],
+)
+def test_special_addresses_need_a_network_of_their_own(networks: list[str], address: str, allowed: bool) -> None:
+    assert PushPolicy.of(networks).allows(ipaddress.ip_address(address), 80) is allowed

@@ -1,0 +1,177 @@
+"""Client provisioning documents: XML and WBXML, their MAC, and the account in them."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import random
+import shutil
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from omadm.bootstrap import Account, BootstrapError, account_from_tnds, emit_profile
+from omadm.client_provisioning import account, bootstrap_tree, check_mac, is_client_provisioning, parse
+from tests.agent.dm.server import ACCOUNT
+
+HEAD = (
+    '<?xml version="1.0"?>\n<!DOCTYPE wap-provisioningdoc PUBLIC "-//WAPFORUM//DTD PROV 1.0//EN" '
+    '"http://www.wapforum.org/DTD/prov.dtd">\n'
+)
+CLIENT = """<characteristic type="APPAUTH">
+      <parm name="AAUTHLEVEL" value="APPSRV"/><parm name="AAUTHTYPE" value="DIGEST"/>
+      <parm name="AAUTHNAME" value="urn:dcu:1"/><parm name="AAUTHSECRET" value="client secret"/>
+      <parm name="AAUTHDATA" value="bm9uY2U="/>
+    </characteristic>"""
+SERVER = """<characteristic type="APPAUTH">
+      <parm name="AAUTHLEVEL" value="CLIENT"/><parm name="AAUTHTYPE" value="BASIC"/>
+      <parm name="AAUTHNAME" value="dm.other"/><parm name="AAUTHSECRET" value="server secret"/>
+    </characteristic>"""
+ADDRESS = """<characteristic type="APPADDR">
+      <parm name="ADDR" value="https://dm.example/dm"/>
+      <characteristic type="PORT"><parm name="PORTNBR" value="8443"/></characteristic>
+    </characteristic>"""
+
+
+def document(*parts: str, app: str = "w7", more: str = "") -> bytes:
+    inner = "".join(parts or (ADDRESS, CLIENT, SERVER))
+    return (
+        f"""{HEAD}<wap-provisioningdoc version="1.0">
+  <characteristic type="BOOTSTRAP"><parm name="NAME" value="Meters"/></characteristic>{more}
+  <characteristic type="APPLICATION">
+    <parm name="APPID" value="{app}"/><parm name="PROVIDER-ID" value="dm.other"/><parm name="NAME" value="Other"/>
+    <parm name="INIT"/>
+    {inner}
+  </characteristic>
+</wap-provisioningdoc>"""
+    ).encode()
+
+
+# What libwbxml's xml2wbxml makes of `document()` with its string table: attribute pages 0 and 1, literals, tokens.
+WBXML = bytes.fromhex(
+    "030b6a10646d2e6f746865720073656372657400c54601c65601870706034d6574657273000101c600015501873600000603"
+    "7737000187000138000006830001870706034f746865720001870503494e49540001c6000156018734000006036874747073"
+    "3a2f2f646d2e6578616d706c652f646d0001c65301872306033834343300010101c600015701873000000600018d01873300"
+    "00060001930187310000060375726e3a6463753a3100018700013200000603636c69656e7420008309018700012f00000603"
+    "626d39755932553d000101c600015701873000000603434c49454e5400018700013300000600019201873100000683000187"
+    "000132000006037365727665722000830901010101"
+)
+
+WANTED = Account(
+    server_id="dm.other",
+    url="https://dm.example:8443/dm",
+    client_name="urn:dcu:1",
+    client_secret="client secret",
+    server_name="dm.other",
+    server_secret="server secret",
+    client_nonce=b"nonce",
+    server_nonce=b"",
+    auth_type="DIGEST",
+    server_auth_type="BASIC",
+)
+
+
+def test_the_account_is_read_from_xml_and_from_wbxml() -> None:
+    assert account(parse(document())) == account(parse(WBXML)) == WANTED
+    assert parse(document()) == parse(WBXML)
+
+
+@pytest.mark.skipif(shutil.which("xml2wbxml") is None, reason="xml2wbxml is not installed (Debian: libwbxml2-utils)")
+@pytest.mark.parametrize("table", [True, False])
+def test_what_another_encoder_makes_is_read(tmp_path: Path, *, table: bool) -> None:
+    napdef = """<characteristic type="NAPDEF"><parm name="NAPID" value="N1"/></characteristic>"""
+    source = document(more=napdef)
+    (tmp_path / "a.xml").write_bytes(source)
+    options = [] if table else ["-n"]
+    command = ["xml2wbxml", *options, "-o", str(tmp_path / "a.wbxml"), str(tmp_path / "a.xml")]
+    subprocess.run(command, check=True, capture_output=True, timeout=20)
+    made = (tmp_path / "a.wbxml").read_bytes()
+    assert is_client_provisioning(made)
+    assert parse(made) == parse(source)
+
+
+def test_a_document_of_either_kind_becomes_the_same_tree() -> None:
+    assert account_from_tnds(bootstrap_tree(WBXML)) == account_from_tnds(bootstrap_tree(document())) == WANTED
+    assert account_from_tnds(bootstrap_tree(emit_profile(ACCOUNT))) == ACCOUNT
+
+
+def test_a_server_without_credentials_proves_itself_by_its_certificate() -> None:
+    made = account(parse(document(ADDRESS, CLIENT)))
+    assert made.auth_types == ("DIGEST", "TRANSPORT")
+
+
+@pytest.mark.parametrize(("data", "nonce"), [("bm9uY2U=", b"nonce"), ("nonce", b"nonce"), ("", b"")])
+def test_a_nonce_is_base64_or_stands_as_it_is(data: str, nonce: bytes) -> None:
+    assert account(parse(document(ADDRESS, CLIENT.replace("bm9uY2U=", data)))).client_nonce == nonce
+
+
+def test_the_address_may_stand_in_the_application_itself() -> None:
+    made = account(parse(document('<parm name="ADDR" value="https://a.example/"/>', CLIENT)))
+    assert made.url == "https://a.example/"
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        (document(app="w2"), "0 DM accounts"),
+        (document(ADDRESS, SERVER), "no APPAUTH of level APPSRV"),
+        (document(CLIENT), "url is empty"),
+        (document(ADDRESS, CLIENT.replace("DIGEST", "")), "no AAUTHTYPE"),
+        (document(ADDRESS, CLIENT.replace("DIGEST", "X509")), "'X509' is not supported"),
+        (document(ADDRESS.replace("8443", "0"), CLIENT), "port 0"),
+        (document(ADDRESS.replace("8443", "x"), CLIENT), "its port"),
+        (document()[:-5], "not XML"),
+        (WBXML[:-5], "ends too early"),
+        (b"<parm/>", "not expected"),
+        (b"<!DOCTYPE a [<!ENTITY b 'c'>]><wap-provisioningdoc/>", "definitions in the document"),
+        (b"<wap-provisioningdoc>" + b"<characteristic>" * 9, "too deep"),
+        (b"<wap-provisioningdoc>" + b"<parm/>" * 1001, "too many"),
+        (b"<" + b" " * 70_000, "longer than"),
+        (b"\x03\x0b\x6a\x00\x45\xc6\x00\x02\x50", "page 2"),
+    ],
+)
+def test_a_document_without_a_usable_account_is_refused_with_the_reason(source: bytes, why: str) -> None:
+    with pytest.raises(BootstrapError, match=why):
+        account(parse(source))
+
+
+def test_damaged_documents_are_refused_and_never_crash() -> None:
+    pick = random.Random(7)
+    for _ in range(3000):
+        body = bytearray(WBXML)
+        for _ in range(pick.randrange(1, 4)):
+            body[pick.randrange(len(body))] = pick.randrange(256)
+        with suppress(BootstrapError):
+            bootstrap_tree(bytes(body))
+
+
+# -- the MAC -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("security", "secret", "key"), [("USERPIN", "1234", b"1234"), ("NETWPIN", "0A1b", b"\x0a\x1b")]
+)
+@pytest.mark.parametrize("source", [document(), WBXML], ids=["XML", "WBXML"])
+def test_the_mac_is_over_the_bytes_as_they_are(source: bytes, security: str, secret: str, key: bytes) -> None:
+    good = hmac.new(key, source, hashlib.sha1).hexdigest()
+    check_mac(source, security, secret, good)
+    check_mac(source, security, secret, good.upper())
+    for bad in (source + b" ", source[:-1]):
+        with pytest.raises(BootstrapError, match="does not match"):
+            check_mac(bad, security, secret, good)
+
+
+def test_the_mac_is_the_known_answer() -> None:
+    mac = "de7c9b85b8b78aa6bc8a7a36f70a90701c9db4d9"
+    check_mac(b"The quick brown fox jumps over the lazy dog", "USERPIN", "key", mac)
+
+
+@pytest.mark.parametrize(
+    ("security", "secret", "mac"),
+    [("USERPIN", "1234", "xx"), ("NETWPIN", "no hex", "00" * 20), ("USERPIN", "", "00" * 20), ("USERPIN", "é", "00")],
+)
+def test_a_secret_or_mac_that_is_none_is_refused(security: str, secret: str, mac: str) -> None:
+    with pytest.raises(BootstrapError):
+        check_mac(b"x", security, secret, mac)
