@@ -435,8 +435,8 @@ class TaskBook:
         self, verdict: Literal["doubted", "confirmed"], meter: str, task_id: str, runs: tuple[int, int],
         schedule: Schedule | None, now: Moment,
     ) -> None:  # fmt: skip
-        """Tell the verdict on the runs of a meter. Of an earlier life of the process it is known when its era began, not
-        which run was its first: the newest one then."""
+        """Tell the verdict on the runs of a meter. Of an earlier life it is known when its era began, and not which run
+        was its first: the newest one then."""
         first = runs[0] if schedule is None else schedule.newest(runs[0])
         self._keeper.judge(verdict, meter, task_id, (first, runs[1]), schedule, now.wall)
 

@@ -217,9 +217,9 @@ class World:
             lists=ReadingLists(self.folder, self.folder / "software"),
             clock=self.clock,
             rng=random.Random(self.starts),
+            boot="one",  # what is killed here is the process, and time goes on
             open_bridge=self._open,
             busy=self._soon,
-            boot="one",  # what is killed here is the process, and time goes on
         )
         self.uplink = Uplink(
             self.store,
