@@ -17,7 +17,7 @@ from omadm.syncml.text import repeatable, to_base64
 from omadm.syncml.tokens import NAMESPACES
 
 STDIN = "-"
-INDENT = "  "
+XML_INDENT = "  "
 _EMPTY_DOCUMENT = 6  # bytes: a header of five and one element
 _NAME, _NO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*"), re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -93,8 +93,8 @@ def _indent(element: Element, depth: int) -> None:
     spaced: list[Element | str | bytes] = []
     for part in element.elements():
         _indent(part, depth + 1)
-        spaced += ["\n" + INDENT * (depth + 1), part]
-    element.content = [*spaced, "\n" + INDENT * depth]
+        spaced += ["\n" + XML_INDENT * (depth + 1), part]
+    element.content = [*spaced, "\n" + XML_INDENT * depth]
 
 
 def _paged(element: Element, page: int) -> Element:
