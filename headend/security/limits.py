@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
-BURST = 10  # a registration takes one; a device in trouble retries with growing pauses
+REQUESTS_AT_ONCE = 10  # a registration takes one; a device in trouble retries with growing pauses
 REFILL_EVERY_S = 6.0
 CLIENTS_MAX = 10_000  # the least recently used are dropped first
 IPV6_PREFIX = 64  # what one subscriber has; within it, addresses cost nothing
@@ -24,7 +24,7 @@ class RateLimit:
     """At most `burst` requests at once, and one per `refill_every_s` seconds, for each key."""
 
     def __init__(
-        self, *, burst: int = BURST, refill_every_s: float = REFILL_EVERY_S, clients_max: int = CLIENTS_MAX
+        self, *, burst: int = REQUESTS_AT_ONCE, refill_every_s: float = REFILL_EVERY_S, clients_max: int = CLIENTS_MAX
     ) -> None:
         self._burst = burst
         self._refill_every_s = refill_every_s
