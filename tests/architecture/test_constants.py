@@ -20,7 +20,6 @@ CHANCE: dict[str, tuple[str, set[str]]] = {
         "an HTTP answer; a DM message",
         {"agent/https.py", "omadm/syncml/element.py"},
     ),
-    "BURST": (
         "notifications that a device takes; requests that the head-end takes",
         {"agent/dm/push.py", "headend/security/limits.py"},
     ),
