@@ -20,9 +20,6 @@ CHANCE: dict[str, tuple[str, set[str]]] = {
         "an HTTP answer; a DM message",
         {"agent/https.py", "omadm/syncml/element.py"},
     ),
-        "notifications that a device takes; requests that the head-end takes",
-        {"agent/dm/push.py", "headend/security/limits.py"},
-    ),
     "BLOCK_BYTES": (
         "what a slot is written by; the block of a hash tree, which is part of the package's format",
         {"updateagent/package/verity.py", "updateagent/slots/block.py"},

@@ -162,6 +162,8 @@ def test_every_check_is_published_and_not_ok_before_it_was_made(tmp_path: Path) 
         "dm_session": False,
         "meter_port": False,
         "meters": False,
+        "push": False,
+        "reading_lists": False,
         "storage": False,
     }
 

@@ -207,13 +207,12 @@ def test_an_older_journal_without_the_migration_is_read(board: StateBoard) -> No
 def test_state_folders_that_cannot_be_swapped_are_a_mistake_of_the_settings(tmp_path: Path, folders: list[str]) -> None:
     text = (REPO / "etc" / "dcu-update.toml").read_text()
     text = text.replace('"/var/lib/dcu/update"', '"/data/update"')
-    text = text.replace("# state_dirs = [", f"state_dirs = {json.dumps(folders)} # [")
+    text = text.replace('state_dirs = ["/var/lib/dcu/dm"]', f"state_dirs = {json.dumps(folders)}")
     (tmp_path / "settings.toml").write_text(text)
     with pytest.raises(RequestError, match="state_dirs"):
         load(tmp_path / "settings.toml")
 
 
 def test_state_folders_are_read_from_the_settings(tmp_path: Path) -> None:
-    text = (REPO / "etc" / "dcu-update.toml").read_text().replace("# state_dirs", "state_dirs")
-    (tmp_path / "settings.toml").write_text(text)
-    assert load(tmp_path / "settings.toml").state_dirs == (Path("/var/lib/dcu/state"),)
+    (tmp_path / "settings.toml").write_text((REPO / "etc" / "dcu-update.toml").read_text())
+    assert load(tmp_path / "settings.toml").state_dirs == (Path("/var/lib/dcu/dm"),)
