@@ -27,6 +27,8 @@ PROGRAMS = {
     "dcu-update": "updateagent.__main__",
     "dcuctl": "agent.cli.__main__",
 }
+BUILT_AT = 1767225600  # images of equal content are equal bytes
+
 PROGRAM = """#!/usr/bin/python3 -IS
 import sys
 from pathlib import Path
@@ -67,7 +69,7 @@ def build(version: str, out: Path, work: Path, defect: Defect | None = None) -> 
         script.write_text(PROGRAM.format(module=module))
         script.chmod(0o755)
     shutil.copytree(REPO / "etc", root / "etc" / "dcu")
-    (root / "etc" / "dcu-release").write_text(f'NAME="dcu-agent demo system"\nVERSION={version}\n')
+    (root / "etc" / "dcu-release").write_text(f'NAME="dcu-agent demo system"\nVERSION={version}\nBUILT={BUILT_AT}\n')
     compileall.compile_dir(
         library, quiet=2, stripdir=str(root), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
     )

@@ -20,6 +20,7 @@ from pathlib import Path
 from tests.board.image import debian
 from tests.board.image.debian import BoardError, Kernel, run
 from tests.board.image.system import Defect, SystemVersion, install_programs, set_version
+from tests.demo.image import BUILT_AT
 from tests.sim.board.uboot import pack_copy
 from updateagent.boot.uboot.env import emit_copy
 
@@ -46,7 +47,6 @@ INITRD_AT = 0x43000000
 INITRD_MODULES = ("virtio_mmio", "virtio_blk", "crc32c_generic", "ext4")
 PACK_CPIO = "find . | LC_ALL=C sort | cpio --quiet --reproducible -o -H newc"
 UUID = "6d1f3a52-0b43-4b44-9d3c-0c1e5a8f4b20"
-BUILT_AT = "1767225600"  # images of equal content are equal bytes
 
 FLASH_BYTES = 64 * MIB
 FLASH_ENV_BYTES = 0x40000
@@ -227,7 +227,7 @@ def _make_file_system(root: Path, out: Path, size: int, features: str) -> None:
             root,
         ),
         *("-E", f"hash_seed={UUID},lazy_itable_init=0", out),
-        env={"E2FSPROGS_FAKE_TIME": BUILT_AT},
+        env={"E2FSPROGS_FAKE_TIME": str(BUILT_AT)},
     )
 
 

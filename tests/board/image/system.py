@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from tests.demo.image import PACKAGES, PROGRAMS
+from tests.demo.image import BUILT_AT, PACKAGES, PROGRAMS
 
 PROGRAM = """#!/usr/bin/python3 -I
 import sys
@@ -115,7 +115,7 @@ def install_programs(root: Path, repo: Path, guest: Path) -> None:
 
 def set_version(root: Path, version: SystemVersion) -> None:
     """Turn the root file system of a healthy version into that of another one. Versions with a defect come last."""
-    (root / "etc/dcu-release").write_text(f"NAME=board\nVERSION={version.name}\n")
+    (root / "etc/dcu-release").write_text(f"NAME=board\nVERSION={version.name}\nBUILT={BUILT_AT}\n")
     self_test, never_ends = root / "usr/bin/self-test", root / "etc/init.d/S85never-ends"
     _executable(self_test, "#!/bin/sh\nexit 0\n")
     never_ends.unlink(missing_ok=True)
