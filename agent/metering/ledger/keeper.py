@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Literal
@@ -181,9 +181,11 @@ class LedgerKeeper:
 
     # --- the store ---
 
-    def flush(self, wall: float, *, alive: bool) -> None:
-        """Make everything durable. `alive`: the clock is trusted, and all is accounted for up to now. Raises
-        `StoreError`; then nothing was written, and it is tried again with the next flush."""
+    def flush(
+        self, wall: float, *, alive: bool, beside: Callable[[sqlite3.Connection], None] = lambda _db: None
+    ) -> None:
+        """Make everything durable. `alive`: the clock is trusted, and all is accounted for up to now; `beside` writes
+        what belongs to it. Raises `StoreError`; then nothing was written, and it is tried again with the next flush."""
         due = alive and abs(wall - self._alive) >= ALIVE_EVERY_S
         if not (self._pending or self._touched or self._gone or self._marks or due):
             return
@@ -194,6 +196,7 @@ class LedgerKeeper:
 
         def also(db: sqlite3.Connection) -> None:
             gap_table.write(db, changes, balances, self._before, self._gone, stamp)
+            beside(db)
 
         self._store.append(reports, self._marks, also=also)
         self._pending.clear()

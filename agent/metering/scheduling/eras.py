@@ -60,14 +60,17 @@ class EraBook:
             found[key] = plain if era is None else Done(run, before.get(key, 0), era.offset, era.since)
         return found
 
-    def write(self, db: sqlite3.Connection, now: Moment) -> None:
-        """Within the transaction that stores readings of this trusted moment: keep its era, where it is a new one."""
+    def write(self, db: sqlite3.Connection, now: Moment, first: int | None = None) -> None:
+        """Within the transaction that stores readings of this trusted moment, or marks that were found right in it:
+        keep its era, where it is a new one. `first`: the id of the transaction's first record, without it that of the
+        newest visit."""
         uuid = self._store.file.uuid
         same_store = self._durable == uuid
         known = bool(self._eras) and abs(self._eras[-1].offset - now.offset) <= CORRECTION_S
         if not self._boot or (same_store and known):
             return
-        first = db.execute("SELECT COALESCE(MAX(first), 1) FROM block").fetchone()[0]
+        if first is None:
+            first = int(db.execute("SELECT COALESCE(MAX(first), 1) FROM block").fetchone()[0])
         self._pending = [*(self._eras if same_store else []), StoredEra(now.offset, now.wall, first)][-ERAS_MAX:]
         body = {"boot": self._boot, "store": uuid, "eras": [[e.offset, e.since, e.first] for e in self._pending]}
         db.execute(

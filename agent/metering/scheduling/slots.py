@@ -169,7 +169,7 @@ class Slots:
         found: list[tuple[str, str, Range]] = []
         for (meter, task_id), account in self._accounts.items():
             stored = account.stored
-            if not account.doubted and not stored.agrees(now):
+            if stored.run and not account.doubted and not stored.agrees(now):
                 account.doubted = True
                 found.append((meter, task_id, (min(int(stored.since), stored.run), stored.run)))
             for era in account.eras:

@@ -421,7 +421,10 @@ class TaskBook:
             self._doubt_future(one, schedules.get(one.task), now)
             self._keeper.correct(Progress(one.meter, one.task, one.done.run), one.done.before)
             self._list_correction(one, schedules.get(one.task))
-        self._keeper.flush(now.wall, alive=False)
+        # The marks are right by the clock of now, whose era they are of from here on.
+        first = self._store.next_id() if found else None
+        self._keeper.flush(now.wall, alive=False, beside=lambda db: self._eras.write(db, now, first) if found else None)
+        self._eras.written()
         self._slots.corrected(found)
         self._corrected, self._sweep_at = now.offset, 0.0
         if found:

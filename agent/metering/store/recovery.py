@@ -83,7 +83,10 @@ def proceed(
     db: sqlite3.Connection, counters: dict[str, int], file: QuarantinedFile, salvage: SalvageReader, now: float
 ) -> QuarantinedFile:
     """Recover some more blocks. The result is `done` when nothing is left."""
-    head, losses = salvage.head(), _Losses(db, salvage, now)
+    sign = salvage.sign()
+    if sign is None or sign.store != file.store:
+        sign = LifeSign()
+    head, losses = salvage.head(), _Losses(db, salvage, now, sign.delivered_to)
     blocks = list(islice(salvage.blocks(file.reached), BLOCKS_PER_STEP))
     reached, stored_at, salvaged = file.reached, file.stored_at, 0
     for block in blocks:
@@ -105,13 +108,11 @@ def proceed(
     done = len(blocks) < BLOCKS_PER_STEP
     if done and head.next is not None and head.next > reached + 1:
         losses.note_hole((reached + 1, head.next - 1), (stored_at, now))
-    sign, newest = salvage.sign(), max(reached, (head.next or 1) - 1)
-    if sign is None or sign.store != file.store:
-        sign = LifeSign()
+    newest = max(reached, (head.next or 1) - 1)
     # What was in it and is not any more may have been delivered: only up to `released` that is certain.
     uncounted = done and (not salvage.end_found or sign.reached > max(newest, sign.released))
     if uncounted:
-        losses.note_uncounted(newest, stored_at, sign.delivered_to)
+        losses.note_uncounted(newest, stored_at)
     counters["lost"] += losses.records
     after = QuarantinedFile(
         file.name,
@@ -128,12 +129,14 @@ def proceed(
 
 
 class _Losses:
-    """What a step of the recovery finds to be lost."""
+    """What a step of the recovery finds to be lost. All that the head-end does not have was stored after
+    `delivered_to`, which tells where no block is left in front of what is lost."""
 
-    def __init__(self, db: sqlite3.Connection, salvage: SalvageReader, now: float) -> None:
+    def __init__(self, db: sqlite3.Connection, salvage: SalvageReader, now: float, delivered_to: float) -> None:
         self._db = db
         self._salvage = salvage
         self._now = now
+        self._delivered_to = delivered_to
         self._delivered = salvage.delivered()
         self.records = 0
 
@@ -153,14 +156,14 @@ class _Losses:
         lost = count(self.waiting(ids))
         if lost:
             reach = self._reach(ids[0], stored[0])
-            note_loss(self._db, self._now, "", stored, reach, lost, "damaged")
+            span = (stored[0] or min(self._delivered_to, stored[1]), stored[1])
+            note_loss(self._db, self._now, "", span, reach, lost, "damaged")
             self.records += lost
 
-    def note_uncounted(self, newest: int, stored_at: float, delivered_to: float) -> None:
-        """The end of the file could not be read: blocks that are newer than everything known may have been there.
-        Without any, all that the head-end does not have was stored after `delivered_to`."""
+    def note_uncounted(self, newest: int, stored_at: float) -> None:
+        """The end of the file could not be read: blocks that are newer than everything known may have been there."""
         reach = self._reach(newest + 1, stored_at)
-        note_loss(self._db, self._now, "", (stored_at or delivered_to, self._now), reach, 0, "damaged")
+        note_loss(self._db, self._now, "", (stored_at or self._delivered_to, self._now), reach, 0, "damaged")
 
     def _reach(self, first: int, stored_at: float) -> float:
         """The earliest time that rows in blocks from the id `first` on may speak of; 0 where nothing tells.

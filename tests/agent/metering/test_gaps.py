@@ -366,6 +366,12 @@ def test_what_was_read_under_a_liar_is_doubted_also_after_the_process_was_killed
         assert any(first <= (run - RUN) // EVERY_S <= last for first, last in ranges), (run, judged(rig))
     newest = int(rig.clock.wall() // EVERY_S * EVERY_S)
     assert newest in {run for _, run in rig.count()}
+    told = judged(rig)
+    rig.restart()  # marks that were corrected are of the era in which that was done
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    assert judged(rig) == told
+    assert all(first >= -4 * 96 for _, first, _ in told)
 
 
 @pytest.mark.slow
