@@ -241,6 +241,7 @@ class _Deps:
     software: Installer
     verify_package: Callable[[Path], Manifest]
     software_changed: Callable[[], None] = _nothing
+    software_mark: Callable[[], object] = _nothing
     on_alert: Callable[[], None] = _nothing
 
 
