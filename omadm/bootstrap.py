@@ -74,6 +74,8 @@ class Account:
             value = getattr(self, name)
             if not value or len(value) > TEXT_CHARS_MAX or not value.isprintable():
                 raise ValueError(f"account: {name} is empty, too long or not printable")
+        if not _is_url(self.url):
+            raise ValueError(f"account: url {self.url!r} is none with a host and a port that exist")
         for kind in self.auth_types:
             if kind not in AUTH_TYPES:
                 raise ValueError(f"account: authentication type {kind!r} is not supported")
@@ -82,6 +84,14 @@ class Account:
         """What tells one account of a device from another, 16 bytes: the start of a SHA-256 over its secret of 256
         random bits, which nobody can reverse."""
         return hashlib.sha256(b"dcu-ssmp 2 account " + self.client_secret.encode()).digest()[:FINGERPRINT_BYTES]
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is no number or above 65535
+        return False
 
 
 def _leaf(name: str, value: str) -> TndsNode:

@@ -320,7 +320,7 @@ def _with_port(url: str, port: str) -> str:
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
         number = int(port)
     except ValueError as error:
-        raise BootstrapError("the account's address or its port is none") from error
+        raise BootstrapError(f"the account's address {url!r} or its port {port!r} is none") from error
     if not 0 < number < 65_536:
         raise BootstrapError(f"the account's port {number} does not exist")
     return urlunsplit(parts._replace(netloc=f"{host}:{number}"))

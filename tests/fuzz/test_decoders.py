@@ -31,7 +31,9 @@ TARGETS: dict[str, dict[str, Target]] = {
 }
 # What has such a name and takes nothing that a peer or a disk made up, or is a line around a decoder with a target.
 NO_DECODERS: dict[str, dict[str, str]] = {
-    "omadm": {},
+    "omadm": {
+        "schemes.Scheme.verify": "a protocol",
+    },
     "agent": {
         "metering.visit.profile_catchup.ProfileReading.answer": "values that dlms decoded",
         "metering.visit.profile_catchup.ProfileReading.describe": "values that dlms decoded",
@@ -49,6 +51,7 @@ NO_DECODERS: dict[str, dict[str, str]] = {
         "metering.orders.order.OrderRecord.describe": "text for a person",
         "metering.orders.order_book.OrderBook.describe": "text for a person",
         "metering.ports.port_state.PortState.open": "opens a port of the configuration",
+        "metering.scheduling.eras.EraBook.load": "a row of the store, which metering.store.blocks.unpack takes in",
         "metering.store.delivery.open_ranges": "rows of the store, which its tests damage",
         "tls.explain": "an error of the TLS library",
         "settings.identity.read_password": "factory data and configuration",
@@ -60,7 +63,6 @@ NO_DECODERS: dict[str, dict[str, str]] = {
         "db.open_engine": "a URL of the configuration",
         "dm.accounts.load": "a row of the database",
         "dm.jobs.steps.read": "steps of a job",
-        "dm.schemes.Scheme.verify": "a protocol",
         "operator.commands.load": "a line around config.load",
     },
 }
@@ -177,24 +179,26 @@ OCTETS_FROM_US: dict[str, dict[str, str]] = {
     },
     "omadm": {
         "auth.hmac_header": "octets that go out",
+        "schemes.Basic.accepted": "made from our own nonce or key",
+        "schemes.Mac.accepted": "made from our own nonce or key",
+        "schemes.Md5.accepted": "made from our own nonce or key",
+        "schemes.Scheme.accepted": "made from our own nonce or key",
+        "schemes.Scheme.verify": "a protocol",
+        "schemes.Basic.chal": "made from our own nonce or key",
+        "schemes.Mac.chal": "made from our own nonce or key",
+        "schemes.Md5.chal": "made from our own nonce or key",
+        "schemes.Scheme.chal": "made from our own nonce or key",
+        "schemes.Mac.mac": "made from our own nonce or key",
+        "schemes.Scheme.mac": "made from our own nonce or key",
+        "schemes.Transport.accepted": "has no challenge, whatever the nonce is",
+        "schemes.Transport.chal": "has no challenge, whatever the nonce is",
+        "schemes.Transport.mac": "there is none in this scheme",
         "ssmp.server_core.ServerSession.is_of": "compares two of our keys",
         "ssmp.server_core.SessionTable.find": "an exact look-up",
     },
     "headend": {
         "dm.authentication.Authenticator.check": "compares credentials that omadm.auth has read",
-        "dm.schemes.Basic.accepted": "compares credentials that omadm.auth has read",
-        "dm.schemes.Mac.accepted": "compares credentials that omadm.auth has read",
-        "dm.schemes.Md5.accepted": "compares credentials that omadm.auth has read",
-        "dm.schemes.Scheme.accepted": "compares credentials that omadm.auth has read",
-        "dm.schemes.Scheme.verify": "compares credentials that omadm.auth has read",
-        "dm.schemes.Basic.chal": "made from our own nonce or key",
-        "dm.schemes.Mac.chal": "made from our own nonce or key",
-        "dm.schemes.Md5.chal": "made from our own nonce or key",
-        "dm.schemes.Scheme.chal": "made from our own nonce or key",
-        "dm.schemes.Mac.mac": "made from our own nonce or key",
-        "dm.schemes.Scheme.mac": "made from our own nonce or key",
         "pki.write_new": "octets that go to a file",
-        "security.devices.enrol": "a key of the operator",
         "security.service.SecurityService.handle": "a line around the core of SSMP, which has its targets",
     },
     "updateagent": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -61,6 +62,29 @@ def test_secrets_are_not_in_the_repr() -> None:
 def test_an_account_without_sense_is_not_made(change: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="account"):
         replace(ACCOUNT, **change)  # type: ignore[arg-type]
+
+
+NO_URLS = ["https://h:99999/dm", "https://h:x/dm", "https://[::1/dm", "https://h:0/dm", "https:///dm", "dm"]
+
+
+def with_value(node: TndsNode, name: str, value: str) -> TndsNode:
+    children = tuple(with_value(child, name, value) for child in node.children)
+    return replace(node, children=children, value=value if node.name == name else node.value)
+
+
+@pytest.mark.parametrize("url", NO_URLS)
+def test_an_address_that_is_no_url_is_refused_by_name(url: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(url))):
+        replace(ACCOUNT, url=url)
+    tree = MgmtTree((with_value(dmacc(ACCOUNT), "Addr", url),))
+    profile = encode(SyncML(HDR, (Add("1", (replace(TREE_ITEM, data=tree),)),)), DM_WBXML)
+    with pytest.raises(BootstrapError, match=re.escape(repr(url))):
+        account_from_tnds(parse_profile(profile))
+
+
+@pytest.mark.parametrize("url", ["https://h", "https://h:65535/dm", "https://[::1]:8443/dm", "https://h:/dm"])
+def test_an_address_with_or_without_a_port_is_a_url(url: str) -> None:
+    assert account_from_tnds(MgmtTree((dmacc(replace(ACCOUNT, url=url)),))).url == url
 
 
 def without(node: TndsNode, name: str) -> TndsNode:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import random
+import re
 import shutil
 import subprocess
 from contextlib import suppress
@@ -15,6 +16,7 @@ import pytest
 from omadm.bootstrap import Account, BootstrapError, account_from_tnds, emit_profile
 from omadm.client_provisioning import account, bootstrap_tree, check_mac, is_client_provisioning, parse
 from tests.agent.dm.server import ACCOUNT
+from tests.omadm.test_bootstrap import NO_URLS
 
 HEAD = (
     '<?xml version="1.0"?>\n<!DOCTYPE wap-provisioningdoc PUBLIC "-//WAPFORUM//DTD PROV 1.0//EN" '
@@ -33,6 +35,7 @@ ADDRESS = """<characteristic type="APPADDR">
       <parm name="ADDR" value="https://dm.example/dm"/>
       <characteristic type="PORT"><parm name="PORTNBR" value="8443"/></characteristic>
     </characteristic>"""
+ADDRESS_ALONE = '<characteristic type="APPADDR"><parm name="ADDR" value="{}"/></characteristic>'
 
 
 def document(*parts: str, app: str = "w7", more: str = "") -> bytes:
@@ -135,6 +138,18 @@ def test_the_address_may_stand_in_the_application_itself() -> None:
 def test_a_document_without_a_usable_account_is_refused_with_the_reason(source: bytes, why: str) -> None:
     with pytest.raises(BootstrapError, match=why):
         account(parse(source))
+
+
+@pytest.mark.parametrize("url", NO_URLS)
+@pytest.mark.parametrize("place", ['<parm name="ADDR" value="{}"/>', ADDRESS_ALONE])
+def test_an_address_that_is_no_url_is_refused_by_name(place: str, url: str) -> None:
+    with pytest.raises(BootstrapError, match=re.escape(repr(url))):
+        bootstrap_tree(document(place.format(url), CLIENT))
+
+
+def test_an_address_that_a_port_cannot_be_put_into_is_refused_by_name() -> None:
+    with pytest.raises(BootstrapError, match=re.escape("'https://[::1/dm'")):
+        bootstrap_tree(document(ADDRESS.replace("https://dm.example/dm", "https://[::1/dm"), CLIENT))
 
 
 def test_damaged_documents_are_refused_and_never_crash() -> None:

@@ -14,11 +14,13 @@ ledger. So a store that holds less than its sign says has lost what it once had 
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from omadm.readings import ID_MAX
 from updateagent.disk import RawFile, RealDisk, Storage
 
 SUFFIX = "-alive"
@@ -55,8 +57,12 @@ class LifeSign:
             members = json.loads(line[9:])
             number, reached, released = (int(members[name]) for name in ("number", "reached", "released"))
             delivered_to, alive = (float(members[name]) for name in ("delivered_to", "alive"))
+            if not all(0 <= one <= ID_MAX for one in (number, reached, released)):
+                return None
+            if not (math.isfinite(delivered_to) and math.isfinite(alive)):
+                return None
             return cls(number, str(members["store"]), reached, released, delivered_to, alive)
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return None
 
 

@@ -20,6 +20,8 @@ from omadm.syncml.codec import DM_WBXML, DM_XML
 from omadm.syncml.messages import Alert, Replace, Status, TndsNode
 from tests.agent.dm.server import ACCOUNT, PROFILE, SERVER_ID, FakeDmServer, add, delete, get, leaf, put, task
 from tests.agent.dm_device import Device
+from tests.omadm.test_bootstrap import NO_URLS
+from tests.omadm.test_client_provisioning import CLIENT, document
 
 
 def test_a_device_without_an_account_registers_and_then_holds_a_session() -> None:
@@ -380,6 +382,26 @@ def test_a_damaged_bootstrap_document_is_applied_whole_or_not_at_all(seed: int) 
             assert dmacc.account(device.service.tree.view()) is not None
         else:
             assert device.service.tree.state is before
+
+
+@pytest.mark.parametrize("url", NO_URLS)
+def test_a_bootstrap_whose_address_is_no_url_is_refused_with_the_reason(url: str) -> None:
+    address = f'<characteristic type="APPADDR"><parm name="ADDR" value="{url}"/></characteristic>'
+    device = Device(FakeDmServer(), profile=document(address, CLIENT))
+    device.turn()
+    assert device.board.current.dm.state == "unregistered"
+    assert repr(url) in device.board.current.dm.error
+
+
+@pytest.mark.parametrize("url", NO_URLS)
+def test_an_account_that_its_server_moved_to_no_url_counts_as_none(url: str) -> None:
+    device = Device(FakeDmServer()).registered()
+    device.session([put("./DMAcc/main/AppAddr/1/Addr", url)])
+    assert dmacc.account(device.service.tree.view()) is None
+    before = device.registrations
+    device.turn()
+    assert device.registrations == before + 1
+    assert dmacc.account(device.service.tree.view()) is not None
 
 
 @pytest.mark.parametrize("server_id", ["a=b", "a*", "a+b&c"])

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from agent.cli import wbxml
 from agent.clock_floor import Stored
 from agent.clock_keeper import load_floor
 from agent.daemon.control import ControlServer
-from agent.dm.push import RequestError, parse_head
+from agent.dm.push import BODY_BYTES_MAX, Request, RequestError, parse_head
 from agent.dm.session import Session
 from agent.dm.session_events import Answer, CommandsReceived, Ended, NoncesChanged, SessionSettings
 from agent.metering.orders.types import typed_json
@@ -31,6 +32,8 @@ from agent.metering.registry.history import NetworkChange
 from agent.metering.registry.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingListError
 from agent.metering.scheduling.readinglist import parse as parse_list
+from agent.metering.store import life_sign
+from agent.metering.store.life_sign import LifeSign, LifeSignFile
 from agent.ota import download_state
 from agent.ota.handover import HandOver
 from agent.ota.update_command import ask
@@ -53,7 +56,18 @@ from omadm import auth
 from omadm.codes import Refusal
 from omadm.syncml import codec, document
 from omadm.syncml.errors import SyncmlError
-from omadm.syncml.messages import Alert, Chal, Get, Item, MgmtTree, Status, SyncHdr, SyncML, TndsNode
+from omadm.syncml.messages import (
+    Alert,
+    Chal,
+    Get,
+    Item,
+    MgmtTree,
+    Status,
+    SyncHdr,
+    SyncML,
+    SyncmlValueError,
+    TndsNode,
+)
 from plc.protocols import HDLC
 from tests.agent.certificates import authority
 from tests.agent.dm import server
@@ -61,6 +75,7 @@ from tests.agent.tree.test_tree import SCHEMA as TREE_SCHEMA
 from tests.agent.virtual import VirtualClock
 from tests.fuzz.guided import Target
 from tests.fuzz.targets import dictionaries, events
+from tests.omadm.syncml import samples
 from tests.omadm.syncml.tnds_documents import decode_tnds
 from tests.sim.faulty_disk import FaultyDisk
 from updateagent.handover import InstallRequest
@@ -347,6 +362,65 @@ def run_push(data: bytes) -> None:
     assert 0 <= parse_head(data) <= 1024
 
 
+def run_push_request(data: bytes) -> None:
+    """A request in pieces, as long as the first octet says: the same body as at once, or a refusal."""
+    size, octets = data[:1], data[1:]
+    step = max(1, size[0]) if size else 1
+    taken, body = Request(), None
+    while octets and body is None:
+        body = taken.receive(octets[:step])
+        octets = octets[step:]
+    assert not data[1:] or body == Request().receive(data[1:])
+    if body is None:
+        taken.receive(b"")  # the sender ends: refused
+    assert body is not None
+    assert len(body) <= BODY_BYTES_MAX
+
+
+def push_requests() -> list[bytes]:
+    request = PUSH + b"\r\n\r\n" + b"n" * 100
+    return [bytes([step]) + request for step in (7, 255)]
+
+
+def run_life_sign(data: bytes) -> None:
+    """A file with that in both places, with a checksum that is right or as it came: a sound sign or none."""
+    for octets in (data, b"%08x %s\n" % (zlib.crc32(data), data)):
+        found = LifeSign.parse(octets)
+        assert found is None or LifeSign.parse(found.emit()) == found
+        disk = FaultyDisk()
+        disk.mkdir_durable(FOLDER)
+        line = octets[: life_sign.GENERATION_BYTES]
+        disk.write_durable(FOLDER / "alive", line.ljust(life_sign.GENERATION_BYTES, b"\0") + line)
+        file = LifeSignFile(FOLDER / "alive", disk)
+        assert file.read() == LifeSign.parse(line[: life_sign.LINE_BYTES_MAX])
+        file.close()
+
+
+def life_signs() -> list[bytes]:
+    sign = LifeSign(5, "ab" * 16, 900, 880, 1_800_000_000.25, 1_800_000_300.5).emit()
+    return [sign, sign[9:].rstrip()]
+
+
+def run_wbxml(data: bytes) -> None:
+    """`dcuctl wbxml decode`, and `encode` of what it shows: what that makes is shown as the same again."""
+    shown = wbxml.decode(wbxml.read_input(str(written(data))))
+    again = wbxml.encode(shown.encode())
+    assert wbxml.encode(wbxml.decode(again).encode()) == again
+
+
+def run_wbxml_encode(data: bytes) -> None:
+    """`dcuctl wbxml encode`: what it makes can be shown."""
+    wbxml.decode(wbxml.encode(data))
+
+
+def wbxml_documents() -> list[bytes]:
+    return [codec.encode(samples.EVERYTHING, codec.DM_WBXML), codec.encode_tnds(samples.TREE, document.TNDS_WBXML)]
+
+
+def xml_documents() -> list[bytes]:
+    return [wbxml.decode(each).encode() for each in wbxml_documents()]
+
+
 def run_uri(data: bytes) -> None:
     text = data.decode("utf-8", "replace")
     address = parse_uri(text)
@@ -480,6 +554,17 @@ TARGETS = {
     "update-command": target(run_answer, handover_seeds, mutations=40),
     "control": target(run_control, lambda: [b'{"command": "status"}', b'{"command": "queue", "x": [1]}']),
     "push": target(run_push, lambda: [PUSH], RequestError, tokens=dictionaries.HTTP),
+    "push-request": target(run_push_request, push_requests, RequestError, tokens=(*dictionaries.HTTP, b"\r\n\r\n")),
+    "life-sign": target(run_life_sign, life_signs, tokens=(*dictionaries.JSON, b"9" * 400, b"1e400"), mutations=500),
+    "wbxml": target(run_wbxml, wbxml_documents, SyncmlError, SyncmlValueError, tokens=dictionaries.WBXML),
+    "wbxml-encode": target(
+        run_wbxml_encode,
+        xml_documents,
+        SyncmlError,
+        SyncmlValueError,
+        tokens=dictionaries.XML + dictionaries.SYNCML,
+        mutations=500,
+    ),
     "uri": target(
         run_uri,
         lambda: [b"./A/B?list=TNDS+ACL-Value", b"./DevInfo/DevId?prop=Format", b"A/B/", b"."],

@@ -127,3 +127,17 @@ DESCRIPTOR = (
     b"https://[",
     b"http://",
 )
+PROVISIONING = (
+    b"<wap-provisioningdoc>",
+    b'<characteristic type="APPLICATION">',
+    b'<characteristic type="APPAUTH">',
+    b'<characteristic type="PORT">',
+    b'<parm name="ADDR" value="',
+    b'<parm name="PORTNBR" value="',
+    b"</characteristic>",
+    b"TRANSPORT",
+    b":99999/",
+    b":x/",
+    b"https://[::1/",
+)
+PROVISIONING_WBXML = (b"\x03\x0b\x6a\x00", b"\xc6", b"\x87", b"\x00\x01", b"\x04", b"\x06\x03", b"\x01\x01", b"[", b":")

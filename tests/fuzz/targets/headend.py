@@ -12,20 +12,24 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import yaml
+from sqlalchemy import Connection, Engine, select
 
-from headend import config, web
+from headend import config, db, web
+from headend.access import devices as device_table
 from headend.config import ConfigError
 from headend.dm.engine import Accepted, ServerSession, State
 from headend.dm.jobs.types import JOB_TYPES, JobError
+from headend.operator import lifecycle
+from headend.operator.commands import read_key
+from headend.operator.lifecycle import Actor
+from headend.security import devices
 from headend.software import ranges, releases
-from omadm import auth
-from omadm.schemes import Basic, Mac, Md5
 from omadm.syncml import codec
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import (
     Alert,
-    Cred,
     Item,
     Meta,
     Replace,
@@ -35,13 +39,13 @@ from omadm.syncml.messages import (
     SyncML,
     SyncmlValueError,
 )
-from tests.agent.dm import server
 from tests.fuzz.guided import Target
 from tests.fuzz.targets import dictionaries
 from tests.fuzz.targets.updateagent import packages
 from tests.headend.dm import test_engine
 
 HERE = "/headend/"
+ACTOR = Actor("fuzz", 1000.0)
 
 
 def run_json_body(data: bytes) -> None:
@@ -169,22 +173,54 @@ def sessions() -> list[bytes]:
     return [b"\0".join(bodies), bodies[0]]
 
 
-def run_scheme(data: bytes) -> None:
-    """A message that has to prove itself, by each scheme: after the first zero stands the header of its MAC."""
-    body, _, header = data.partition(b"\0")
-    message = codec.decode(body, codec.DM_XML)
-    for scheme in (Mac(auth.ALGORITHMS), Md5(), Basic()):
-        with suppress(auth.AuthError):
-            scheme.verify(message, body, header.decode("latin-1") or None, server.ACCOUNT.client)
-            raise AssertionError("believed without the secret")
+def run_enrolment(data: bytes) -> None:
+    """A CSV file: all of its devices, each with its key, or `CsvError` and none. A key is replaced like one of it."""
+    text = data.decode("utf-8", "replace")
+    with engine().connect() as connection:  # nothing is committed
+        before = len(enrolled(connection))
+        count = 0
+        try:
+            count = lifecycle.enrol_csv(connection, ACTOR, text)
+        except lifecycle.CsvError as caught:
+            problems = caught.problems
+        else:
+            problems = []
+        if problems:
+            assert len(enrolled(connection)) == before
+            return
+        after = enrolled(connection)
+        assert len(after) == before + count > before
+        for device_id, key in after.items():
+            assert devices.valid_id(device_id)
+            assert len(key) == 32
+        one, key = next(reversed(after.items()))
+        lifecycle.replace_key(connection, ACTOR, one, key[::-1], end_account=True)
+        assert enrolled(connection)[one] == key[::-1]
 
 
-def proofs() -> list[bytes]:
-    data = auth.basic("a", "b")
-    header = SyncHdr("1", 1, target="https://h/dm", source="urn:d")
-    said = [replace(header, cred=Cred(data, kind)) for kind in (auth.AUTH_BASIC, auth.AUTH_MD5)]
-    bodies = [codec.encode(SyncML(hdr, (Alert("1", 1201),)), codec.DM_XML) for hdr in [header, *said]]
-    return [body + b"\0" + auth.hmac_header(body, "a", "b", b"nonce").encode() for body in bodies]
+def enrolled(connection: Connection) -> dict[str, bytes]:
+    return {row.id: row.key for row in connection.execute(select(device_table.c.id, device_table.c.key))}
+
+
+@functools.cache
+def engine() -> Engine:
+    made = db.open_engine("sqlite:///:memory:")
+    db.create_tables(made)
+    with made.begin() as connection:
+        lifecycle.enrol(connection, ACTOR, "urn:dcu:1", bytes(32))
+    return made
+
+
+def enrolments() -> list[bytes]:
+    rows = b"".join(b"urn:dcu:%d,%064x\r\n" % (number, number) for number in range(2, 5))
+    return [b"id,key\r\n" + rows, b"\xef\xbb\xbfkey, id\n\n" + b"Ab" * 32 + b',"urn:dcu:7"\n']
+
+
+def run_key_file(data: bytes) -> None:
+    """What a key file of the operator's tool has is a key that the head-end takes, or one sentence."""
+    file = scratch()
+    file.write_bytes(data)
+    assert len(lifecycle.key_from(read_key(file))) == 32
 
 
 TARGETS = {
@@ -198,7 +234,16 @@ TARGETS = {
         dictionaries.RANGE,
     ),
     "session": Target(run_session, sessions, (SyncmlError,), HERE, dictionaries.XML + dictionaries.SYNCML, 400),
-    "scheme": Target(run_scheme, proofs, (SyncmlError,), HERE, dictionaries.HEADER + dictionaries.SYNCML, 400),
+    "enrolment": Target(
+        run_enrolment, enrolments, (), HERE, (*dictionaries.CSV, b"id", b"key", b"urn:dcu:1", b" "), 400
+    ),
+    "key-file": Target(
+        run_key_file,
+        lambda: [b"0a" * 32 + b"\n", b" " + b"F0" * 32],
+        (click.ClickException,),
+        HERE,
+        (b"\n", b" ", b"0x", b"00" * 32),
+    ),
     "config": Target(run_config, configs, (), HERE, dictionaries.YAML, 150),
     "release": Target(run_release, lambda: list(packages()), (), HERE, dictionaries.JSON, 300),
 }

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import functools
 import gzip
+import hashlib
+import hmac
 import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from omadm import auth, bootstrap, descriptor, notification, readings
+from omadm import auth, bootstrap, client_provisioning, descriptor, notification, readings
 from omadm.bootstrap import BootstrapError
 from omadm.descriptor import DescriptorError
 from omadm.notification import Notification, NotificationError
-from omadm.readings import BatchError
+from omadm.readings import BatchError, GapList, GapReport
+from omadm.schemes import Basic, Mac, Md5, Transport
 from omadm.ssmp import wire
 from omadm.ssmp.client_core import Registered, RegistrationFailed
 from omadm.ssmp.crypto import SessionKeys
@@ -24,16 +27,17 @@ from omadm.ssmp.errors import SsmpError, SsmpRefused
 from omadm.ssmp.server_core import Authenticated, Challenger, Confirmed, SessionTable
 from omadm.syncml import codec, document, text
 from omadm.syncml.errors import SyncmlError
-from omadm.syncml.messages import SyncmlValueError
+from omadm.syncml.messages import Alert, Cred, SyncHdr, SyncML, SyncmlValueError
+from tests.agent.dm import server
 from tests.agent.metering.readings import event
 from tests.fuzz.guided import Target
 from tests.fuzz.targets import dictionaries
-from tests.omadm import test_bootstrap, test_descriptor
+from tests.omadm import test_bootstrap, test_client_provisioning, test_descriptor
 from tests.omadm.ssmp import test_wire
 from tests.omadm.ssmp.test_session import DOCUMENT, KEY, a_client, a_session, challenged, vector
 from tests.omadm.syncml import samples
 from tests.omadm.syncml.tnds_documents import decode_tnds
-from tests.omadm.test_readings import a_batch, a_record
+from tests.omadm.test_readings import a_batch, a_gap, a_record
 
 HERE = "/omadm/"
 SERVER, SECRET, NONCE = "headend", "secret", b"nonce"
@@ -95,6 +99,42 @@ def run_profile(data: bytes) -> None:
     assert SECRET not in repr(account)
 
 
+def run_provisioning(data: bytes) -> None:
+    """A bootstrap document of either kind: its account becomes the one in its tree, and a profile of its own."""
+    tree = client_provisioning.bootstrap_tree(data)
+    account = bootstrap.account_from_tnds(tree)
+    if client_provisioning.is_client_provisioning(data):
+        assert client_provisioning.account(client_provisioning.parse(data)) == account
+    with suppress(SyncmlValueError):  # a text that XML has no form for
+        assert bootstrap.account_from_tnds(bootstrap.parse_profile(bootstrap.emit_profile(account))) == account
+
+
+def provisioning_in_xml() -> list[bytes]:
+    client, server, address = (getattr(test_client_provisioning, name) for name in ("CLIENT", "SERVER", "ADDRESS"))
+    alone = '<parm name="ADDR" value="https://[::1]:8443/dm"/>'
+    napdef = '<characteristic type="NAPDEF"><parm name="NAPID" value="N1"/></characteristic>'
+    return [
+        test_client_provisioning.document(address, client, server, more=napdef),
+        test_client_provisioning.document(alone, client),
+    ]
+
+
+def run_provisioning_mac(data: bytes) -> None:
+    """Lines of kind, secret and MAC, then the document: believed only with the MAC of that secret."""
+    security, secret, mac, document = (*data.split(b"\n", 3), b"", b"", b"")[:4]
+    kind, digits = security.decode("latin-1"), secret.decode("latin-1")
+    client_provisioning.check_mac(document, kind, digits, mac.decode("latin-1"))
+    key = secret if kind == "USERPIN" else bytes.fromhex(digits)
+    assert bytes.fromhex(mac.decode("latin-1")) == hmac.new(key, document, hashlib.sha1).digest()
+
+
+def provisioning_macs() -> list[bytes]:
+    document = test_client_provisioning.WBXML[:200]
+    pins = ((b"USERPIN", b"1234", b"1234"), (b"NETWPIN", b"0A1b", b"\x0a\x1b"))
+    made = [(kind, secret, hmac.new(key, document, hashlib.sha1).hexdigest()) for kind, secret, key in pins]
+    return [b"\n".join((kind, secret, mac.encode(), document)) for kind, secret, mac in made]
+
+
 def run_hmac_header(data: bytes) -> None:
     header = data.decode("latin-1")
     auth.parse_hmac_header(header)
@@ -109,6 +149,25 @@ def run_credentials(data: bytes) -> None:
     with suppress(auth.AuthError):
         auth.verify_md5(said, "Bruce2", "OhBehave", b"Nonce")
     text.from_base64(said)
+
+
+def run_scheme(data: bytes) -> None:
+    """A message that has to prove itself, by each scheme: after the first zero stands the header of its MAC."""
+    body, _, header = data.partition(b"\0")
+    message = codec.decode(body, codec.DM_XML)
+    for scheme in (Mac(auth.ALGORITHMS), Md5(), Basic()):
+        with suppress(auth.AuthError):
+            scheme.verify(message, body, header.decode("latin-1") or None, server.ACCOUNT.client)
+            raise AssertionError("believed without the secret")
+    Transport().verify(message, body, header.decode("latin-1"), server.ACCOUNT.server)  # says nothing, hears nothing
+
+
+def proofs() -> list[bytes]:
+    data = auth.basic("a", "b")
+    header = SyncHdr("1", 1, target="https://h/dm", source="urn:d")
+    said = [replace(header, cred=Cred(data, kind)) for kind in (auth.AUTH_BASIC, auth.AUTH_MD5)]
+    bodies = [codec.encode(SyncML(hdr, (Alert("1", 1201),)), codec.DM_XML) for hdr in [header, *said]]
+    return [body + b"\0" + auth.hmac_header(body, "a", "b", b"nonce").encode() for body in bodies]
 
 
 def run_wire(data: bytes) -> None:
@@ -239,6 +298,14 @@ def resend_orders() -> list[bytes]:
     return [json.dumps([by_id, {"request": 2, "since": 1.5, "until": 2}]).encode()]
 
 
+def lists() -> list[bytes]:
+    """What is missing: reports on their way, the digest of all of them, and a page of them."""
+    gaps = readings.parse(a_batch(a_gap(), a_gap(2, meter="KEP2", last=None))).gaps
+    pages: list[GapReport] = [gap.report for gap in gaps]
+    digest, page = GapList(9, "ab" * 32), GapList(9, "", "KEP0", "KEP2", tuple(pages))
+    return [a_batch(a_gap(3), listed=digest.entry()), a_batch(listed=page.entry())]
+
+
 def batches() -> list[bytes]:
     values = [("f64", 1.5), ("oct", "00ff"), ("bits", "0101"), ("text", "é"), ("array", [["u8", 1], ["struct", []]])]
     mixed = [a_record(at + 1, tag=tag, raw=raw) for at, (tag, raw) in enumerate(values)]
@@ -249,6 +316,7 @@ def batches() -> list[bytes]:
         a_batch(a_record()),
         a_batch(*mixed),
         a_batch(a_record(error="no answer", tag="null", raw=None)),
+        *lists(),
     ]
 
 
@@ -301,6 +369,20 @@ TARGETS = {
         HERE,
         dictionaries.WBXML,
     ),
+    "client-provisioning-xml": Target(
+        run_provisioning, provisioning_in_xml, (BootstrapError,), HERE, dictionaries.XML + dictionaries.PROVISIONING
+    ),
+    "client-provisioning-wbxml": Target(
+        run_provisioning,
+        lambda: [test_client_provisioning.WBXML, bootstrap.emit_profile(test_bootstrap.ACCOUNT)],
+        (BootstrapError,),
+        HERE,
+        dictionaries.WBXML + dictionaries.PROVISIONING_WBXML,
+    ),
+    "client-provisioning-mac": Target(
+        run_provisioning_mac, provisioning_macs, (BootstrapError,), HERE, (b"USERPIN", b"NETWPIN", b"\n", b"00")
+    ),
+    "scheme": Target(run_scheme, proofs, (SyncmlError,), HERE, dictionaries.HEADER + dictionaries.SYNCML, 400),
     "hmac-header": Target(run_hmac_header, headers, (auth.AuthError,), HERE, dictionaries.HEADER),
     "credentials": Target(run_credentials, credentials, (), HERE),
     "readings": Target(run_batch, batches, (BatchError,), HERE, dictionaries.JSON),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import zlib
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -172,3 +174,11 @@ def test_what_a_later_version_adds_is_passed_over_and_what_is_damaged_is_none() 
         assert LifeSign.parse(bytes(damaged)) is None
     assert LifeSign.parse(b"") is None
     assert LifeSign.parse(bytes(4096)) is None
+
+
+@pytest.mark.parametrize("number", [b"1e400", b"-1e400", b"NaN", b"9" * 400, b"9" * 5000])
+@pytest.mark.parametrize("name", ["number", "reached", "released", "delivered_to", "alive"])
+def test_a_number_that_is_none_makes_no_sign(name: str, number: bytes) -> None:
+    members = asdict(SIGN) | {name: "here"}
+    text = json.dumps(members).encode().replace(b'"here"', number)
+    assert LifeSign.parse(b"%08x %s\n" % (zlib.crc32(text), text)) is None
