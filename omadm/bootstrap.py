@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
+from omadm.auth import AUTH_TYPES
 from omadm.schemes import Credentials
 from omadm.ssmp.limits import FINGERPRINT_BYTES
 from omadm.syncml.codec import DM_WBXML, decode, encode
@@ -26,7 +27,6 @@ DMACC_PATH: Final = "./DMAcc"
 APP_ID: Final = "w7"
 CLIENT_LEVEL: Final = "CLCRED"  # the client proves itself to the server
 SERVER_LEVEL: Final = "SRVCRED"
-AUTH_TYPES: Final = frozenset({"BASIC", "DIGEST", "HMAC", "TRANSPORT"})
 TEXT_CHARS_MAX: Final = 1024
 
 

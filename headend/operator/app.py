@@ -22,7 +22,6 @@ from headend import access, db, web
 from headend.config import SERVER_ID
 from headend.dm import accounts
 from headend.dm import routes as dm_routes
-from headend.dm.accounts import AUTH_TYPES
 from headend.dm.jobs import queue
 from headend.dm.jobs.types import JobError
 from headend.dm.push import PushError, PushForbiddenError
@@ -34,6 +33,7 @@ from headend.operator.zones import posix_zone
 from headend.security import devices, records
 from headend.software.repository import DEFAULT_TYPE, PackageStore, PackageStoreError
 from headend.software.repository import shown as described
+from omadm.auth import SECRET_TYPES
 from omadm.bootstrap import Account
 from omadm.local_time import ZoneError
 from omadm.readings import BatchError, parse_orders
@@ -231,8 +231,8 @@ def _device_action_routes(deps: OperatorDeps) -> list[Route]:
         document = await web.read_json(request)
         kind, push_url = document.get("auth", "HMAC"), document.get("push_url", "")
         accepts = document.get("accepts", accounts.MESSAGE)
-        if kind not in AUTH_TYPES or not isinstance(push_url, str):
-            raise web.HttpProblem(400, f"auth is one of {', '.join(AUTH_TYPES)}, push_url a URL")
+        if kind not in SECRET_TYPES or not isinstance(push_url, str):
+            raise web.HttpProblem(400, f"auth is one of {', '.join(SECRET_TYPES)}, push_url a URL")
         if accepts not in (accounts.MESSAGE, accounts.SESSION) or (accepts == accounts.SESSION and kind == "HMAC"):
             raise web.HttpProblem(400, "accepts: message, or session for DIGEST and BASIC")
         device_id = request.path_params["device"]
