@@ -115,13 +115,10 @@ def _device_routes(deps: OperatorDeps) -> list[Route]:
         device_id, key_text, replace = document.get("id"), document.get("key"), document.get("replace", False)
         if not isinstance(device_id, str) or not isinstance(key_text, str) or not isinstance(replace, bool):
             raise web.HttpProblem(400, "id and key (hexadecimal) are expected, replace is true or false")
-        if not re.fullmatch(r"([0-9a-fA-F]{2}){1,64}", key_text, re.ASCII):
-            raise web.HttpProblem(400, "key: hexadecimal digits are expected")
-
         await _step(
             deps,
             request,
-            lambda c, actor: lifecycle.enrol(c, actor, device_id, bytes.fromhex(key_text), replace=replace),
+            lambda c, actor: lifecycle.enrol(c, actor, device_id, devices.key_from(key_text), replace=replace),
         )
         LOG.info("enrolled %s", device_id, extra={"event": "operator.enrolled"})
         return JSONResponse({"id": device_id}, status_code=201)
@@ -159,12 +156,13 @@ def _lifecycle_routes(deps: OperatorDeps) -> list[Route]:
     async def replace_key(request: Request) -> Response:
         document = await web.read_json(request)
         device_id, key, end = request.path_params["device"], document.get("key"), document.get("end_account", False)
-        if not isinstance(key, str) or not re.fullmatch(r"([0-9a-fA-F]{2}){1,64}", key, re.ASCII):
-            raise web.HttpProblem(400, "key: hexadecimal digits are expected")
-        if not isinstance(end, bool):
-            raise web.HttpProblem(400, "end_account: true or false is expected")
-        new = bytes.fromhex(key)
-        await _step(deps, request, lambda c, actor: lifecycle.replace_key(c, actor, device_id, new, end_account=end))
+        if not isinstance(key, str) or not isinstance(end, bool):
+            raise web.HttpProblem(400, "key (hexadecimal) is expected, end_account is true or false")
+        await _step(
+            deps,
+            request,
+            lambda c, actor: lifecycle.replace_key(c, actor, device_id, devices.key_from(key), end_account=end),
+        )
         return JSONResponse({"id": device_id})
 
     async def decommission(request: Request) -> Response:
