@@ -81,8 +81,8 @@ async def _watch(receive: Receive, gone: asyncio.Event) -> None:
     gone.set()
 
 
-class _Door:
-    """Who may download: see the module."""
+class _Admission:
+    """Decides who may download: a device by its pass, and others where the server is open to all."""
 
     def __init__(self, engine: Engine, open_to_all: bool, wall: Callable[[], float]) -> None:
         self._engine = engine
@@ -111,11 +111,11 @@ def create_app(
 ) -> Starlette:
     """The package server's application. `public_url()` is its base URL as devices see it; without `open_to_all` only
     devices that show their pass are served."""
-    door = _Door(store.engine, open_to_all, wall)
+    admission = _Admission(store.engine, open_to_all, wall)
 
     async def find(request: Request) -> Package:
         peer = request.client.host if request.client else "unknown"
-        await run_in_threadpool(door.admit, _device(request), request.query_params.get("pass", ""), peer)
+        await run_in_threadpool(admission.admit, _device(request), request.query_params.get("pass", ""), peer)
         package = await run_in_threadpool(store.find, request.path_params["name"])
         if package is None:
             raise web.HttpProblem(404, "there is no package of this name")
