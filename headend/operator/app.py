@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from headend import access, db, web
+from headend import access, db, passes, web
 from headend.config import SERVER_ID
 from headend.dm import accounts
 from headend.dm import routes as dm_routes
@@ -282,12 +282,12 @@ def _completed(deps: OperatorDeps, device_id: str, kind: str, params: dict[str, 
     packages_url = deps.urls()["software"]
     if kind == "firmware" and "url" not in params:
         with deps.engine.begin() as connection:
-            shown = access.download_pass(connection, device_id)
+            shown = passes.download_pass(connection, device_id)
         return {"packages_url": packages_url, "pass": shown} | params
     url = params.get("url")
     if kind in ("firmware", "software") and isinstance(url, str) and url.startswith(f"{packages_url}/"):
         with deps.engine.begin() as connection:
-            return params | {"url": access.with_pass(connection, url, device_id)}
+            return params | {"url": passes.with_pass(connection, url, device_id)}
     if kind == "tasks" and isinstance(params.get("zone"), str):
         try:
             return params | {"zone": posix_zone(params["zone"])}

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from headend import access, db, web
+from headend import access, db, passes, web
 from headend.software import ranges
 from headend.software.ranges import Slice
 from headend.software.repository import Package, PackageStore
@@ -94,7 +94,7 @@ class _Admission:
         """Let a client pass, or write down that a device was refused. Raises `HttpProblem` 403 for the latter and for
         who shows no pass where one is needed."""
         with db.reader(self._engine).begin() as connection:
-            proven = access.shows_pass(connection, device, shown)
+            proven = passes.shows_pass(connection, device, shown)
             admitted = access.admits(connection, device)
         if proven and not admitted:
             self._refusals.note(device, access.Door.DOWNLOADS, peer, self._wall())
@@ -201,7 +201,7 @@ def _again(request: Request) -> str:
     """The query that names the device, for the URLs in a descriptor."""
     if not _device(request):
         return ""
-    shown = request.query_params.get("pass", "")[: 2 * access.PASS_BYTES]
+    shown = request.query_params.get("pass", "")[: 2 * passes.PASS_BYTES]
     return f"?device={quote(_device(request))}" + (f"&pass={quote(shown)}" if shown else "")
 
 
