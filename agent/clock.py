@@ -1,4 +1,4 @@
-"""The clock port: monotonic time for deadlines, civil time for records, and whether civil time can be believed.
+"""The clock: monotonic time for deadlines, civil time for records, and whether civil time can be believed.
 
 Civil time is believed because something trusted has said it, never because it looks plausible (decision 11). What said
 it is *evidence*: the offset between civil and monotonic time that a source vouches for, with its uncertainty, which

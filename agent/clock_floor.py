@@ -81,7 +81,7 @@ class Stored:
 
 def _time(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= TIME_MAX:
-        raise ValueError("a time that is none")
+        raise ValueError(f"the time {value!r} is invalid")
     return float(value)
 
 

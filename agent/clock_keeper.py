@@ -30,7 +30,7 @@ BUILT = "BUILT"  # of the release file: when the image was built, by ISO 8601 or
 
 def built_at(release: dict[str, str]) -> float:
     """Return when the image was built, by its release file; 0 where that does not say so. Raises `ValueError` for a
-    time that is none."""
+    time that cannot be read."""
     text = release.get(BUILT, "")
     if not text:
         return 0.0

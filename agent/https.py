@@ -1,4 +1,4 @@
-"""HTTP over TLS for everything the device asks a server: SSMP, DM, downloads, uplink. Port of `http.client`.
+"""HTTP over TLS for everything the device asks a server: SSMP, DM, downloads, uplink.
 
 The server's certificate is always verified against the configured authorities (`agent.tls`); plain `http` is refused.
 Every answer is bounded, every wait has an end, and every foreign exception leaves here as one of two of ours.

@@ -1,4 +1,4 @@
-"""TLS of every client of this daemon: HTTPS and MQTT. Port of `ssl`.
+"""TLS of every client of this daemon: HTTPS and MQTT.
 
 The server's certificate must chain to a configured authority and name the host. Its validity, and that of every
 certificate up to the authority's, is judged here and not by OpenSSL, which knows the machine's clock only: that clock

@@ -1,18 +1,15 @@
-"""Who may come in: whether a device is switched on, and when it was last refused, for every server's door.
+"""Which devices are served: their table, whether one is switched on or leaving, and when and where it was refused.
 
-The security server keeps the devices (`headend.security.devices`); each other server asks here before it serves one. A
-device that is enrolled nowhere has neither account nor token, so there is nothing to refuse.
+The security server enrols and registers devices (`headend.security.devices`); each other server asks here before it
+serves one. A device that is enrolled nowhere has neither account nor token, so there is nothing to refuse.
 """
 
 from __future__ import annotations
 
-import hmac
-import secrets
 import threading
 from collections import OrderedDict
 from enum import StrEnum
 from typing import Any
-from urllib.parse import quote
 
 from sqlalchemy import (
     Boolean,
@@ -34,10 +31,6 @@ from headend import db
 
 NOTED_EVERY_S = 1.0  # a device that hammers on a door is written down this often, with the number of its tries
 NOTES_MAX = 10_000  # devices and doors whose last note is remembered
-
-
-DOWNLOADS = "downloads"
-PASS_BYTES = 16
 
 
 class Door(StrEnum):
@@ -81,42 +74,6 @@ refusals = Table(
     Column("count", Integer, nullable=False),
     Column("peer", String(64), nullable=False),  # of the last one
 )
-
-
-secret_values = Table(
-    "secrets",
-    db.metadata,
-    Column("name", String(32), primary_key=True),
-    Column("value", LargeBinary, nullable=False),
-)
-
-
-def download_pass(connection: Connection, device_id: str) -> str:
-    """What a device shows with its name when it downloads; in the URLs that its jobs carry. It proves the name, so that
-    a device that is switched off can be refused, and does not make a package secret. The first call must be in a
-    transaction that writes."""
-    query = select(secret_values.c.value).where(secret_values.c.name == DOWNLOADS)
-    secret = connection.scalars(query).one_or_none()
-    if secret is None:
-        secret = secrets.token_bytes(32)
-        connection.execute(insert(secret_values).values(name=DOWNLOADS, value=secret))
-    return hmac.digest(secret, device_id.encode(), "sha256")[:PASS_BYTES].hex()
-
-
-def shows_pass(connection: Connection, device_id: str, shown: str) -> bool:
-    """Whether this is the device's pass."""
-    query = select(secret_values.c.value).where(secret_values.c.name == DOWNLOADS)
-    secret = connection.scalars(query).one_or_none()
-    if secret is None:
-        return False
-    own = hmac.digest(secret, device_id.encode(), "sha256")[:PASS_BYTES].hex()
-    return hmac.compare_digest(own, shown)
-
-
-def with_pass(connection: Connection, url: str, device_id: str) -> str:
-    """The URL with the device's name and pass."""
-    query = f"device={quote(device_id)}&pass={download_pass(connection, device_id)}"
-    return f"{url}{'&' if '?' in url else '?'}{query}"
 
 
 def admits(connection: Connection, device_id: str) -> bool:

@@ -26,6 +26,14 @@ AUTH_BASIC: Final = "syncml:auth-basic"
 AUTH_MD5: Final = "syncml:auth-md5"
 AUTH_MAC: Final = "syncml:auth-MAC"
 
+# The `AAuthType` of an account, what protects most first. All but the last prove a name with a secret.
+HMAC, DIGEST, BASIC, TRANSPORT = "HMAC", "DIGEST", "BASIC", "TRANSPORT"
+SECRET_TYPES: Final = (HMAC, DIGEST, BASIC)
+AUTH_TYPES: Final = (*SECRET_TYPES, TRANSPORT)
+
+# Whose secret the MAC of a client provisioning document is made with: a person's digits, the network's octets.
+ACCOUNT_SECURITY: Final = ("USERPIN", "NETWPIN")
+
 HMAC_HEADER: Final = "x-syncml-hmac"
 HEADER_CHARS_MAX: Final = 1024
 NONCE_BYTES: Final = 16

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
+from omadm.auth import AUTH_TYPES
 from omadm.schemes import Credentials
 from omadm.ssmp.limits import FINGERPRINT_BYTES
 from omadm.syncml.codec import DM_WBXML, decode, encode
@@ -23,10 +24,10 @@ from omadm.syncml.messages import Add, Item, Meta, MgmtTree, SyncHdr, SyncML, Tn
 INBOX: Final = "./Inbox"
 DMACC_URN: Final = "urn:oma:mo:oma-dm-dmacc:1.0"
 DMACC_PATH: Final = "./DMAcc"
+ACCOUNT_NAME: Final = "main"  # of our account below it
 APP_ID: Final = "w7"
 CLIENT_LEVEL: Final = "CLCRED"  # the client proves itself to the server
 SERVER_LEVEL: Final = "SRVCRED"
-AUTH_TYPES: Final = frozenset({"BASIC", "DIGEST", "HMAC", "TRANSPORT"})
 TEXT_CHARS_MAX: Final = 1024
 
 
@@ -119,7 +120,7 @@ def account_acl(server_id: str) -> str:
     return f"Get={who}&Replace={who}&Delete={who}"
 
 
-def dmacc(account: Account, name: str = "main") -> TndsNode:
+def dmacc(account: Account, name: str = ACCOUNT_NAME) -> TndsNode:
     """The DMAcc management object of `account`, as the node `./DMAcc/<name>` with its ACL."""
     port = urlsplit(account.url).port
     port_nodes = () if port is None else (_interior("Port", _interior("1", _leaf("PortNbr", str(port)))),)

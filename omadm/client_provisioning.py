@@ -32,7 +32,6 @@ WHAT: Final = "client provisioning document"
 DOCUMENT_BYTES_MAX: Final = 64 * 1024
 CHARACTERISTICS_MAX: Final = 1000
 CHARACTERISTIC_DEPTH_MAX: Final = 8  # an account needs three
-SECURITY: Final = ("USERPIN", "NETWPIN")  # whose secret the MAC is made with: a person's digits, the network's octets
 
 _ROOT, _CHARACTERISTIC, _PARM = "wap-provisioningdoc", "characteristic", "parm"
 _PUBLIC_ID: Final = 0x0B
@@ -108,7 +107,7 @@ class Characteristic:
 
 
 def check_mac(document: bytes, security: str, secret: str, mac: str) -> None:
-    """Check the MAC of a document. Raises `BootstrapError`.
+    """Check the MAC of a document, `security` being one of `ACCOUNT_SECURITY`. Raises `BootstrapError`.
 
     `secret`: the digits of a USERPIN, or the octets of a NETWPIN in hexadecimal. `mac`: hexadecimal in either case.
     """
@@ -116,7 +115,7 @@ def check_mac(document: bytes, security: str, secret: str, mac: str) -> None:
         key = secret.encode("ascii") if security == "USERPIN" else bytes.fromhex(secret)
         given = bytes.fromhex(mac)
     except ValueError as error:
-        raise BootstrapError(f"the {security} or the MAC of the account is none") from error
+        raise BootstrapError(f"the {security} or the MAC of the account is invalid") from error
     if not key or not hmac.compare_digest(hmac.digest(key, document, hashlib.sha1), given):
         raise BootstrapError(f"the account's MAC does not match its {security}")
 
@@ -320,7 +319,7 @@ def _with_port(url: str, port: str) -> str:
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
         number = int(port)
     except ValueError as error:
-        raise BootstrapError(f"the account's address {url!r} or its port {port!r} is none") from error
+        raise BootstrapError(f"the account's address {url!r} or its port {port!r} is invalid") from error
     if not 0 < number < 65_536:
         raise BootstrapError(f"the account's port {number} does not exist")
     return urlunsplit(parts._replace(netloc=f"{host}:{number}"))

@@ -15,6 +15,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
@@ -27,6 +28,7 @@ ACCEPTS_HEADER = "DCU-Accepts"
 """Of each answer: the kinds of records that this head-end knows. One without it is of before gaps and events."""
 LATER_CHARS_MAX = 64 * 1024  # of a record of a later kind
 BODY_BYTES_MAX = 4 << 20  # as sent; the largest batch has about 2 MiB before compression
+URL_NODE, TOKEN_NODE = "./AMI/Uplink/URL", "./AMI/Uplink/Token"  # where a device has them from
 PLAIN_BYTES_MAX = 8 << 20  # after decompression
 RECORDS_MAX = 5000  # per batch
 PIECE_RECORDS = 50  # that are encoded at a time
@@ -271,9 +273,13 @@ class GapList:
         return {"as_of": self.as_of, "after": self.after, "until": self.until, "gaps": gaps}
 
 
-LIST_ANSWERS = ("agreed", "differs", "taken", "later")
-"""To a digest: the head-end lists the same; it does not, and wants the pages. To a page: it lists the same now. To
-either: it has reports that were made after the list, which says nothing then."""
+class ListAnswer(StrEnum):
+    """What the head-end says of a `GapList`."""
+
+    AGREED = "agreed"  # to a digest: it lists the same
+    DIFFERS = "differs"  # to a digest: it does not, and wants the pages
+    TAKEN = "taken"  # to a page: it lists the same now
+    LATER = "later"  # to either: it has reports that were made after the list, which says nothing then
 
 
 def joined_gaps(gaps: Iterable[GapReport]) -> Iterator[GapReport]:

@@ -14,7 +14,18 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from omadm import auth
-from omadm.auth import AUTH_BASIC, AUTH_MAC, AUTH_MD5, NONCE_BYTES_MAX, AuthError, AuthFailure
+from omadm.auth import (
+    AUTH_BASIC,
+    AUTH_MAC,
+    AUTH_MD5,
+    BASIC,
+    DIGEST,
+    HMAC,
+    NONCE_BYTES_MAX,
+    TRANSPORT,
+    AuthError,
+    AuthFailure,
+)
 from omadm.syncml.messages import Chal, Cred, Status, SyncML
 
 CRED_CHARS_MAX = 4096
@@ -168,14 +179,14 @@ class Schemes:
 
     @classmethod
     def with_mac(cls, algorithms: Sequence[str]) -> Schemes:
-        return cls({"HMAC": Mac(algorithms), "DIGEST": Md5(), "BASIC": Basic()})
+        return cls({HMAC: Mac(algorithms), DIGEST: Md5(), BASIC: Basic()})
 
     def with_transport(self) -> Schemes:
-        return Schemes({**self.by_type, "TRANSPORT": Transport()})
+        return Schemes({**self.by_type, TRANSPORT: Transport()})
 
     def of(self, auth_type: str) -> Scheme:
         """The scheme of this name; the strictest one for whatever is not supported here."""
-        return self.by_type.get(auth_type, self.by_type["HMAC"])
+        return self.by_type.get(auth_type, self.by_type[HMAC])
 
 
 def next_nonce(message: SyncML, scheme: Scheme) -> bytes | None:

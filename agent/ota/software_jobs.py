@@ -170,8 +170,8 @@ class SoftwareJobs:
         if job.operation == "Activate":
             result = self._activate(software_id, self._tree.view().text((*job.base, "Version")), beat)
         else:
-            verb = {"Deactivate": installer.deactivate, "Remove": installer.remove}
-            result = verb[job.operation](software_id, beat)
+            step = {"Deactivate": installer.deactivate, "Remove": installer.remove}
+            result = step[job.operation](software_id, beat)
         if job.operation == "Remove" and result.name == NOT_INSTALLED.name:
             result = SoftwareResult(software.SUCCESS, software_id)  # it was removed before the power went
         self._done(job, result, software_id)

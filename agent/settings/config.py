@@ -17,6 +17,7 @@ from agent.settings.reader import REQUIRED, ConfigError, Problem, Section, compo
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import LocalError
 from dlms.link.datalink import PARITIES, PUBLIC_CLIENT, LineSettings
+from omadm.auth import ACCOUNT_SECURITY, ALGORITHMS, AUTH_TYPES
 from omadm.ssmp.limits import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
 from plc.endpoint import Endpoint, OptionValue
 from plc.errors import PlcLocalError, PlcProtocolError
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Config", "ConfigError", "load"]
 
 DAY_S = 86_400
-MAC_ALGORITHMS = ("SHA-256", "MD5")
-AUTH_TYPES = ("HMAC", "DIGEST", "BASIC", "TRANSPORT")
-ACCOUNT_SECURITY = ("USERPIN", "NETWPIN")
 EXIT_CONFIG = 2  # of programs that a `ConfigError` or `SecretError` ends
 MANAGEMENT_LOGICAL_DEVICE = 1  # its SAP; every meter has one
 OWN_HABIT = Asking()
@@ -431,7 +429,7 @@ def _dm(section: Section) -> DmConfig:
         account=_account(section.section("account")),
     )
     for index, name in enumerate(dm.mac_algorithms):
-        if name not in MAC_ALGORITHMS or name in dm.mac_algorithms[:index]:
+        if name not in ALGORITHMS or name in dm.mac_algorithms[:index]:
             section.note("mac_algorithms", f"wanted SHA-256, MD5 or both, once each, got {name!r}")
     for index, name in enumerate(dm.auth_types):
         if name not in AUTH_TYPES or name in dm.auth_types[:index]:

@@ -14,7 +14,6 @@ from omadm.auth import NONCE_BYTES
 from omadm.bootstrap import Account
 
 SECRET_BYTES = 32
-AUTH_TYPES = ("HMAC", "DIGEST", "BASIC")  # of accounts of devices, as DMAcc calls them
 MESSAGE, SESSION = "message", "session"  # what the device's credentials are accepted for
 PUSH_URL_CHARS_MAX = 255
 _PUSH_URL = re.compile(rf"https?://[!-~]{{1,{PUSH_URL_CHARS_MAX - 8}}}", re.ASCII)
@@ -26,7 +25,7 @@ class UnknownDevice(LookupError):
 
 def draft(device_id: str, *, server_id: str, url: str, auth_type: str = "HMAC") -> Account:
     """An account with fresh secrets, which is in force nowhere yet. `url` is the address of the DM server, `auth_type`
-    one of `AUTH_TYPES`. Raises `ValueError` for empty or unprintable names, and an address that is no URL."""
+    one of `omadm.auth.SECRET_TYPES`. Raises `ValueError` for empty or unprintable names, and an address that is no URL."""
     return Account(
         server_id=server_id,
         url=url,

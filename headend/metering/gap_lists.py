@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, exists, insert, select, update
 
 from headend.metering.gaps import gap_reports, gaps, listed_there, schedule_of_row
-from omadm.readings import Batch, GapList, GapReport, gap_digest, joined_gaps
+from omadm.readings import Batch, GapList, GapReport, ListAnswer, gap_digest, joined_gaps
 from omadm.schedule import Schedule
 
 NOT_LISTED = "the device lists it no more"  # how such a range is closed
@@ -25,16 +25,16 @@ Row = Mapping[str, Any]
 Span = tuple[int, int]  # first and last slot, the last may be `ENDLESS`
 
 
-def take(connection: Connection, batch: Batch, listed: GapList, now: float) -> str:
-    """Compare, and for a page have this end list the same. Returns the answer, one of `omadm.readings.LIST_ANSWERS`."""
+def take(connection: Connection, batch: Batch, listed: GapList, now: float) -> ListAnswer:
+    """Compare, and for a page have this end list the same."""
     later = exists().where(
         gap_reports.c.device == batch.device, gap_reports.c.store == batch.store, gap_reports.c.id > listed.as_of
     )
     if connection.scalar(select(later)):
-        return "later"
+        return ListAnswer.LATER
     here = _here(connection, batch, listed)
     if listed.digest:
-        return "agreed" if gap_digest(_reports(here)) == listed.digest else "differs"
+        return ListAnswer.AGREED if gap_digest(_reports(here)) == listed.digest else ListAnswer.DIFFERS
     series: dict[tuple[str, str, str], tuple[list[Row], list[GapReport]]] = {}
     for row in here:
         series.setdefault((row["meter"], row["task"], row["profile"]), ([], []))[0].append(row)
@@ -44,7 +44,7 @@ def take(connection: Connection, batch: Batch, listed: GapList, now: float) -> s
         wanted.sort(key=lambda gap: gap.first)
         if list(joined_gaps(_reports(rows))) != [_bare(gap) for gap in joined_gaps(wanted)]:
             _replace(connection, batch, rows, wanted, now)
-    return "taken"
+    return ListAnswer.TAKEN
 
 
 def _here(connection: Connection, batch: Batch, listed: GapList) -> list[Row]:

@@ -18,11 +18,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from headend import access, db, web
+from headend import access, db, passes, web
 from headend.config import SERVER_ID
 from headend.dm import accounts
 from headend.dm import routes as dm_routes
-from headend.dm.accounts import AUTH_TYPES
 from headend.dm.jobs import queue
 from headend.dm.jobs.types import JobError
 from headend.dm.push import PushError, PushForbiddenError
@@ -34,6 +33,7 @@ from headend.operator.zones import posix_zone
 from headend.security import devices, records
 from headend.software.repository import DEFAULT_TYPE, PackageStore, PackageStoreError
 from headend.software.repository import shown as described
+from omadm.auth import SECRET_TYPES
 from omadm.bootstrap import Account
 from omadm.local_time import ZoneError
 from omadm.readings import BatchError, parse_orders
@@ -115,13 +115,10 @@ def _device_routes(deps: OperatorDeps) -> list[Route]:
         device_id, key_text, replace = document.get("id"), document.get("key"), document.get("replace", False)
         if not isinstance(device_id, str) or not isinstance(key_text, str) or not isinstance(replace, bool):
             raise web.HttpProblem(400, "id and key (hexadecimal) are expected, replace is true or false")
-        if not re.fullmatch(r"([0-9a-fA-F]{2}){1,64}", key_text, re.ASCII):
-            raise web.HttpProblem(400, "key: hexadecimal digits are expected")
-
         await _step(
             deps,
             request,
-            lambda c, actor: lifecycle.enrol(c, actor, device_id, bytes.fromhex(key_text), replace=replace),
+            lambda c, actor: lifecycle.enrol(c, actor, device_id, devices.key_from(key_text), replace=replace),
         )
         LOG.info("enrolled %s", device_id, extra={"event": "operator.enrolled"})
         return JSONResponse({"id": device_id}, status_code=201)
@@ -159,12 +156,13 @@ def _lifecycle_routes(deps: OperatorDeps) -> list[Route]:
     async def replace_key(request: Request) -> Response:
         document = await web.read_json(request)
         device_id, key, end = request.path_params["device"], document.get("key"), document.get("end_account", False)
-        if not isinstance(key, str) or not re.fullmatch(r"([0-9a-fA-F]{2}){1,64}", key, re.ASCII):
-            raise web.HttpProblem(400, "key: hexadecimal digits are expected")
-        if not isinstance(end, bool):
-            raise web.HttpProblem(400, "end_account: true or false is expected")
-        new = bytes.fromhex(key)
-        await _step(deps, request, lambda c, actor: lifecycle.replace_key(c, actor, device_id, new, end_account=end))
+        if not isinstance(key, str) or not isinstance(end, bool):
+            raise web.HttpProblem(400, "key (hexadecimal) is expected, end_account is true or false")
+        await _step(
+            deps,
+            request,
+            lambda c, actor: lifecycle.replace_key(c, actor, device_id, devices.key_from(key), end_account=end),
+        )
         return JSONResponse({"id": device_id})
 
     async def decommission(request: Request) -> Response:
@@ -231,8 +229,8 @@ def _device_action_routes(deps: OperatorDeps) -> list[Route]:
         document = await web.read_json(request)
         kind, push_url = document.get("auth", "HMAC"), document.get("push_url", "")
         accepts = document.get("accepts", accounts.MESSAGE)
-        if kind not in AUTH_TYPES or not isinstance(push_url, str):
-            raise web.HttpProblem(400, f"auth is one of {', '.join(AUTH_TYPES)}, push_url a URL")
+        if kind not in SECRET_TYPES or not isinstance(push_url, str):
+            raise web.HttpProblem(400, f"auth is one of {', '.join(SECRET_TYPES)}, push_url a URL")
         if accepts not in (accounts.MESSAGE, accounts.SESSION) or (accepts == accounts.SESSION and kind == "HMAC"):
             raise web.HttpProblem(400, "accepts: message, or session for DIGEST and BASIC")
         device_id = request.path_params["device"]
@@ -284,12 +282,12 @@ def _completed(deps: OperatorDeps, device_id: str, kind: str, params: dict[str, 
     packages_url = deps.urls()["software"]
     if kind == "firmware" and "url" not in params:
         with deps.engine.begin() as connection:
-            shown = access.download_pass(connection, device_id)
+            shown = passes.download_pass(connection, device_id)
         return {"packages_url": packages_url, "pass": shown} | params
     url = params.get("url")
     if kind in ("firmware", "software") and isinstance(url, str) and url.startswith(f"{packages_url}/"):
         with deps.engine.begin() as connection:
-            return params | {"url": access.with_pass(connection, url, device_id)}
+            return params | {"url": passes.with_pass(connection, url, device_id)}
     if kind == "tasks" and isinstance(params.get("zone"), str):
         try:
             return params | {"zone": posix_zone(params["zone"])}

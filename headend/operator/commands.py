@@ -21,7 +21,9 @@ from headend.dm.jobs.queue import OPEN_STATES
 from headend.operator.client import OperatorClient, OperatorError, device_path
 from headend.operator.networks import SURVEY
 from headend.operator.show import moment, table
+from headend.security import devices
 from omadm.orders import DEADLINE_S_MAX, PRIORITY_MAX
+from omadm.readings import TOKEN_NODE, URL_NODE
 from omadm.ssmp.limits import DEVICE_KEY_BYTES
 
 EXIT_FAILED = 1
@@ -77,15 +79,11 @@ def enrol(config_path: Path, device_id: str, key_file: Path | None, new_key_file
 
 def read_key(file: Path) -> str:
     try:
-        key = file.read_text(encoding="ascii").strip()
-        size = len(bytes.fromhex(key))
+        return devices.key_from(file.read_text(encoding="ascii").strip()).hex()
     except OSError as error:
         raise click.ClickException(f"{file}: {error.strerror}") from error
-    except ValueError:
-        size = 0
-    if size != DEVICE_KEY_BYTES:
-        raise click.ClickException(f"{file}: a device key is {2 * DEVICE_KEY_BYTES} hexadecimal digits")
-    return key
+    except ValueError:  # also for what is no text
+        raise click.ClickException(f"{file}: {devices.KEY_RULE}") from None
 
 
 @command
@@ -265,8 +263,8 @@ def uplink(config_path: Path, device_id: str, wait_s: float) -> None:
     with asking(config_path) as client:
         issued = client.post(device_path(device_id, "/metering-token"))
         nodes = [
-            {"path": "./AMI/Uplink/URL", "value": issued["url"]},
-            {"path": "./AMI/Uplink/Token", "value": issued["token"]},
+            {"path": URL_NODE, "value": issued["url"]},
+            {"path": TOKEN_NODE, "value": issued["token"]},
         ]
         document = {"kind": "provision", "params": {"nodes": nodes}}
         finish(client, client.post(device_path(device_id, "/jobs"), document), notify=True, wait_s=wait_s)

@@ -360,7 +360,7 @@ def _take_step(connection: Connection, actor: lifecycle.Actor, device_id: str, f
             lifecycle.decommission(connection, actor, device_id)
         case "key":
             key, end = form.get("key", "").strip(), form.get("end_account") == "yes"
-            lifecycle.replace_key(connection, actor, device_id, lifecycle.key_from(key), end_account=end)
+            lifecycle.replace_key(connection, actor, device_id, devices.key_from(key), end_account=end)
         case "delete" if form.get("again", "").strip() == device_id:
             lifecycle.remove(connection, actor, device_id)
         case "delete":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,14 +18,12 @@ from headend.dm.jobs import queue
 from headend.metering.readings import metering_tokens
 from headend.security import clones, devices
 from headend.security.records import Entry, record
-from omadm.bootstrap import DMACC_PATH
-from omadm.ssmp.limits import DEVICE_KEY_BYTES
+from omadm.bootstrap import ACCOUNT_NAME, DMACC_PATH
 
-ACCOUNT_PATH = f"{DMACC_PATH}/main"  # where `omadm.bootstrap.dmacc` puts it
+ACCOUNT_PATH = f"{DMACC_PATH}/{ACCOUNT_NAME}"
 CSV_ROWS_MAX = 50_000
 CSV_PROBLEMS_MAX = 100
 CSV_COLUMNS = ("id", "key")
-_KEY = re.compile(rf"[0-9a-fA-F]{{{2 * DEVICE_KEY_BYTES}}}", re.ASCII)
 
 
 class LifecycleError(Exception):
@@ -108,7 +105,7 @@ def _parsed(text: str) -> tuple[list[_Row], list[str]]:
             found = list(_row_problems(where, named))
             problems += found
             if not found:
-                rows.append(_Row(where, named["id"], bytes.fromhex(named["key"])))
+                rows.append(_Row(where, named["id"], devices.key_from(named["key"])))
     except csv.Error as error:
         problems.append(f"line {lines.line_num}: {error}")
     if not rows and not problems:
@@ -119,15 +116,10 @@ def _parsed(text: str) -> tuple[list[_Row], list[str]]:
 def _row_problems(line: int, row: dict[str, str]) -> Iterator[str]:
     if not devices.valid_id(row["id"]):
         yield f"line {line}, column id: {devices.ID_RULE}"
-    if not _KEY.fullmatch(row["key"]):
-        yield f"line {line}, column key: {2 * DEVICE_KEY_BYTES} hexadecimal digits are expected"
-
-
-def key_from(text: str) -> bytes:
-    """A device key from hexadecimal digits. Raises `LifecycleError`, which does not repeat them."""
-    if not _KEY.fullmatch(text):
-        raise LifecycleError(f"a device key is {2 * DEVICE_KEY_BYTES} hexadecimal digits")
-    return bytes.fromhex(text)
+    try:
+        devices.key_from(row["key"])
+    except devices.DeviceError as error:
+        yield f"line {line}, column key: {error}"
 
 
 def switch(connection: Connection, actor: Actor, device_id: str, *, on: bool) -> None:

@@ -15,7 +15,9 @@ from omadm.ssmp.wire import RegistrationInfo
 LOG_ROWS_MAX = 10_000  # of the registration log; the oldest are deleted
 LOG_PRUNE_EVERY = 100
 ID_RULE = f"a device id has 1 to {DEVICE_ID_BYTES_MAX} letters, digits and :._-"
+KEY_RULE = f"a device key is {2 * DEVICE_KEY_BYTES} hexadecimal digits"
 _DEVICE_ID = re.compile(rf"[A-Za-z0-9:._-]{{1,{DEVICE_ID_BYTES_MAX}}}", re.ASCII)
+_KEY = re.compile(rf"[0-9a-fA-F]{{{2 * DEVICE_KEY_BYTES}}}", re.ASCII)
 
 registrations = Table(
     "registrations",
@@ -49,6 +51,13 @@ class Device:
 
 def valid_id(device_id: str) -> bool:
     return _DEVICE_ID.fullmatch(device_id) is not None
+
+
+def key_from(text: str) -> bytes:
+    """Return the device key that hexadecimal digits give. Raises `DeviceError`, which does not repeat them."""
+    if not _KEY.fullmatch(text):
+        raise DeviceError(KEY_RULE)
+    return bytes.fromhex(text)
 
 
 def enrol(connection: Connection, device_id: str, key: bytes, now: float, *, replace: bool = False) -> None:

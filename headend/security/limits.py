@@ -45,7 +45,7 @@ class RateLimit:
         return True
 
 
-class Door:
+class NetworkLimit:
     """A limit per network and one in all. A network that is over its own takes nothing from the others."""
 
     def __init__(self, *, network_burst: int, network_every_s: float, burst: int, every_s: float) -> None:
@@ -66,8 +66,8 @@ class Limits:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._hello = Door(network_burst=300, network_every_s=1 / 300, burst=2000, every_s=1 / 1000)
-        self._auth = Door(network_burst=50, network_every_s=1 / 10, burst=200, every_s=1 / 100)
+        self._hello = NetworkLimit(network_burst=300, network_every_s=1 / 300, burst=2000, every_s=1 / 1000)
+        self._auth = NetworkLimit(network_burst=50, network_every_s=1 / 10, burst=200, every_s=1 / 100)
         self._device = RateLimit()
         self._noted = RateLimit()
 

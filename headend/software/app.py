@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from headend import access, db, web
+from headend import access, db, passes, web
 from headend.software import ranges
 from headend.software.ranges import Slice
 from headend.software.repository import Package, PackageStore
@@ -81,8 +81,8 @@ async def _watch(receive: Receive, gone: asyncio.Event) -> None:
     gone.set()
 
 
-class _Door:
-    """Who may download: see the module."""
+class _Admission:
+    """Decides who may download: a device by its pass, and others where the server is open to all."""
 
     def __init__(self, engine: Engine, open_to_all: bool, wall: Callable[[], float]) -> None:
         self._engine = engine
@@ -94,7 +94,7 @@ class _Door:
         """Let a client pass, or write down that a device was refused. Raises `HttpProblem` 403 for the latter and for
         who shows no pass where one is needed."""
         with db.reader(self._engine).begin() as connection:
-            proven = access.shows_pass(connection, device, shown)
+            proven = passes.shows_pass(connection, device, shown)
             admitted = access.admits(connection, device)
         if proven and not admitted:
             self._refusals.note(device, access.Door.DOWNLOADS, peer, self._wall())
@@ -111,11 +111,11 @@ def create_app(
 ) -> Starlette:
     """The package server's application. `public_url()` is its base URL as devices see it; without `open_to_all` only
     devices that show their pass are served."""
-    door = _Door(store.engine, open_to_all, wall)
+    admission = _Admission(store.engine, open_to_all, wall)
 
     async def find(request: Request) -> Package:
         peer = request.client.host if request.client else "unknown"
-        await run_in_threadpool(door.admit, _device(request), request.query_params.get("pass", ""), peer)
+        await run_in_threadpool(admission.admit, _device(request), request.query_params.get("pass", ""), peer)
         package = await run_in_threadpool(store.find, request.path_params["name"])
         if package is None:
             raise web.HttpProblem(404, "there is no package of this name")
@@ -201,7 +201,7 @@ def _again(request: Request) -> str:
     """The query that names the device, for the URLs in a descriptor."""
     if not _device(request):
         return ""
-    shown = request.query_params.get("pass", "")[: 2 * access.PASS_BYTES]
+    shown = request.query_params.get("pass", "")[: 2 * passes.PASS_BYTES]
     return f"?device={quote(_device(request))}" + (f"&pass={quote(shown)}" if shown else "")
 
 

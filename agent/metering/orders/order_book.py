@@ -495,7 +495,8 @@ def _held_up(record: OrderRecord, held: Mapping[OrderType, str]) -> bool:
 
 
 def _rank(each: _Open) -> tuple[bool, int, int]:
-    """What goes first: the quick before what takes long, then the more important, then the older."""
+    """What goes first: orders that are carried out at once before those in the background, then the more important,
+    then the older."""
     order = each.record.order
     return table.ORDER_TYPES[order.kind].background, -order.priority, order.number
 

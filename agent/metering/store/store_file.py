@@ -32,13 +32,13 @@ from agent.metering.store.recovery import QuarantinedFile
 from agent.metering.store.salvage import SalvageReader
 from agent.metering.store.store_schema import (
     FORMAT,
-    NewerFormatError,
     StoreCorruptError,
     check,
     create,
     identity,
     migrate,
 )
+from agent.tree.newer import NewerFormatError
 
 LOG = logging.getLogger("agent.metering.store")
 
@@ -399,7 +399,7 @@ def _raise_if_newer(db: sqlite3.Connection) -> None:
     except (sqlite3.DatabaseError, UnicodeDecodeError):
         return
     if found and isinstance(found[0], int) and found[0] > FORMAT:
-        raise NewerFormatError(f"format {found[0]}")
+        raise NewerFormatError(found[0], f"format {found[0]}")
 
 
 def _log_recovered(file: QuarantinedFile) -> None:

@@ -23,6 +23,8 @@ from __future__ import annotations
 import secrets
 import sqlite3
 
+from agent.tree.newer import NewerFormatError
+
 FORMAT = 6
 COUNTERS = ("next", "released", "forwarded", "lost", "refused", "holes")
 NO_MARKS = "[]"
@@ -130,10 +132,6 @@ class StoreCorruptError(Exception):
     """What is in the file is no store of ours."""
 
 
-class NewerFormatError(Exception):
-    """A sound file, made by a later version of this software than the one that runs."""
-
-
 def create(db: sqlite3.Connection) -> None:
     """Make an empty store in one transaction: there is no moment at which half of one exists."""
     db.execute("BEGIN")
@@ -155,7 +153,7 @@ def migrate(db: sqlite3.Connection) -> int:
     if not isinstance(had, int) or had < 1:
         raise StoreCorruptError(f"format {had!r}")
     if had > FORMAT:
-        raise NewerFormatError(f"format {had}, this software knows {FORMAT}")
+        raise NewerFormatError(had, f"format {had}, this software knows {FORMAT}")
     if had < FORMAT:
         db.execute("BEGIN")
         for each in range(had, FORMAT):

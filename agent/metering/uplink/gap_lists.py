@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from agent.metering.ledger import gap_table
 from agent.metering.store.reading_store import Store
-from omadm.readings import GapList
+from omadm.readings import GapList, ListAnswer
 
 FIRST_S = 300.0  # after a start: readings first
 STATED_EVERY_S = 3600.0
-AGAIN_S = 60.0  # after pages that came too late, or were not taken
+AGAIN_S = 60.0  # after a list that came too late: reports made after it were there before it
 PAGE_GAPS = 500  # some 100 KB before compression
 
 
@@ -44,10 +44,10 @@ class GapLists:
 
     def answered(self, answer: object, now: float) -> None:
         """The head-end has answered what was returned last; `answer` is the member `listed`."""
-        if answer == "differs" and self._after is None:
+        if answer == ListAnswer.DIFFERS and self._after is None:
             self._after = ""
-        elif answer == "taken" and self._after is not None and self._until is not None:
+        elif answer == ListAnswer.TAKEN and self._after is not None and self._until is not None:
             self._after = self._until
         else:
-            late = answer == "later"
+            late = answer == ListAnswer.LATER
             self._after, self._due_at = None, now + (AGAIN_S if late else STATED_EVERY_S)

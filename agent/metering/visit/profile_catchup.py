@@ -10,7 +10,7 @@ new row, then one per step. Where the meter selects only by time, one per step; 
 beyond `STRETCH_MAX` of them n / `STRETCH_MAX`.
 
 Rows are plausible when their time stamp fits the time that we know and the rows beside them. All others are taken as
-well, but `doubt` says what is wrong with them, and the place's time stamp stays where it was.
+well, but `doubt` says what is wrong with them, and the position's time stamp stays where it was.
 """
 
 from __future__ import annotations
@@ -229,9 +229,9 @@ class ProfileReading:
         return CosemDateTime.from_instant(facts.now - timedelta(seconds=first_s), facts.policy)
 
     def _heal(self) -> None:
-        """Forget a place that is ahead of now: a row with a wrong time stamp has moved it, or the clock was set.
+        """Forget a position that is ahead of now: a row with a wrong time stamp has moved it, or the clock was set.
 
-        Where the rows taken last are known, reading goes on from now; a place of the first version is begun anew.
+        Where the rows taken last are known, reading goes on from now; a position of the first version is begun anew.
         """
         position, local = self.position, self.position.local
         if local is None or self._now is None or not self._ahead(local):

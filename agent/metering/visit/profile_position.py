@@ -1,11 +1,11 @@
 """How far a profile has been read: which rows were taken last, and the time stamp of the last plausible one.
 
-Sans-IO. A place in a profile is not a time: a meter's clock is set, daylight saving ends, and a defect stamps a row
-with 2028. So a row is known by what is in it (`CapturedRow.digest`), and the place has the digests of the rows taken
+Sans-IO. A position in a profile is not a time: a meter's clock is set, daylight saving ends, and a defect stamps a row
+with 2028. So a row is known by what is in it (`CapturedRow.digest`), and the position has the digests of the rows taken
 last, in the order of the meter. The time stamp beside them says where to look, and only plausible rows move it.
 
-A place is kept in the store's knowledge as JSON. The first version of this software kept the time stamp alone; such a
-place is understood, and `clock` is still what it was, so that this version can be rolled back.
+A position is kept in the store's knowledge as JSON. The first version of this software kept the time stamp alone;
+such a position is understood, and `clock` is still what it was, so that this version can be rolled back.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dlms.cosem.time import ANY, STATUS_UNKNOWN, ClockStatus, CosemDateTime
 from dlms.errors import DlmsError
 from omadm.readings import REREAD_CHARS
 
-DIGEST_OCTETS = 8  # of the rows of a few hours two are alike once in 10^15 places
+DIGEST_OCTETS = 8  # of the rows of a few hours two are alike once in 10^15 positions
 OVERLAP_S = 3600  # a clock may be set back by so much, or daylight saving end, without a row being missed
 KEPT_ROWS = range(16, 256)  # digests kept: as many as are stamped in two overlaps, at least, at most
 DOUBTFUL_KEPT = 64  # rows stamped ahead of now; as long as they are in the buffer, a range up to its end has them
@@ -121,8 +121,8 @@ class ProfilePosition:
     entry.
 
     `reread` is sent with the rows: it tells rows of this reading from those of one before it. `since`: so far back (in
-    seconds since the epoch) an empty place begins, because what was read before was lost; 0 where nothing was.
-    `losses`: up to which loss of which store this place has heard.
+    seconds since the epoch) an empty position begins, because what was read before was lost; 0 where nothing was.
+    `losses`: up to which loss of which store this position has heard.
     """
 
     clock: bytes = b""
@@ -176,9 +176,9 @@ class ProfilePosition:
         )
 
     def heard(self, store: str, seq: int, lost_since: float | None, fresh: str) -> ProfilePosition:
-        """Return the place after what `store` has lost up to its loss `seq`: of this profile possibly everything from
-        `lost_since` on (seconds since the epoch; `None` where nothing that this place has not heard of). `fresh`: a
-        name that nobody has used, of which `REREAD_CHARS` are kept."""
+        """Return the position after what `store` has lost up to its loss `seq`: of this profile possibly everything
+        from `lost_since` on (seconds since the epoch; `None` where nothing that this position has not heard of).
+        `fresh`: a name that nobody has used, of which `REREAD_CHARS` are kept."""
         name = self.reread or (store if self.known else fresh)[:REREAD_CHARS]
         if lost_since is None or not self.known:
             return replace(self, reread=name, losses=(store, seq))
@@ -261,8 +261,8 @@ class ProfilePosition:
         return found
 
     def _after_base(self, rows: Sequence[CapturedRow]) -> int | None:
-        """The same by the last row taken, where cells of its copy are missing, and by the time stamp alone for a place
-        of the first version."""
+        """The same by the last row taken, where cells of its copy are missing, and by the time stamp alone for a
+        position of the first version."""
         if not rows:
             return None
         base = self.base_row(rows[0].columns)

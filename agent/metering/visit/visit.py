@@ -158,7 +158,7 @@ class Visit:
         self._write(now)
 
     def profiles_from(self, profiles: dict[ProfileKey, ProfileReading]) -> None:
-        """Read these profiles, each from its place on. To be called before rows are asked for."""
+        """Read these profiles, each from its position on. To be called before rows are asked for."""
         self.profiles = profiles
         self.places_stored = {key: profile.position.dump() for key, profile in profiles.items()}
 

@@ -169,8 +169,8 @@ class KnowledgeCache:
         return known
 
     def position(self, meter_id: str, task_id: str, obis: Obis) -> ProfilePosition:
-        """Return how far a profile was read; an empty place for one that was not, when that cannot be recalled, or when
-        the store has lost readings that may have been of it: they are read again."""
+        """Return how far a profile was read; an empty position for one that was not, when that cannot be recalled, or
+        when the store has lost readings that may have been of it: they are read again."""
         found = ProfilePosition.load(self._recall(_key(meter_id, task_id, str(obis))))
         try:
             store, seq, since = self._store.lost_since(meter_id, found.losses)

@@ -20,10 +20,10 @@ from sqlalchemy import JSON, Column, Connection, Float, ForeignKey, String, Tabl
 from headend.db import metadata
 from headend.dm.jobs.params import NODES_PER_JOB_MAX
 from headend.metering import readings
+from omadm.readings import TOKEN_NODE
 
 LOG = logging.getLogger("headend.dm")
 
-TOKEN = "./AMI/Uplink/Token"
 TASKS = "./SCHED/Task"
 _SECRET = re.compile(r"(?i)(token|password|secret|key|credential)[a-z]*$")
 _TASK, _OF_ALL = "task", "schedule"  # kinds of entries beside nodes: a task by its id, what holds for all tasks
@@ -73,10 +73,10 @@ def jobs_for(
         yield "tasks", {"tasks": tasks, **of_all}
     nodes = [row.content for row in rows if row.kind == "node" and row.content is not None]
     secret = [row.name for row in rows if row.kind == "node" and row.content is None]
-    if TOKEN in secret:
-        secret.remove(TOKEN)
+    if TOKEN_NODE in secret:
+        secret.remove(TOKEN_NODE)
         if token:
-            nodes.append({"path": TOKEN, "value": readings.new_token(connection, device_id, now), "format": "chr"})
+            nodes.append({"path": TOKEN_NODE, "value": readings.new_token(connection, device_id, now), "format": "chr"})
     for at in range(0, len(nodes), NODES_PER_JOB_MAX):
         yield "provision", {"nodes": nodes[at : at + NODES_PER_JOB_MAX], "atomic": False}
     if secret:

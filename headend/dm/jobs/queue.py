@@ -23,6 +23,7 @@ from headend.dm.jobs.steps import Done, Failed, Job, Json, Outcome, Waiting
 from headend.dm.jobs.types import JOB_TYPES, JobError
 from headend.dm.tables import jobs
 from headend.software.releases import PackageInfo, of_version
+from omadm.readings import TOKEN_NODE
 
 ATTEMPTS_MAX = 20  # sessions that may break off during a job; a line that bad needs a person
 PATIENCE = 3  # after so many of them in a row the jobs behind it go first
@@ -70,7 +71,7 @@ def provision_again(conn: Connection, device_id: str, *, now: float | None = Non
     open_ones = select(jobs.c.params).where(jobs.c.device_id == device_id, jobs.c.state.in_(OPEN_STATES))
     waiting = list(conn.scalars(open_ones))
     made: list[int] = []
-    brought = any(node["path"] == desired.TOKEN for params in waiting for node in params.get("nodes", ()))
+    brought = any(node["path"] == TOKEN_NODE for params in waiting for node in params.get("nodes", ()))
     for kind, params in desired.jobs_for(conn, device_id, now, token=not brought):
         if params not in waiting:
             made.append(_queue(conn, device_id, kind, params, now))

@@ -263,12 +263,12 @@ def plan_special_days(parameters: Mapping[str, object], _context: Context) -> Pl
     ]
     done: list[dict[str, object]] = []
     for number, (method, index, parameter) in enumerate(calls, start=1):
-        ref, verb = MethodRef(SPECIAL_DAYS, code, method), "insert" if method == _INSERT else "delete"
-        progress = {"step": number, "of": len(calls), "what": f"{verb} entry {index}"}
+        ref, change = MethodRef(SPECIAL_DAYS, code, method), "insert" if method == _INSERT else "delete"
+        progress = {"step": number, "of": len(calls), "what": f"{change} entry {index}"}
         ended = action_ended((yield calling(ref, parameter, progress)))
         if ended.refused:
-            return Ended(done, refused=f"{verb} entry {index}: {ended.refused}")
-        done.append({"index": index, "done": verb})
+            return Ended(done, refused=f"{change} entry {index}: {ended.refused}")
+        done.append({"index": index, "done": change})
     after = (yield from _table(table)) if calls else before
     if isinstance(after, str):
         return Ended(done, alarm=f"carried out; the table could not be read back: {after}")

@@ -15,6 +15,7 @@ from headend.dm.jobs import desired, queue
 from headend.dm.jobs.steps import Done, Failed
 from headend.metering import readings
 from headend.security.service import install_account
+from omadm.readings import TOKEN_NODE
 
 DEVICE = "urn:dcu:KR-000001"
 TASK = {"every": 900, "reading_list": "load"}
@@ -79,7 +80,7 @@ def test_secrets_are_not_kept_the_token_is_issued_anew_and_the_others_are_named(
 ) -> None:
     with engine.begin() as connection:
         register(connection)
-        secrets = [node(desired.TOKEN, "first token"), node("./AMI/Access/a/Password", "hush"), node("./A/B", 1)]
+        secrets = [node(TOKEN_NODE, "first token"), node("./AMI/Access/a/Password", "hush"), node("./A/B", 1)]
         done(connection, "provision", nodes=secrets)
         kept = connection.execute(desired.desired.select()).all()
         assert "first token" not in str(kept)
@@ -87,8 +88,8 @@ def test_secrets_are_not_kept_the_token_is_issued_anew_and_the_others_are_named(
         register(connection)
         ((_, params),) = waiting(connection)
     values = {entry["path"]: entry["value"] for entry in params["nodes"]}
-    assert set(values) == {"./A/B", desired.TOKEN}
-    assert readings.device_of_token(engine, values[desired.TOKEN]) == DEVICE
+    assert set(values) == {"./A/B", TOKEN_NODE}
+    assert readings.device_of_token(engine, values[TOKEN_NODE]) == DEVICE
     (record,) = [record for record in caplog.records if getattr(record, "event", "") == "dm.desired.secrets"]
     assert "./AMI/Access/a/Password" in record.getMessage()
 
@@ -96,7 +97,7 @@ def test_secrets_are_not_kept_the_token_is_issued_anew_and_the_others_are_named(
 def test_a_device_that_registers_again_and_again_gets_its_jobs_once(engine: Engine) -> None:
     with engine.begin() as connection:
         register(connection)
-        done(connection, "provision", nodes=[node("./A/B", 1), node(desired.TOKEN, "t")])
+        done(connection, "provision", nodes=[node("./A/B", 1), node(TOKEN_NODE, "t")])
         done(connection, "tasks", tasks={"load": TASK})
         for _ in range(5):
             register(connection)
