@@ -25,7 +25,7 @@ class UnknownDevice(LookupError):
 
 def draft(device_id: str, *, server_id: str, url: str, auth_type: str = "HMAC") -> Account:
     """An account with fresh secrets, which is in force nowhere yet. `url` is the address of the DM server, `auth_type`
-    one of `omadm.auth.SECRET_TYPES`. Raises `ValueError` for empty or unprintable names, and an address that is no URL."""
+    one of `omadm.auth.SECRET_TYPES`. Raises `ValueError` for empty or unprintable names and for what is no URL."""
     return Account(
         server_id=server_id,
         url=url,

@@ -220,7 +220,7 @@ def run_key_file(data: bytes) -> None:
     """What a key file of the operator's tool has is a key that the head-end takes, or one sentence."""
     file = scratch()
     file.write_bytes(data)
-    assert len(lifecycle.key_from(read_key(file))) == 32
+    assert len(devices.key_from(read_key(file))) == 32
 
 
 TARGETS = {
