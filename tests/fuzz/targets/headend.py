@@ -240,7 +240,7 @@ TARGETS = {
     "key-file": Target(
         run_key_file,
         lambda: [b"0a" * 32 + b"\n", b" " + b"F0" * 32],
-        (click.ClickException,),
+        (click.ClickException, devices.DeviceError),
         HERE,
         (b"\n", b" ", b"0x", b"00" * 32),
     ),
