@@ -58,6 +58,7 @@ def _here(connection: Connection, batch: Batch, listed: GapList) -> list[Row]:
             if _key(row) not in keys:
                 continue
             connection.execute(update(gaps).where(gaps.c.id == row["id"]).values(store=batch.store))
+            row["store"] = batch.store
         if listed.digest or (row["meter"] > listed.after and (listed.until is None or row["meter"] <= listed.until)):
             found.append(row)
     return sorted(found, key=_key)

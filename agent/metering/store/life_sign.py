@@ -13,7 +13,9 @@ ledger. So a store that holds less than its sign says has lost what it once had 
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import math
 import zlib
 from contextlib import suppress
@@ -23,7 +25,11 @@ from pathlib import Path
 from omadm.readings import ID_MAX
 from updateagent.disk import RawFile, RealDisk, Storage
 
+LOG = logging.getLogger("agent.metering.store")
+
 SUFFIX = "-alive"
+BAD_SUFFIX = ".bad"  # of one that the medium does not give or take any more
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})  # not the file's fault: another one fares no better
 GENERATIONS = 2
 GENERATION_BYTES = 4096  # more than the page of any flash that a file system rewrites whole
 LINE_BYTES_MAX = 512
@@ -67,7 +73,8 @@ class LifeSign:
 
 
 class LifeSignFile:
-    """Not thread-safe. Every method may raise `OSError`."""
+    """Not thread-safe. A file that the medium does not give or take is logged and set aside: the store is more than its
+    sign."""
 
     def __init__(self, file: Path, disk: Storage | None = None) -> None:
         self._file = file
@@ -75,16 +82,31 @@ class LifeSignFile:
         self._opened: RawFile | None = None
 
     def read(self) -> LifeSign | None:
-        """The newest sign that is sound; `None` where there is none."""
+        """The newest sign that is sound; `None` where there is none, or none that can be read."""
         found: list[LifeSign] = []
-        with suppress(FileNotFoundError), self._disk.open_raw(self._file) as file:
-            for generation in range(GENERATIONS):
-                sign = LifeSign.parse(file.pread(LINE_BYTES_MAX, generation * GENERATION_BYTES))
-                found += [sign] if sign is not None else []
+        try:
+            with self._disk.open_raw(self._file) as file:
+                for generation in range(GENERATIONS):
+                    sign = LifeSign.parse(file.pread(LINE_BYTES_MAX, generation * GENERATION_BYTES))
+                    found += [sign] if sign is not None else []
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            LOG.error("the sign of life cannot be read: %s", error, extra={"event": "store.sign.bad"})
         return max(found, key=lambda sign: sign.number, default=None)
 
     def write(self, sign: LifeSign) -> None:
-        """Make a sign durable in the place of the one before the last."""
+        """Make a sign durable in the place of the one before the last. Raises `OSError` when a new file does not take it
+        either, or no file could."""
+        try:
+            self._write(sign)
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+            self._set_aside(error)
+            self._write(sign)
+
+    def _write(self, sign: LifeSign) -> None:
         if self._opened is None:
             fresh = not self._disk.exists(self._file)
             self._opened = self._disk.open_raw(self._file, write=True, create=fresh)
@@ -96,6 +118,18 @@ class LifeSignFile:
         except OSError:
             self.close()
             raise
+
+    def _set_aside(self, error: OSError) -> None:
+        """Keep the file under another name; one that was set aside before makes way. Raises `error` where that fails."""
+        bad = self._file.with_name(self._file.name + BAD_SUFFIX)
+        try:
+            self._disk.rename(self._file, bad)
+            self._disk.sync_dir(bad.parent)
+        except OSError:
+            raise error from None
+        LOG.error(
+            "the sign of life cannot be written: %s: kept as %s", error, bad.name, extra={"event": "store.sign.bad"}
+        )
 
     def copy(self, target: Path) -> None:
         """Keep the present sign, where there is one, in another file."""

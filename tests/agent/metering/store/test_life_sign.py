@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import zlib
@@ -16,6 +17,7 @@ from agent.metering.store.life_sign import LifeSign, LifeSignFile
 from agent.metering.store.reading_store import Progress, Store
 from tests.agent.metering.readings import visit
 from tests.agent.virtual import VirtualClock
+from updateagent.disk import RawFile, RealDisk
 
 NAME = "readings.db"
 VISITS, RECORDS = 3, 3
@@ -182,3 +184,47 @@ def test_a_number_that_is_none_makes_no_sign(name: str, number: bytes) -> None:
     members = asdict(SIGN) | {name: "here"}
     text = json.dumps(members).encode().replace(b'"here"', number)
     assert LifeSign.parse(b"%08x %s\n" % (zlib.crc32(text), text)) is None
+
+
+class BadFile(RealDisk):
+    """A medium that has lost the blocks under one file: neither read nor written, and renamed all the same."""
+
+    def __init__(self, error: int) -> None:
+        self.error, self.bad = error, True
+
+    def open_raw(self, path: Path, *, write: bool = False, create: bool = False, mode: int = 0o600) -> RawFile:
+        if self.bad:
+            raise OSError(self.error, "the medium")
+        return super().open_raw(path, write=write, create=create, mode=mode)
+
+    def rename(self, src: Path, dst: Path) -> None:
+        super().rename(src, dst)
+        self.bad = False
+
+
+def test_a_sign_that_the_medium_does_not_take_is_set_aside_and_another_one_made(tmp_path: Path) -> None:
+    file = tmp_path / "readings.db-alive"
+    file.write_bytes(b"rotten")
+    signs = LifeSignFile(file, BadFile(errno.EIO))
+    assert signs.read() is None
+    signs.write(LifeSign(3, "ab" * 16, 7))
+    assert signs.read() == LifeSign(3, "ab" * 16, 7)
+    assert (tmp_path / "readings.db-alive.bad").read_bytes() == b"rotten"
+
+
+def test_a_folder_in_the_place_of_the_sign_does_not_stop_the_store(tmp_path: Path) -> None:
+    (tmp_path / "readings.db-alive").mkdir()
+    store = opened(tmp_path, VirtualClock())
+    collect(store, 1)
+    headend: Headend = {}
+    deliver(store, headend)
+    assert len(headend) == RECORDS
+    assert (tmp_path / "readings.db-alive").is_file()
+
+
+def test_a_full_disk_is_no_fault_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "readings.db-alive"
+    file.touch()
+    with pytest.raises(OSError, match="the medium"):
+        LifeSignFile(file, BadFile(errno.ENOSPC)).write(LifeSign(1))
+    assert file.exists()
