@@ -92,12 +92,12 @@ class LifeSignFile:
         except FileNotFoundError:
             pass
         except OSError as error:
-            LOG.error("the sign of life cannot be read: %s", error, extra={"event": "store.sign.bad"})
+            LOG.warning("the sign of life cannot be read: %s", error, extra={"event": "store.sign.bad"})
         return max(found, key=lambda sign: sign.number, default=None)
 
     def write(self, sign: LifeSign) -> None:
-        """Make a sign durable in the place of the one before the last. Raises `OSError` when a new file does not take it
-        either, or no file could."""
+        """Make a sign durable in the place of the one before the last. Raises `OSError` when no file takes it, not even
+        a new one."""
         try:
             self._write(sign)
         except OSError as error:
@@ -120,7 +120,7 @@ class LifeSignFile:
             raise
 
     def _set_aside(self, error: OSError) -> None:
-        """Keep the file under another name; one that was set aside before makes way. Raises `error` where that fails."""
+        """Keep the file under another name, in the place of one of before. Raises `error` where that fails."""
         bad = self._file.with_name(self._file.name + BAD_SUFFIX)
         try:
             self._disk.rename(self._file, bad)

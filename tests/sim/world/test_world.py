@@ -11,7 +11,6 @@ import pytest
 from agent.metering.ledger.keeper import LedgerKeeper
 from agent.metering.ports import portreader
 from agent.metering.ports.portreader import PortReader
-from agent.metering.scheduling.tasks import Job
 from agent.metering.store import resend
 from headend.metering import repeats
 from omadm.schedule import Calendar, schedule_of
@@ -73,11 +72,6 @@ def nothing_sent_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(resend, "block_rows", lambda *_: None)
 
 
-def lies_remembered(patch: pytest.MonkeyPatch) -> None:
-    """What was noted of a run under a clock that was wrong counts for the true one: seed 18 found this one."""
-    patch.setattr(Job, "is_of", lambda self, run, _offset: run == self.run)
-
-
 def twice_at_the_end_of_summer(patch: pytest.MonkeyPatch) -> None:
     """A local time that exists twice is a run both times, whatever the task."""
     init = Calendar.__init__
@@ -123,7 +117,6 @@ def test_a_first_visit_that_is_cut_stores_registers_once(monkeypatch: pytest.Mon
     ("plant", "kinds", "seed"),
     [
         (repetitions_shown, ("store-page", "kill"), 2),
-        (lies_remembered, ALL_KINDS, 18),
         (nothing_read_again, ALL_KINDS, 61),
         (nothing_sent_again, ALL_KINDS, 40),
         (twice_at_the_end_of_summer, ALL_KINDS, 11),
