@@ -15,7 +15,7 @@ from sqlalchemy import Column, Connection, LargeBinary, String, Table, insert, s
 from headend import db
 
 PASS_BYTES = 16
-SECRET_NAME, SECRET_BYTES = "downloads", 32
+SECRET_NAME = "downloads"
 
 secret_values = Table(
     "secrets",
@@ -29,7 +29,7 @@ def download_pass(connection: Connection, device_id: str) -> str:
     """Return the pass of a device. The first call must be in a transaction that writes: it makes the secret."""
     secret = _secret(connection)
     if secret is None:
-        secret = secrets.token_bytes(SECRET_BYTES)
+        secret = secrets.token_bytes(32)
         connection.execute(insert(secret_values).values(name=SECRET_NAME, value=secret))
     return _pass(secret, device_id)
 
