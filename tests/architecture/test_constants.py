@@ -200,6 +200,20 @@ def by_value(sources: dict[str, str]) -> dict[str, set[str]]:
     return found
 
 
+def by_members(sources: dict[str, str]) -> dict[frozenset[str], set[str]]:
+    """Tuples, lists and sets of two texts or more, without their order, and where they are, whatever their names."""
+    found: dict[frozenset[str], set[str]] = defaultdict(set)
+    for file, source in sources.items():
+        for name, value in assigned(source, private=True):
+            inner = value.args[0] if isinstance(value, ast.Call) and len(value.args) == 1 else value
+            if isinstance(inner, ast.Tuple | ast.Set | ast.List) and len(inner.elts) > 1:
+                literals = [one.value for one in inner.elts if isinstance(one, ast.Constant)]
+                texts = [one for one in literals if isinstance(one, str)]
+                if len(texts) == len(inner.elts):
+                    found[frozenset(texts)].add(f"{file}: {name}")
+    return found
+
+
 def tells(value: ast.expr) -> bool:
     """Whether nobody writes this twice by chance: what is made of a text, or a tuple or set of three or more."""
     if isinstance(value, ast.Call) and ast.unparse(value.func) != "logging.getLogger":
@@ -258,6 +272,14 @@ def same_values(sources: dict[str, str]) -> dict[str, set[str]]:
     }
 
 
+def same_members(sources: dict[str, str]) -> dict[frozenset[str], set[str]]:
+    return {
+        texts: homes
+        for texts, homes in by_members(sources).items()
+        if len({home.partition(":")[0] for home in homes}) > 1
+    }
+
+
 def ours() -> dict[str, str]:
     return {str(file.relative_to(REPO)): text(file) for file in modules(REPO)}
 
@@ -268,6 +290,10 @@ def test_no_constant_has_two_homes() -> None:
 
 def test_no_pattern_table_or_long_text_has_two_homes_under_two_names() -> None:
     assert same_values(ours()) == {}
+
+
+def test_no_table_of_texts_has_two_homes_whatever_its_order() -> None:
+    assert same_members(ours()) == {}
 
 
 def test_every_chance_is_one_still() -> None:
@@ -313,3 +339,9 @@ def test_a_chance_is_one_in_the_files_that_it_names_only() -> None:
     sources = dict.fromkeys(files, "DAY_S = 86400")
     assert copies(sources) == {}
     assert set(copies(sources | {"omadm/x.py": "DAY_S = 86400"})) == {"DAY_S"}
+
+
+@pytest.mark.parametrize("other", ["('b', 'a')", "frozenset({'a', 'b'})", "{'b', 'a'}", "['a', 'b']"])
+def test_a_second_table_of_the_same_texts_is_seen(other: str) -> None:
+    assert len(same_members({"a.py": "KINDS = ('a', 'b')", "b.py": f"_OTHERS: Final = {other}"})) == 1
+    assert same_members({"a.py": "KINDS = ('a', 'b')", "b.py": "KINDS = ('a', 'b', 'c')", "c.py": "ONE = ('a',)"}) == {}

@@ -8,11 +8,11 @@ from typing import Any
 
 from headend.dm.jobs.steps import Json
 from omadm.syncml.text import NO_XML_CHAR
+from omadm.syncml.tnds import BINARY_FORMATS
 
 NODES_PER_JOB_MAX = 1000
 URI_CHARS_MAX = 255
 FORMATS = ("b64", "bin", "bool", "chr", "date", "float", "int", "time", "xml")
-BINARY = ("b64", "bin")
 ROOT = "."
 HTTPS_URL = r"https://[!-~]{1,1000}"
 
@@ -77,7 +77,7 @@ def node_value(path: str, value: object, wanted: object) -> Json:
         raise JobError(f"{path}: format {wanted!r} does not exist")
     if NO_XML_CHAR.search(value):
         raise JobError(f"{path}: a control character cannot be sent as text; use format bin")
-    if wanted in BINARY and not re.fullmatch(r"([0-9a-fA-F]{2})*", value):
+    if wanted in BINARY_FORMATS and not re.fullmatch(r"([0-9a-fA-F]{2})*", value):
         raise JobError(f"{path}: a binary value is hexadecimal text")
     return {"value": value, "format": wanted or inferred}
 
@@ -85,4 +85,4 @@ def node_value(path: str, value: object, wanted: object) -> Json:
 def data(node: Mapping[str, Any]) -> str | bytes:
     """The value of a node from `node_value`, as it is sent."""
     value = str(node["value"])
-    return bytes.fromhex(value) if node["format"] in BINARY else value
+    return bytes.fromhex(value) if node["format"] in BINARY_FORMATS else value
