@@ -74,6 +74,12 @@ class WorldLine(Line):
         self._fate = fate
         self._wakes: list[int] = []
 
+    def begin(self) -> None:
+        """A new daemon looks at the line first of all. The one before may have been killed, and its descriptors with
+        it."""
+        self.due = self.clock.now
+        self._wakes = []
+
     def wake_by(self, descriptor: int) -> None:
         self._wakes = [descriptor]
 

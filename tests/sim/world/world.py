@@ -236,7 +236,7 @@ class World:
         self._tick_at = self._uplink_at = self.clock.now
         self._ticked_at = -math.inf
         for line in self.lines:
-            line.due = self.clock.now
+            line.begin()
 
     def _open(self, port: PortConfig) -> Bridge:
         line = self.lines[[one.name for one in self.ports].index(port.name)]
