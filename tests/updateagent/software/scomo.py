@@ -242,6 +242,7 @@ class _Deps:
     verify_package: Callable[[Path], Manifest]
     software_changed: Callable[[], None] = _nothing
     software_mark: Callable[[], object] = _nothing
+    software_problem: Callable[[str, str], str] = lambda _software, _version: ""
     on_alert: Callable[[], None] = _nothing
 
 
