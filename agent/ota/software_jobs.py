@@ -168,7 +168,10 @@ class SoftwareJobs:
             return
         installer = self._deps.software
         if job.operation == "Activate":
-            result = self._activate(software_id, self._tree.view().text((*job.base, "Version")), beat)
+            view = self._tree.view()
+            # The node shows the active version while there is one: then it is the newest installed that is meant.
+            inactive = view.text((*job.base, "State")) == software.DEPLOYED_INACTIVE
+            result = self._activate(software_id, view.text((*job.base, "Version")) if inactive else "", beat)
         else:
             step = {"Deactivate": installer.deactivate, "Remove": installer.remove}
             result = step[job.operation](software_id, beat)
