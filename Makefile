@@ -1,4 +1,4 @@
-# make fast     each commit: lint, types, tests of the fast tier (80 s of tests on two cores; wanted: under a minute)
+# make fast     each commit: lint, types, tests of the fast tier (75 s of tests on two cores; wanted: under a minute)
 # make test     lint, types, tests          make demo   the main job, end to end
 # make board    an emulated ARM board: U-Boot, kernel, flash
 # make torture  what takes hours: more seeds, longer fuzzing, oldest and newest dependencies, other Pythons
