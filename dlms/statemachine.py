@@ -24,20 +24,31 @@ class Transitions(dict[tuple[StateT, StepT], StateT]):
         return following
 
 
-class Machine(Generic[StateT, StepT, EventT]):
-    """A core whose state `transitions` moves. Subclasses fill `_output`, `_events` and `_deadline`."""
+class Stateful(Generic[StateT, StepT]):
+    """What has a state that only `transitions` moves. Subclasses take the steps."""
 
     def __init__(self, state: StateT, transitions: Transitions[StateT, StepT]) -> None:
         self.transitions = transitions
         self._state = state
-        self._output = bytearray()
-        self._events: deque[EventT] = deque()
-        self._deadline: float | None = None
 
     @property
     def state(self) -> StateT:
         """The state it is in; what each one means is said where the table stands."""
         return self._state
+
+    def _step(self, step: StepT) -> None:
+        """Move, or raise `LocalError` and change nothing."""
+        self._state = self.transitions.after(self._state, step)
+
+
+class Machine(Stateful[StateT, StepT], Generic[StateT, StepT, EventT]):
+    """A core of octets, events and a deadline. Subclasses fill `_output`, `_events` and `_deadline`."""
+
+    def __init__(self, state: StateT, transitions: Transitions[StateT, StepT]) -> None:
+        super().__init__(state, transitions)
+        self._output = bytearray()
+        self._events: deque[EventT] = deque()
+        self._deadline: float | None = None
 
     def take_output(self) -> bytes:
         """Return all bytes for the line since the last call."""
@@ -52,7 +63,3 @@ class Machine(Generic[StateT, StepT, EventT]):
     def next_deadline(self) -> float | None:
         """When `on_deadline` is due, in monotonic seconds; None for never."""
         return self._deadline
-
-    def _step(self, step: StepT) -> None:
-        """Move, or raise `LocalError` and change nothing."""
-        self._state = self.transitions.after(self._state, step)

@@ -32,7 +32,7 @@ from typing import Protocol, runtime_checkable
 from dlms.errors import LinkError, LocalError
 from dlms.link.datalink import MAY_BE_UNSOLICITED, LineSettings
 from dlms.link.port import open_port
-from plc.errors import PlcLocalError, PlcPortError, PlcSilentError
+from plc.errors import PlcDefectError, PlcError, PlcLocalError, PlcPortError, PlcSilentError
 from plc.events import DataConfirmed, DataFailed, DataReceived, NodeEvent, ProtocolBroken
 from plc.protocols import NodeLink, PortProtocol
 
@@ -167,8 +167,17 @@ class Bridge:
     def poll(self, now: float, wait_s: float) -> list[NodeEvent]:
         """Write what is pending, wait at most `wait_s` for bytes (less when a deadline comes first), and take them in.
 
-        Returns the events that belong to no open channel. Raises `PlcPortError`, `PlcSilentError` among them.
+        Returns the events that belong to no open channel. Raises `PlcPortError`, `PlcSilentError` among them, and
+        `PlcDefectError` for whatever a protocol raises that it may not: it costs this port, and no other one.
         """
+        try:
+            return self._poll(now, wait_s)
+        except PlcError:
+            raise
+        except Exception as error:
+            raise PlcDefectError(error) from error
+
+    def _poll(self, now: float, wait_s: float) -> list[NodeEvent]:
         if not self._started:
             self._started = True
             self.core.start(now)

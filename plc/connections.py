@@ -64,7 +64,7 @@ class Connection:
     # --- for the owner ---
 
     def fileno(self) -> int:
-        """Return the descriptor for `select`, -1 when there is no connection."""
+        """Return the descriptor to wait for, -1 when there is no connection."""
         return self._socket.fileno() if self._socket is not None else -1
 
     @property
@@ -177,22 +177,31 @@ class MeterConnections:
         """Write what is pending, wait at most `wait_s` for bytes, and take them in. There are no events of the port."""
         open_ones = [connection for connection in self._open.values() if connection.fileno() >= 0]
         deadlines = [connection.connect_by - now for connection in open_ones if not connection.connected]
-        writers = [connection for connection in open_ones if connection.wants_to_write]
         wait_s = max(0.0, min([wait_s, *deadlines]))
         if len(open_ones) < len(self._open):
             wait_s = 0.0  # one has failed already, and its reader is to hear it
-        watched: list[Connection | int] = [*open_ones, *self._wake]
-        readable, writable, _ = select.select(watched, writers, [], wait_s)
+        happened = self._wait(open_ones, wait_s)
         now = max(now, self.clock())
-        for connection in writable:
-            connection.write()
-        for heard in readable:
-            if isinstance(heard, Connection):
-                self.octets_heard += heard.read(now)
+        for connection, events in happened:
+            if connection.wants_to_write and events & ~select.POLLIN:  # an error too: its write says which
+                connection.write()
+            if events & ~select.POLLOUT:
+                self.octets_heard += connection.read(now)
         for connection in open_ones:
             if connection.fileno() >= 0 and not connection.connected and now >= connection.connect_by:
                 connection.fail(FailReason.NO_CONNECTION, f"no answer in {CONNECT_TIMEOUT_S:g} s")
         return []
+
+    def _wait(self, open_ones: list[Connection], wait_s: float) -> list[tuple[Connection, int]]:
+        """Wait for octets, or room for some that are to be written; return whose, and the events of poll(2)."""
+        waiting = select.poll()  # `select` takes no descriptor from 1024 on
+        for connection in open_ones:
+            waiting.register(connection, select.POLLIN | (select.POLLOUT if connection.wants_to_write else 0))
+        for descriptor in self._wake:
+            waiting.register(descriptor, select.POLLIN)
+        happened = dict(waiting.poll(wait_s * 1000))
+        events = ((connection, happened.get(connection.fileno(), 0)) for connection in open_ones)
+        return [(connection, those) for connection, those in events if those]
 
     def wake_by(self, descriptor: int) -> None:
         """Have `poll` stop waiting while this file descriptor is readable."""

@@ -32,6 +32,13 @@ class PlcSilentError(PlcPortError):
         self.seconds = seconds
 
 
+class PlcDefectError(PlcPortError):
+    """What speaks the port's protocol, or listens to it, raised an exception that is none of these."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"defect: {type(error).__name__}: {error}")
+
+
 class PlcProtocolError(PlcError):
     """The configuration names a port protocol that cannot be had."""
 

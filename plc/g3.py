@@ -22,9 +22,7 @@ from urllib.parse import urlsplit
 from plc.endpoint import Endpoint, OptionValue
 from plc.errors import PlcLocalError
 
-COSEM_PORT = 4059
 PAN_BITS = 0xFCFF
-SHORT_BROADCAST = 0xFFFF
 SHORT_UNASSIGNED = 0xFFFE  # of a node that has not joined (IEEE 802.15.4); 0 is the coordinator's own
 PREFIX_BITS = 64
 SCHEME = "udp"

@@ -30,7 +30,7 @@ from dlms.cosem.associations import REPLY_TO_HLS
 from dlms.errors import DecodeError, DlmsError, LinkError, LocalError, PeerError, SecurityError
 from dlms.security.random_octets import RandomOctets, system_random
 from dlms.security.settings import Auth, Hls, Lls, NoAuth, Security, own_title
-from dlms.statemachine import Transitions
+from dlms.statemachine import Stateful, Transitions
 from dlms.xdlms.acse import PDU_SIZE_MIN, PDU_UNLIMITED, Aare, Aarq, InitiateRequest, InitiateResponse, ReleaseApdu
 from dlms.xdlms.apdu import service_errors as faults
 from dlms.xdlms.apdu.common import HIGH_PRIORITY, INVOKE_ID_MASK, AccessError
@@ -190,21 +190,27 @@ class AssociationFailed:
 AssociationEvent = Established | Answered | RequestRefused | Released | Notified | AssociationFailed
 
 
-class Association:
+class Association(Stateful[State, Event]):
     """One client's association with one server SAP.
 
     The caller passes each APDU of `take_output` to the link, and each APDU of the link to `receive_apdu`. `may_repeat`
-    says that the link may deliver an APDU twice.
+    says that the link may deliver an APDU twice, and late; `invoke_id` is then that of the last request of the
+    association before, whose answers are not to be taken for those of this one.
     """
 
     def __init__(
-        self, proposal: Proposal, *, may_repeat: bool = False, random_octets: RandomOctets = system_random
+        self,
+        proposal: Proposal,
+        *,
+        may_repeat: bool = False,
+        invoke_id: int = 0,
+        random_octets: RandomOctets = system_random,
     ) -> None:
-        self.state = State.IDLE
+        super().__init__(State.IDLE, TRANSITIONS)
         self._random_octets = random_octets
         self._proposal = proposal
         self._may_repeat = may_repeat
-        self._invoke_id = 0
+        self._invoke_id = invoke_id & INVOKE_ID_MASK
         self._exchange: Exchange | None = None
         self._output: deque[bytes] = deque()
         self._events: deque[AssociationEvent] = deque()
@@ -238,6 +244,11 @@ class Association:
     def peer_title(self) -> bytes:
         """The server's system title; empty while it is not known."""
         return (self._ciphering.peer_title if self._ciphering is not None else None) or b""
+
+    @property
+    def invoke_id(self) -> int:
+        """The invoke id of the last request."""
+        return self._invoke_id
 
     @property
     def busy(self) -> bool:
@@ -307,17 +318,17 @@ class Association:
         """Whether `repeat` would send anything."""
         if not self._may_repeat:
             return False
-        if self.state in (State.ASSOCIATING, State.PROVING):
+        if self._state in (State.ASSOCIATING, State.PROVING):
             return True
-        return self.state is State.WAITING and isinstance(self._exchange, GetExchange)
+        return self._state is State.WAITING and isinstance(self._exchange, GetExchange)
 
     def repeat(self) -> None:
         """Ask again for what was not answered in time. Raises `LocalError` where that is not safe, see above."""
         if not self.may_ask_again:
-            raise LocalError(f"what is under way in state {self.state.name} is not asked twice")
+            raise LocalError(f"what is under way in state {self._state.name} is not asked twice")
         exchange = self._exchange
         self._step(Event.REPEAT)
-        if self.state is State.ASSOCIATING:
+        if self._state is State.ASSOCIATING:
             self._exchange = None
             self._send_aarq()
         elif exchange is not None:
@@ -345,14 +356,24 @@ class Association:
         else:
             self._output.append(apdu)
 
+    def protected(self, apdu: bytes) -> bytes:
+        """`apdu`, which has no answer, protected as this association protects what it sends. Raises `LocalError` where
+        the form of that belongs to a request that waits for its answer."""
+        if self._ciphering is None or not self._ciphered:
+            return apdu
+        security = self._proposal.security
+        if security is not None and security.named:
+            raise LocalError("general-ciphering and general-signing have a transaction per request")
+        return self._ciphering.protect(apdu)
+
     def send_unconfirmed(self, apdu: bytes) -> None:
         """Send one unconfirmed request: a SET or ACTION of service class 0, or an UNCONFIRMED-WRITE.
 
         In a ciphered context it is protected with the broadcast key, for every meter that has it. There is no answer.
         Raises `LocalError` unless READY, and for confirmed requests.
         """
-        if self.state is not State.READY:
-            raise LocalError(f"nothing can be sent in state {self.state.name}")
+        if self._state is not State.READY:
+            raise LocalError(f"nothing can be sent in state {self._state.name}")
         if self._ciphering is not None and self._ciphered:
             apdu = self._ciphering.protect_broadcast(apdu)
         elif not is_unconfirmed(apdu):
@@ -368,7 +389,7 @@ class Association:
 
     def break_off(self, error: DlmsError) -> None:
         """Close because the link below has ended; `AssociationFailed` follows unless the association is closed."""
-        if self.state is not State.CLOSED:
+        if self._state is not State.CLOSED:
             self._break(error)
 
     def take_output(self) -> bytes:
@@ -383,7 +404,7 @@ class Association:
 
     def receive_apdu(self, apdu: bytes) -> None:
         """Take one APDU from the server. Never raises because of its contents."""
-        if self.state is State.CLOSED:
+        if self._state is State.CLOSED:
             return
         try:
             self._receive(apdu)
@@ -422,11 +443,11 @@ class Association:
             self._refused(exception.text, unsupported=exception.unsupported, about_keys=exception.about_keys)
         elif tag == Apdu.CONFIRMED_SERVICE_ERROR:
             self._refused(faults.parse_service_error(apdu).text)
-        elif tag in UNASKED and self.state not in (State.IDLE, State.ASSOCIATING):
+        elif tag in UNASKED and self._state not in (State.IDLE, State.ASSOCIATING):
             self._notified(apdu)
-        elif self.state is State.ASSOCIATING and tag == Apdu.AARE:
+        elif self._state is State.ASSOCIATING and tag == Apdu.AARE:
             self._aare(Aare.parse(apdu))
-        elif self.state is State.RELEASING:
+        elif self._state is State.RELEASING:
             if tag == Apdu.RLRE:
                 self._step(Event.RELEASED)
                 self._events.append(Released())
@@ -439,11 +460,11 @@ class Association:
         """An answer to nothing that is asked now: over a link that may repeat, late or come twice; else an error."""
         tag = apdu[0]
         if tag == Apdu.AARE and self._associations_asked > 1 and isinstance(self._proposal.auth, Hls):
-            if self.state is not State.PROVING:
+            if self._state is not State.PROVING:
                 raise LinkError("an old request had the meter begin another association, and it wants a proof again")
             self._aare(Aare.parse(apdu))  # the meter has begun anew, and wants a proof for this challenge
         elif not (self._may_repeat and tag in _ANSWERS):
-            raise PeerError(f"APDU 0x{tag:02x} came in state {self.state.name}")
+            raise PeerError(f"APDU 0x{tag:02x} came in state {self._state.name}")
 
     def _unprotect(self, apdu: bytes) -> bytes:
         """The plain APDU. What the policy protects may not come in the clear, except for refusals."""
@@ -479,7 +500,7 @@ class Association:
         if isinstance(following, bytes):
             self._step(Event.BLOCK)
             self._send(following)
-        elif self.state is State.PROVING:
+        elif self._state is State.PROVING:
             self._proved(following)
         else:
             self._end_exchange(Event.ANSWER, Answered(following))
@@ -495,17 +516,17 @@ class Association:
         )
 
     def _refused(self, reason: str, *, unsupported: bool = False, about_keys: bool = False) -> None:
-        if self.state is State.PROVING and self._associations_asked > 1:
+        if self._state is State.PROVING and self._associations_asked > 1:
             raise self._unclear(reason)
-        if self.state in (State.ASSOCIATING, State.PROVING):
+        if self._state in (State.ASSOCIATING, State.PROVING):
             self._refuse(reason, about_keys=about_keys)
-        elif self.state is State.WAITING:
+        elif self._state is State.WAITING:
             if self._stale_refusals:  # one refusal has ended the request that was sent more than once; this is another
                 self._stale_refusals -= 1
                 return
             self._stale_refusals = max(0, len(self._invoke_ids) - 1)
             self._end_exchange(Event.EXCEPTION, RequestRefused(ServiceRefused(reason, unsupported=unsupported)))
-        elif self.state is State.RELEASING:  # some meters do not know RLRQ: the refusal is as good as an RLRE
+        elif self._state is State.RELEASING:  # some meters do not know RLRQ: the refusal is as good as an RLRE
             self._step(Event.RELEASED)
             self._events.append(Released())
 
@@ -630,10 +651,6 @@ class Association:
         self._exchange = None
         self._output.clear()
         self._events.append(AssociationFailed(error))
-
-    def _step(self, event: Event) -> None:
-        """Take the transition. Raises `LocalError`, and changes nothing, when there is none."""
-        self.state = TRANSITIONS.after(self.state, event)
 
 
 _ANSWERS = frozenset((Apdu.AARE, Apdu.GET_RESPONSE, Apdu.SET_RESPONSE, Apdu.ACTION_RESPONSE, Apdu.ACCESS_RESPONSE))

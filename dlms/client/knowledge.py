@@ -30,7 +30,9 @@ class MeterKnowledge:
     the attributes that the meter does not have. `sizes` has the length of an attribute's last answer in octets, for the
     planner. `list_max` bounds the items of a GET-with-list: 1 for a meter that takes no lists, None while no bound is
     known; `lists_work` says that one was answered, and `list_failures` counts the sessions that were lost on the first.
-    `short_names` has the base names by class and code for a meter with short-name referencing.
+    `short_names` has the base names by class and code for a meter with short-name referencing. `invoke_id` is that of
+    the last request: the next session goes on from it where packets may come late, so that an answer of the session
+    before is none of its own. `None` for none yet; it is not dumped.
     """
 
     scalers: dict[AttributeRef, ScalerUnit | None] = field(default_factory=dict)
@@ -40,6 +42,7 @@ class MeterKnowledge:
     lists_work: bool = False
     list_failures: int = 0
     short_names: dict[tuple[int, Obis], int] | None = None
+    invoke_id: int | None = field(default=None, compare=False)
 
     def scaler_of(self, ref: AttributeRef) -> ScalerUnit | None:
         """Scaler and unit of the attribute `ref`, if it has them and they are known."""

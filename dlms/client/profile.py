@@ -36,6 +36,7 @@ from dlms.cosem.profile import (
     by_entry,
     by_range,
     columns_of,
+    row_step_s,
 )
 from dlms.cosem.scaler_unit import ScalerUnit
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
@@ -203,7 +204,8 @@ def read_profile(
     clock = next((column.capture for column in columns if column.capture.is_clock), None)
     if clock is None and (since is not None or until is not None):
         raise LocalError(f"profile {obis} has no clock to choose by")
-    decoder = RowDecoder(tuple([column.capture for column in columns]), meter.policy, period_s)
+    captures = tuple([column.capture for column in columns])
+    decoder = RowDecoder(captures, meter.policy, row_step_s(sort_method, period_s))
     wanted = _RowRange(clock, since, until, entries, meter.policy, sort_method)
     by_clock = wanted.by_clock
     ref = AttributeRef(PROFILE_CLASS, obis, BUFFER)

@@ -31,6 +31,7 @@ answered within the timeout learned there, a bounded number of times, and only i
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -66,10 +67,10 @@ from dlms.codes import LN_CLIENT_CONFORMANCE, SN_CLIENT_CONFORMANCE, Conformance
 from dlms.cosem.obis import AttributeRef
 from dlms.cosem.scaler_unit import scaler_unit
 from dlms.errors import DlmsError, LinkError, LocalError, PeerError
-from dlms.link.datalink import ApduReceived, DataLink, LinkEvent, LinkUp
+from dlms.link.datalink import ApduReceived, DataLink, LinkEvent, LinkUp, beside
 from dlms.link.roundtrip import NodeRoundTrip
 from dlms.security.settings import Auth, NoAuth, Security
-from dlms.statemachine import Transitions
+from dlms.statemachine import Stateful, Transitions
 from dlms.xdlms.acse import PDU_UNLIMITED
 from dlms.xdlms.apdu.common import AccessError, Item, Result
 from dlms.xdlms.exchange import Answer, Exchange, GetAnswer, GetExchange
@@ -136,7 +137,7 @@ class _Undecoded:
     answer: GetAnswer
 
 
-class MeterSession:
+class MeterSession(Stateful[State, Event]):
     """One association with one meter, from connecting the link to its end.
 
     `client` and `server` are the SAPs, which `link` was made for. `auth`, `security`, `conformance` and `pdu_size`
@@ -164,7 +165,7 @@ class MeterSession:
     ) -> None:
         self.client = client
         self.server = server
-        self.state = State.IDLE
+        super().__init__(State.IDLE, TRANSITIONS)
         self.known = MeterKnowledge() if known is None else known
         self._link = link
         self._response_timeout_s = response_timeout_s
@@ -191,9 +192,9 @@ class MeterSession:
 
     def open(self, now: float) -> None:
         """Connect and associate. Does nothing when that has begun. Raises `LocalError` after the session has ended."""
-        if self.state is State.CLOSED:
+        if self._state is State.CLOSED:
             raise LocalError("the session is over; make a new one")
-        if self.state is not State.IDLE:
+        if self._state is not State.IDLE:
             return
         self._now = now
         self._step(Event.OPEN)
@@ -217,12 +218,12 @@ class MeterSession:
         self._now = now
         self._settle()
         self._jobs.clear()
-        if self.state is State.IDLE:
+        if self._state is State.IDLE:
             self._step(Event.LINK_DOWN)
             self._events.append(SessionClosed())
-        elif self.state in (State.CONNECTING, State.ASSOCIATING):
+        elif self._state in (State.CONNECTING, State.ASSOCIATING):
             self._disconnect()
-        elif self.state is State.OPEN:
+        elif self._state is State.OPEN:
             self._release()
         self._pump()
 
@@ -233,7 +234,7 @@ class MeterSession:
         """
         self._now = now
         self._settle()
-        if self.state is State.OPEN and self._association.busy:
+        if self._state is State.OPEN and self._association.busy:
             self._finishing = True
         else:
             self.close(now)
@@ -252,8 +253,24 @@ class MeterSession:
         """The last packet is known not to have arrived: repeat or give up now, without waiting for the timeout."""
         self._now = now
         self._settle()
-        if self._asked_at and self.state is not State.CLOSED:
+        if self._asked_at and self._state is not State.CLOSED:
             self._no_answer(LinkError("the packet was not delivered"))
+
+    def aside(self, apdu: bytes = b"") -> None:
+        """What came last was a notification, so that an answer is still to come; `apdu`, as it is, goes beside that.
+        None goes over a link that cannot (`dlms.link.datalink.SpeaksBeside`), or that is down."""
+        link = beside(self._link)
+        if link is None:
+            return
+        if apdu:
+            with contextlib.suppress(LocalError):
+                link.say(apdu, self._now)
+        if self._asked_at:
+            link.still_due(self._now)
+
+    def protected(self, apdu: bytes) -> bytes:
+        """`apdu` as this association protects what it sends. Raises `LocalError` as `Association.protected`."""
+        return self._association.protected(apdu)
 
     @property
     def peer_title(self) -> bytes:
@@ -319,7 +336,7 @@ class MeterSession:
                 self._flush(again=True)
                 self._pump()
                 return
-        if self.state is State.DISCONNECTING:
+        if self._state is State.DISCONNECTING:
             self._end(self._failure or error)
         else:
             self._fail(error)
@@ -336,25 +353,29 @@ class MeterSession:
 
     def _on_link(self, event: LinkEvent) -> None:
         self._decode()  # events keep the order in which their causes arrived
-        if self.state in (State.IDLE, State.CLOSED):
+        if self._state in (State.IDLE, State.CLOSED):
             return
         if isinstance(event, ApduReceived):
             if self._unasked is not None and self._unasked(event.apdu):
                 return
-            if self.state is not State.DISCONNECTING:
+            if self._state is not State.DISCONNECTING:
                 self._association.receive_apdu(event.apdu)
                 self._flush()
         elif isinstance(event, LinkUp):
-            if self.state is State.CONNECTING:
+            if self._state is State.CONNECTING:
                 self._link_up = event
                 self._step(Event.LINK_UP)
                 size = min(self._proposal.pdu_size, event.apdu_bytes_max)
-                self._association = Association(replace(self._proposal, pdu_size=size), may_repeat=event.may_repeat)
+                self._association = Association(
+                    replace(self._proposal, pdu_size=size),
+                    may_repeat=event.may_repeat,
+                    invoke_id=(self.known.invoke_id or 0) if event.may_repeat else 0,
+                )
                 self._association.associate()
                 self._flush()
-        elif event.error is not None and self.state is not State.DISCONNECTING:
+        elif event.error is not None and self._state is not State.DISCONNECTING:
             self._end(event.error)
-        elif self.state is State.DISCONNECTING:
+        elif self._state is State.DISCONNECTING:
             self._end(self._failure)
         else:
             self._end(LinkError("the meter disconnected"))
@@ -369,6 +390,7 @@ class MeterSession:
                 self._asked_at = [self._now]
             self._link.send(apdu, self._now)
             self._arm()
+        self.known.invoke_id = self._association.invoke_id
 
     def _answer_came(self, asking: int | None) -> None:
         """What was asked last is answered. How long that took is worth knowing if it was asked once, or if it is known
@@ -386,28 +408,29 @@ class MeterSession:
     def _on_association(self, event: AssociationEvent) -> None:
         if isinstance(event, Notified):
             self._events.append(event)
+            self.aside()
             return
         self._deadline = None
         self._answer_came(self._association.answered_asking if isinstance(event, Answered) else None)
         if isinstance(event, Established):
             self._established()
         elif isinstance(event, Answered):
-            if self.state is State.ASSOCIATING:
+            if self._state is State.ASSOCIATING:
                 self._names_read(event.answer)
                 return
             self._answered(event.answer)
             self._next_request()
         elif isinstance(event, RequestRefused):
-            if self.state is State.ASSOCIATING:
+            if self._state is State.ASSOCIATING:
                 self._fail(event.error)
                 return
             self._excepted(event.error)
             self._next_request()
         elif isinstance(event, Released):
-            if self.state is State.RELEASING:
+            if self._state is State.RELEASING:
                 self._disconnect()
         elif isinstance(event, AssociationFailed):
-            if self.state is not State.DISCONNECTING:
+            if self._state is not State.DISCONNECTING:
                 self._fail(event.error)
 
     def _established(self) -> None:
@@ -451,23 +474,23 @@ class MeterSession:
     def _add(self, job: ReadJob | Exchange, now: float) -> None:
         self._now = now
         self._settle()
-        if self.state in (State.RELEASING, State.DISCONNECTING, State.CLOSED):
-            raise LocalError(f"the session is {self.state.name.lower()}")
+        if self._state in (State.RELEASING, State.DISCONNECTING, State.CLOSED):
+            raise LocalError(f"the session is {self._state.name.lower()}")
         self._jobs.append(job)
         self.open(now)
-        if self.state is State.OPEN and len(self._jobs) == 1:
+        if self._state is State.OPEN and len(self._jobs) == 1:
             self._next_request()
             self._flush()
             self._pump()
 
     def _next_request(self) -> None:
         """Send the next request, if there is one; the answer to the last one may still be undecoded."""
-        if self._finishing and self.state is State.OPEN:
+        if self._finishing and self._state is State.OPEN:
             if self._undecoded is None:  # else it is decoded first, which comes back here
                 self._jobs.clear()
                 self._release()
             return
-        while self._jobs and self.state is State.OPEN:
+        while self._jobs and self._state is State.OPEN:
             job = self._jobs[0]
             if not isinstance(job, ReadJob):
                 self._association.request(job)
@@ -598,7 +621,7 @@ class MeterSession:
 
     def _fail(self, error: DlmsError) -> None:
         """Give up, but disconnect the link first: otherwise the meter's side would stay connected."""
-        if self.state in (State.DISCONNECTING, State.CLOSED):
+        if self._state in (State.DISCONNECTING, State.CLOSED):
             return
         self._note_loss(error)
         self._failure = error
@@ -632,9 +655,9 @@ class MeterSession:
         and what was asked often enough, gets the longest time that an answer may take.
         """
         learned = self._round_trip
-        if learned is None or not self._may_repeat or self.state is State.DISCONNECTING:
+        if learned is None or not self._may_repeat or self._state is State.DISCONNECTING:
             return self._response_timeout_s
-        if self._may_ask_again(learned) or self.state is State.RELEASING:
+        if self._may_ask_again(learned) or self._state is State.RELEASING:
             return learned.timeout_s
         return max(learned.timeout_s, learned.longest_s - self._waited_s)
 
@@ -646,7 +669,3 @@ class MeterSession:
     @property
     def _waited_s(self) -> float:
         return self._now - self._asked_at[0] if self._asked_at else 0.0
-
-    def _step(self, event: Event) -> None:
-        """Take the transition. Raises `LocalError`, and changes nothing, when there is none."""
-        self.state = TRANSITIONS.after(self.state, event)

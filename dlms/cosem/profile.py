@@ -8,7 +8,8 @@ A value in a row is what `Data.value` would be (int, bool, float, bytes, str, No
 column: there it is a `datetime` in UTC where the clock policy gives one, else a `CosemDateTime`. `RowDecoder.typed`
 gives the type of each value as well, by the same rules.
 
-Cells may be relative to the row before: null-data stands for the same value, or for the time one capture period later;
+Cells may be relative to the row before: null-data stands for the same value, or for the time one capture period later
+(earlier where the newest row comes first);
 a delta type is added to the value in the row before, and the sum has that value's type. A cell is `UNRESOLVED` when the
 value before is not known or is no integer, or when the sum is out of the range of its type. For the first row of an
 answer, the row before is the one given to `RowDecoder.resume`.
@@ -90,6 +91,12 @@ class CaptureObject:
         return cls(ref, index.integer())
 
 
+def row_step_s(sort_method: int, period_s: int) -> int:
+    """Return by how many seconds a row is later than the one in front of it, where rows follow each other: the capture
+    period for FIFO, its negative for LIFO, 0 (not known) for buffers that are sorted by something."""
+    return {FIFO: period_s, LIFO: -period_s}.get(sort_method, 0)
+
+
 def columns_of(data: Data) -> tuple[CaptureObject, ...]:
     """Decode `capture_objects`. Raises `DecodeError` when the value is something else."""
     try:
@@ -127,7 +134,7 @@ _FORMATS: dict[int, str] = {
     Tag.DELTA_DOUBLE_LONG: "i", Tag.DELTA_UNSIGNED: "B", Tag.DELTA_LONG_UNSIGNED: "H",
     Tag.DELTA_DOUBLE_LONG_UNSIGNED: "I",
 }  # fmt: skip
-_DELTAS = frozenset(range(Tag.DELTA_INTEGER, Tag.DELTA_DOUBLE_LONG_UNSIGNED + 1))
+DELTAS = frozenset(range(Tag.DELTA_INTEGER, Tag.DELTA_DOUBLE_LONG_UNSIGNED + 1))
 # The types that a delta may be added to, with their range. Not BCD, which counts in digits, and not enumerations.
 _RANGES: dict[int, range] = {
     Tag.INTEGER: range(-(1 << 7), 1 << 7), Tag.UNSIGNED: range(1 << 8),
@@ -173,8 +180,8 @@ class _Shape:
 class RowDecoder:
     """Decodes the rows of one profile.
 
-    The clock's column is found in `columns`. `period_s` is the capture period in seconds: it gives the times that the
-    meter leaves out (null-data).
+    The clock's column is found in `columns`. `period_s` is by how many seconds a row is later than the one in front of
+    it (`row_step_s`): it gives the times that the meter leaves out (null-data).
     """
 
     def __init__(
@@ -277,7 +284,7 @@ class RowDecoder:
             tuple([member.value for member in members if member.tag != Tag.NULL]),
             tags,
             tuple([at for at, tag in enumerate(tags) if tag == Tag.NULL]),
-            tuple([at for at, tag in enumerate(tags) if tag in _DELTAS]),
+            tuple([at for at, tag in enumerate(tags) if tag in DELTAS]),
         )
 
     def _recovered(
@@ -302,7 +309,7 @@ class RowDecoder:
         return self._before
 
     def _later(self, clock: _RawCell) -> _RawCell:
-        """The time one capture period after `clock`, in the meter's own terms."""
+        """The time one row after `clock`, in the meter's own terms."""
         if clock is None or not isinstance(clock, bytes) or len(clock) != DATE_TIME_OCTETS or not self._period_s:
             return UNRESOLVED
         later = CosemDateTime.parse(clock).later(self._period_s)
@@ -442,7 +449,7 @@ def _shape_of(row: bytes) -> _Shape | None:
         number = _FORMATS.get(tag)
         if number is not None:
             layout.append(number)
-            if tag in _DELTAS:
+            if tag in DELTAS:
                 deltas.append(at)
             cursor.take(struct.calcsize(">" + number))
         elif tag in _FIXED_STRINGS:

@@ -183,9 +183,11 @@ class CosemDateTime:
         return moment + timedelta(milliseconds=10 * hundredths)
 
     def later(self, seconds: int) -> CosemDateTime | None:
-        """The time `seconds` later by the same clock, without the day of the week; None when it has no definite time.
+        """The time `seconds` later by the same clock, as it would say it; None when it has no definite time.
 
-        Deviation and status stay: whether daylight saving has begun or ended meanwhile, only the meter knows.
+        A day of the week, seconds or hundredths that are not specified here are not specified there: the same row must
+        not differ by whether it was worked out. Deviation and status stay: whether daylight saving has begun or ended
+        meanwhile, only the meter knows.
         """
         local = self.local()
         if local is None:
@@ -195,8 +197,10 @@ class CosemDateTime:
         except OverflowError:
             return None
         return CosemDateTime(
-            then.year, then.month, then.day, ANY, then.hour, then.minute, then.second, 0, self.deviation, self.status
-        )
+            then.year, then.month, then.day, ANY if self.day_of_week == ANY else then.isoweekday(),
+            then.hour, then.minute, ANY if self.second == ANY and not then.second else then.second,
+            ANY if self.hundredths == ANY else 0, self.deviation, self.status,
+        )  # fmt: skip
 
     def to_datetime(self, policy: ClockPolicy = STANDARD_CLOCK) -> datetime | None:
         """The instant in UTC according to `policy`; None when wildcards or a missing offset leave it undefined."""

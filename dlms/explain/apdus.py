@@ -109,6 +109,7 @@ _EXPLAINERS: dict[int, Callable[[bytes, Keys, int], tuple[str, tuple[Node, ...]]
     Apdu.ACCESS_REQUEST: _fields_of(access.AccessRequest.parse),
     Apdu.ACCESS_RESPONSE: _fields_of(access.AccessResponse.parse),
     Apdu.DATA_NOTIFICATION: _fields_of(notify.parse),
+    Apdu.DATA_NOTIFICATION_CONFIRM: _fields_of(notify.DataNotificationConfirm.parse),
     Apdu.EVENT_NOTIFICATION: _fields_of(notify.parse),
     Apdu.INFORMATION_REPORT: _fields_of(notify.parse),
     Apdu.GENERAL_BLOCK_TRANSFER: _general_block,

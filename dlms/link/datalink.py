@@ -10,7 +10,7 @@ UDP) take and give one packet per call: call `take_output` until it returns `b""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dlms.errors import DlmsError, LocalError
 
@@ -126,6 +126,23 @@ class DataLink(Protocol):
     def next_deadline(self) -> float | None: ...
 
     def on_deadline(self, now: float) -> None: ...
+
+
+@runtime_checkable
+class SpeaksBeside(Protocol):
+    """A link that carries APDUs without an answer beside the request that waits for one."""
+
+    def say(self, apdu: bytes, now: float) -> None:
+        """Queue one APDU that has no answer. Raises `LocalError` as `DataLink.send`."""
+
+    def still_due(self, now: float) -> None:
+        """What came last answered nothing, which the link may not have seen (`is_unsolicited`): the answer is still to
+        come."""
+
+
+def beside(link: object) -> SpeaksBeside | None:
+    """This link, if it can carry something beside an answer."""
+    return link if isinstance(link, SpeaksBeside) else None
 
 
 def heard_by(link: DataLink) -> LineHeard | None:

@@ -70,12 +70,21 @@ class DirectLink(Machine[DirectState, DirectStep, LinkEvent]):
 
     def send(self, apdu: bytes, now: float) -> None:
         """Queue one APDU. Raises `LocalError` before `LinkUp` or after `LinkDown`, or when it is too long."""
+        self.say(apdu, now)
+        self.still_due(now)
+
+    def still_due(self, now: float) -> None:
+        """An answer is still to come, as `dlms.link.datalink.SpeaksBeside`."""
+        if self._answer_timeout_s is not None and self._state is DirectState.UP:
+            self._deadline = now + self._answer_timeout_s
+
+    def say(self, apdu: bytes, now: float) -> None:
+        """Queue one APDU that has no answer, beside what waits for one. Raises `LocalError` as `send`."""
+        del now
         if not apdu or len(apdu) > self._apdu_bytes_max:
             raise LocalError(f"APDU of {len(apdu)} bytes: 1 to {self._apdu_bytes_max}")
         self._step(DirectStep.SEND)
         self._packets.append(self._frame(apdu))
-        if self._answer_timeout_s is not None:
-            self._deadline = now + self._answer_timeout_s
 
     def disconnect(self, now: float) -> None:
         """`LinkDown(None)` follows at once; closing the transport is the driver's."""

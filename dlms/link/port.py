@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import select
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dlms.errors import LinkError, LocalError, PortBusyError
 from dlms.link.datalink import LineSettings
 from dlms.link.exclusive import BUSY, holder_of, keep_others_out
+from dlms.link.readable import readable
 
 if TYPE_CHECKING:
     import socket
@@ -61,7 +61,7 @@ class SocketPort:
     def read(self, timeout_s: float | None) -> bytes | None:
         try:
             if self._wake:
-                ready, _, _ = select.select([self._socket.fileno(), *self._wake], [], [], timeout_s)
+                ready = readable([self._socket, *self._wake], timeout_s)
                 if self._socket.fileno() not in ready:
                     return b""
                 timeout_s = 0.0
@@ -69,7 +69,7 @@ class SocketPort:
             data = self._socket.recv(READ_BYTES_MAX)
         except TimeoutError:
             return b""
-        except (OSError, ValueError) as error:  # `select` has no other word for a socket that was closed
+        except (OSError, ValueError) as error:  # the latter for a socket that was closed
             raise LinkError(f"socket: {error}") from error
         return data or None
 
@@ -88,7 +88,7 @@ class SocketPort:
 class SerialPort:
     """A port of pyserial.
 
-    One with a file descriptor is waited for with `select` and then read without waiting; for rfc2217, whose octets a
+    One with a file descriptor is waited for and then read without waiting; for rfc2217, whose octets a
     thread of pyserial's puts into a queue, `_Arrivals` is waited for. The others (loop) have a timeout of `SLICE_S` of
     their own: setting another one for each read would configure the line anew.
     """
@@ -112,7 +112,7 @@ class SerialPort:
             if self._descriptor is None:
                 return self._read_in_slices(timeout_s)
             wait_s = None if timeout_s is None else max(0.0, timeout_s)
-            ready, _, _ = select.select([self._descriptor, *self._wake], [], [], wait_s)
+            ready = readable([self._descriptor, *self._wake], wait_s)
             # Readable and yet no byte means that the other side hung up. pyserial raises that itself; its b"" is
             # silence, never the end.
             return bytes(self._port.read(READ_BYTES_MAX)) if self._descriptor in ready else b""
@@ -123,7 +123,7 @@ class SerialPort:
         limit = None if timeout_s is None else time.monotonic() + timeout_s
         while not (waiting := arrivals.begin_look()):
             wait_s = None if limit is None else max(0.0, limit - time.monotonic())
-            ready, _, _ = select.select([arrivals.fileno(), *self._wake], [], [], wait_s)
+            ready = readable([arrivals, *self._wake], wait_s)
             if arrivals.fileno() not in ready:
                 return b""
         received = bytes(self._port.read(min(waiting, READ_BYTES_MAX)))
@@ -136,7 +136,7 @@ class SerialPort:
         while not (first := bytes(self._port.read(1))):
             if limit is not None and time.monotonic() >= limit:
                 return b""
-            if self._wake and select.select(self._wake, [], [], 0)[0]:
+            if self._wake and readable(self._wake, 0):
                 return b""
         waiting = int(getattr(self._port, "in_waiting", 0))
         return first + bytes(self._port.read(min(waiting, READ_BYTES_MAX - 1))) if waiting else first

@@ -86,6 +86,7 @@ def read_certificate(der: bytes) -> Certificate:
             key, *_rest = certificate.public_key(), certificate.extensions, certificate.subject, certificate.issuer
             serial_number = certificate.serial_number
     except (
+        KeyError,  # of `cryptography` before version 42, for a name with a tag that no name has
         ValueError,
         TypeError,
         UnsupportedAlgorithm,
@@ -95,7 +96,7 @@ def read_certificate(der: bytes) -> Certificate:
     ) as error:
         raise PeerError("a certificate that cannot be read") from error
     if not isinstance(key, EllipticCurvePublicKey):
-        raise PeerError("a certificate of another certificate_type of key")
+        raise PeerError("a certificate of another kind of key")
     if serial_number <= 0:
         raise PeerError("a certificate whose serial number is not positive")
     return certificate
@@ -107,7 +108,7 @@ def public_key_of(certificate: Certificate) -> EllipticCurvePublicKey:
 
     key = certificate.public_key()
     if not isinstance(key, EllipticCurvePublicKey):
-        raise PeerError("a certificate of another certificate_type of key")
+        raise PeerError("a certificate of another kind of key")
     return key
 
 

@@ -67,6 +67,8 @@ class FileCounters:
         try:
             held = json.loads(raw)
             following, seen = held["next"], held["seen"]
+            if isinstance(held["version"], int) and held["version"] > VERSION:
+                raise LocalError(f"{self._path}: the invocation counters are of a later version of this software")
             right = held["version"] == VERSION and held["crc"] == _crc(following, seen)
             right = right and isinstance(following, int) and isinstance(seen, int | None)
         except (ValueError, KeyError, TypeError):

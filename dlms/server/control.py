@@ -18,6 +18,7 @@ from dlms.cosem.time import ANY, ANY_YEAR, DATE_OCTETS, LAST_DAY, SECOND_LAST_DA
 from dlms.errors import LocalError
 from dlms.server.objects import DENIED, DONE, OTHER_REASON, UNFIT, CosemObject, Reader, constant
 from dlms.server.services import ObjectAccess
+from dlms.statemachine import Stateful, Transitions
 from dlms.xdlms.apdu.common import NO_PARAMETER, AccessError, ActionOutcome, Item
 
 ACTIONS_MAX = 64  # of one script
@@ -56,18 +57,18 @@ _E = {(_C.READY, _W.MANUAL_RECONNECT): _C.CONNECTED}
 _F = {(_C.CONNECTED, _W.MANUAL_DISCONNECT): _C.READY}
 _G = {(_C.CONNECTED, _W.LOCAL_DISCONNECT): _C.READY}
 _H = {(_C.READY, _W.LOCAL_RECONNECT): _C.CONNECTED}
-CONTROL_MODES: dict[int, dict[tuple[ControlState, ControlEvent], ControlState]] = {
-    0: {},
-    1: _BC | _D | _E | _F | _G,
-    2: _A | _BC | _E | _F | _G,
-    3: _BC | _D | _E | _G,
-    4: _A | _BC | _E | _G,
-    5: _BC | _D | _E | _F | _G | _H,
-    6: _BC | _D | _E | _G | _H,
+CONTROL_MODES: dict[int, Transitions[ControlState, ControlEvent]] = {
+    0: Transitions(),
+    1: Transitions(_BC | _D | _E | _F | _G),
+    2: Transitions(_A | _BC | _E | _F | _G),
+    3: Transitions(_BC | _D | _E | _G),
+    4: Transitions(_A | _BC | _E | _G),
+    5: Transitions(_BC | _D | _E | _F | _G | _H),
+    6: Transitions(_BC | _D | _E | _G | _H),
 }
 
 
-class DisconnectControl:
+class DisconnectControl(Stateful[ControlState, ControlEvent]):
     """Class 70. `switched` is called with the new state of the output when it changes.
 
     A request for the present state succeeds and changes nothing; a transition that the mode does not have is denied.
@@ -76,15 +77,15 @@ class DisconnectControl:
     def __init__(
         self, obis: Obis | None = None, switched: Callable[[bool], None] | None = None, *, mode: int = 4
     ) -> None:
-        self.state = ControlState.CONNECTED
-        self.mode = mode
+        super().__init__(ControlState.CONNECTED, CONTROL_MODES[mode])
+        self._mode = mode
         self._switched = switched
         self.item = CosemObject(
             70,
             obis or Obis.parse("0.0.96.3.10.255"),
             readers={
                 2: lambda _selection: axdr.boolean(self.connected),
-                3: lambda _selection: axdr.enum(self.state),
+                3: lambda _selection: axdr.enum(self._state),
                 4: lambda _selection: axdr.enum(self.mode),
             },
             writers={4: self._set_mode},
@@ -95,31 +96,40 @@ class DisconnectControl:
         )
 
     @property
+    def mode(self) -> int:
+        """The attribute `control_mode`; it chooses the table of transitions."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: int) -> None:
+        self._mode, self.transitions = mode, CONTROL_MODES[mode]
+
+    @property
     def connected(self) -> bool:
         """Whether the output is on."""
-        return self.state is ControlState.CONNECTED
+        return self._state is ControlState.CONNECTED
 
     def switch(self, step: ControlEvent) -> ActionOutcome:
         """Handle a request to switch the output."""
-        following = CONTROL_MODES[self.mode].get((self.state, step))
-        if following is None:
+        if (self._state, step) not in self.transitions:
             return DONE if self._reached(step) else DENIED
-        before, self.state = self.connected, following
+        before = self.connected
+        self._step(step)
         if self.connected != before and self._switched is not None:
             self._switched(self.connected)
         return DONE
 
     def _reached(self, step: ControlEvent) -> bool:
         """Whether the present state is one that the request leads to in this mode."""
-        ends = {to for (_state, known), to in CONTROL_MODES[self.mode].items() if known is step}
-        return self.state in ends or (self.connected and step is ControlEvent.REMOTE_RECONNECT and self.mode != 0)
+        ends = {to for (_state, known), to in self.transitions.items() if known is step}
+        return self._state in ends or (self.connected and step is ControlEvent.REMOTE_RECONNECT and self.mode != 0)
 
     def _set_mode(self, value: Data) -> DataAccessResult:
         if value.tag != axdr.Tag.ENUM or value.value not in CONTROL_MODES:
             return DataAccessResult.TYPE_UNMATCHED
         self.mode = value.integer()
         if self.mode == 0 and not self.connected:  # mode 0: always connected (BB 4.5.8)
-            self.state = ControlState.CONNECTED
+            self._state = ControlState.CONNECTED
             if self._switched is not None:
                 self._switched(True)  # noqa: FBT003 - the state of the output
         return DataAccessResult.SUCCESS

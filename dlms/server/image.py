@@ -26,7 +26,7 @@ from dlms.codes import DataAccessResult
 from dlms.cosem.obis import Obis, Selection
 from dlms.errors import LocalError
 from dlms.server.objects import DENIED, DONE, LATER, OTHER_REASON, UNFIT, CosemObject, constant
-from dlms.statemachine import Transitions
+from dlms.statemachine import Stateful, Transitions
 from dlms.xdlms.apdu.common import ActionOutcome, Result
 
 IMAGE_BYTES_MAX = 4 * 1024 * 1024
@@ -84,7 +84,7 @@ IMAGE_TRANSITIONS: Transitions[ImageStatus, ImageEvent] = Transitions(
 )
 
 
-class ImageTransfer:
+class ImageTransfer(Stateful[ImageStatus, ImageEvent]):
     """Class 18. `verify` checks a complete image; `activated` is called with the image that is activated.
 
     With `slow_polls`, verification and activation return "temporary failure" and finish after the status has been read
@@ -101,7 +101,7 @@ class ImageTransfer:
         slow_polls: int = 0,
         obis: Obis | None = None,
     ) -> None:
-        self.status = ImageStatus.NOT_INITIATED
+        super().__init__(ImageStatus.NOT_INITIATED, IMAGE_TRANSITIONS)
         self.enabled = True
         self.identifier = b""
         self._block_octets = block_octets
@@ -141,12 +141,8 @@ class ImageTransfer:
         """Lose a block that was received, to simulate a fault."""
         self._pieces.pop(number, None)
 
-    def _step(self, step: ImageEvent) -> None:
-        """Take the transition. Raises `LocalError`, and changes nothing, when there is none."""
-        self.status = IMAGE_TRANSITIONS.after(self.status, step)
-
     def _may(self, step: ImageEvent) -> bool:
-        return self.enabled and (self.status, step) in IMAGE_TRANSITIONS
+        return self.enabled and (self._state, step) in self.transitions
 
     # ---- attributes
 
@@ -160,14 +156,14 @@ class ImageTransfer:
         return DataAccessResult.SUCCESS
 
     def _read_status(self, _selection: Selection | None) -> Result:
-        if self.status in (ImageStatus.VERIFYING, ImageStatus.ACTIVATING):
+        if self._state in (ImageStatus.VERIFYING, ImageStatus.ACTIVATING):
             self._polls_left -= 1
             if self._polls_left < 0:
                 self._finish()
-        return axdr.enum(self.status)
+        return axdr.enum(self._state)
 
     def _to_activate(self, _selection: Selection | None) -> Result:
-        if self.status is not ImageStatus.VERIFIED:
+        if self._state is not ImageStatus.VERIFIED:
             return axdr.array([])
         image = self.image
         signature = hashlib.sha256(image).digest()
@@ -212,20 +208,20 @@ class ImageTransfer:
 
     def _begin(self, step: ImageEvent) -> ActionOutcome:
         if not self._may(step):
-            busy = self.status in (ImageStatus.VERIFYING, ImageStatus.ACTIVATING)
+            busy = self._state in (ImageStatus.VERIFYING, ImageStatus.ACTIVATING)
             return LATER if busy else DENIED
         self._step(step)
         self._polls_left = self._slow_polls
         if self._slow_polls:
             return LATER
         self._finish()
-        return DONE if self.status in (ImageStatus.VERIFIED, ImageStatus.ACTIVATED) else OTHER_REASON
+        return DONE if self._state in (ImageStatus.VERIFIED, ImageStatus.ACTIVATED) else OTHER_REASON
 
     def _finish(self) -> None:
         """Finish the verification or activation that was begun."""
         image = self.image
         good = len(self._pieces) == self.blocks and self._verify_image(image)
-        if self.status is ImageStatus.VERIFYING:
+        if self._state is ImageStatus.VERIFYING:
             self._step(ImageEvent.GOOD if good else ImageEvent.BAD)
             return
         self._step(ImageEvent.DONE if good else ImageEvent.FAILED)

@@ -59,7 +59,7 @@ from dlms.server.rights import MANAGEMENT, NOTHING, Rights
 from dlms.server.services import RefusalError, Services
 from dlms.server.short_names import ShortNameServices, refusal_by_name
 from dlms.server.view import Terms, View
-from dlms.statemachine import Transitions
+from dlms.statemachine import Stateful, Transitions
 from dlms.xdlms.acse import PDU_SIZE_MIN, PDU_UNLIMITED, Aare, Aarq, InitiateRequest, InitiateResponse, ReleaseApdu
 from dlms.xdlms.apdu import notify, service_errors
 from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item, Result
@@ -196,11 +196,11 @@ class _Pending:
     challenges: Challenges
 
 
-class ServerAssociation:
+class ServerAssociation(Stateful[State, Event]):
     """One client's association. With high level security it is PROVING from the AARQ to a valid proof."""
 
     def __init__(self, server: MeterServer, client_sap: int) -> None:
-        self.state = State.IDLE
+        super().__init__(State.IDLE, TRANSITIONS)
         self.client_sap = client_sap
         self._server = server
         self._services: Services | ShortNameServices = Services(server, Conformance(0), PDU_UNLIMITED)
@@ -227,7 +227,7 @@ class ServerAssociation:
 
     def _refusal(self, apdu: bytes, refusal: RefusalError) -> bytes:
         """An exception-response, or a confirmed-service-error with short names."""
-        if self.state is State.ASSOCIATED and isinstance(self._services, ShortNameServices):
+        if self._state is State.ASSOCIATED and isinstance(self._services, ShortNameServices):
             return refusal_by_name(apdu, refusal)
         return refusal.apdu
 
@@ -237,7 +237,7 @@ class ServerAssociation:
         Raises `LocalError` when it is too long for the client.
         """
         wanted = _NOTIFYING[type(message)]
-        if self.state is not State.ASSOCIATED or not self._conformance & wanted:
+        if self._state is not State.ASSOCIATED or not self._conformance & wanted:
             return None
         apdu = message.emit() if self._ciphering is None else self._ciphering.protect(message.emit())
         if len(apdu) > self._client_pdu_size:
@@ -272,21 +272,25 @@ class ServerAssociation:
     def _answer(self, apdu: bytes) -> bytes:
         """Answer one APDU; b"" for an unconfirmed request."""
         tag = apdu[0] if apdu else -1
+        if tag == Apdu.DATA_NOTIFICATION_CONFIRM:
+            return b""
         if tag not in _KNOWN:
             raise RefusalError(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
-        if self.state is State.IDLE:
+        if self._state is State.IDLE:
             raise RefusalError(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
         if tag == Apdu.RLRQ:
             return self._rlrq(apdu)
         plain = self._unprotect(apdu)
         self._server.asking_title = None if self._ciphering is None else self._ciphering.peer_title
-        answer = self._serve(plain) if self.state is State.ASSOCIATED else self._prove(plain)
+        answer = self._serve(plain) if self._state is State.ASSOCIATED else self._prove(plain)
         if self._ciphering is None or not answer:
             return answer
         return self._ciphering.protect(answer, tag)
 
     def _serve(self, plain: bytes) -> bytes:
         """Serve one request of an associated client; an unconfirmed one gets no answer, not even a refusal."""
+        if plain[:1] == bytes((Apdu.DATA_NOTIFICATION_CONFIRM,)):
+            return b""
         if not is_unconfirmed(plain):
             return self._services.handle(plain)
         with contextlib.suppress(DlmsError):
@@ -437,10 +441,6 @@ class ServerAssociation:
             ) from replay
         except DlmsError as error:
             raise RefusalError(StateError.SERVICE_NOT_ALLOWED, ServiceError.DECIPHERING_ERROR) from error
-
-    def _step(self, event: Event) -> None:
-        """Take the transition. Raises `LocalError`, and changes nothing, when there is none."""
-        self.state = TRANSITIONS.after(self.state, event)
 
 
 _NOTIFYING: dict[type[notify.Notification], Conformance] = {

@@ -11,7 +11,15 @@ from dlms.errors import PeerError
 from dlms.xdlms.apdu import access as access_apdu
 from dlms.xdlms.apdu import action as action_apdu
 from dlms.xdlms.apdu import set as set_apdu
-from dlms.xdlms.apdu.common import INVOKE_ID_MASK, ActionOutcome, DataBlock, Item, read_count, read_outcome
+from dlms.xdlms.apdu.common import (
+    INVOKE_ID_MASK,
+    LONG_CONFIRMED,
+    ActionOutcome,
+    DataBlock,
+    Item,
+    read_count,
+    read_outcome,
+)
 from dlms.xdlms.exchange import ANSWER_BYTES_MAX, AccessAnswer, ActionAnswer, SetAnswer
 
 BLOCK_HEAD_OCTETS = 16  # at most, before the raw data of a block: tag, choice, invoke, last, number, length
@@ -160,7 +168,7 @@ class AccessExchange:
         self._invoke = 0
 
     def start(self, invoke: int) -> bytes:
-        self._invoke = access_apdu.CONFIRMED | access_apdu.HIGH_PRIORITY | (invoke & INVOKE_ID_MASK)
+        self._invoke = LONG_CONFIRMED | access_apdu.HIGH_PRIORITY | (invoke & INVOKE_ID_MASK)
         return access_apdu.AccessRequest(self._invoke, self._items).emit()
 
     def advance(self, apdu: bytes) -> AccessAnswer:

@@ -6,7 +6,9 @@ Bytes from the serial port go in with `receive`, bytes for it come out of `take_
 Four things keep the picture true when bytes are lost or one side restarts:
 
 - At `start`, and every `relist_s` after that, the list of 4-32 nodes is read; nodes that joined before this program ran
-  are found, and nodes that are gone without a LEAVE.ind are reported as left.
+  are found, and nodes that are gone without a LEAVE.ind are reported as left. While the network forms, after a start
+  and whenever a node was heard to join or to register, it is read again after `RELIST_FORMING_S`: the frames that tell
+  of nodes come once, and one that is lost would hide its node until the next list.
 - At most `IN_FLIGHT_MAX` requests are in flight; the others wait their turn here. A request leaves the flight with its
   confirm, with an answer of its node, when its node leaves or joins again, or when the time is over in which this node
   used to be confirmed (`dlms.link.roundtrip`). It is then reported as failed and never sent again, since the node may
@@ -82,6 +84,7 @@ LIST_TIMEOUT_S = 5.0
 LIST_RETRY_S = 10.0  # pause after an unanswered query: a base node boots within half a minute
 LIST_GAP_S = 5.0  # between a list and the next one that a doubt asks for: doubts come in swarms
 RELIST_S = 900.0
+RELIST_FORMING_S = (30.0, 120.0)  # pauses before the next lists while nodes join
 LIST_RECORDS_MAX = 32  # records asked for at once: 32 of 27 octets fit one frame
 NODES_MAX = 4096  # the address space of the 4-32 layer
 
@@ -163,11 +166,13 @@ class PlcLink:
         self._list_attempts = 0
         self._listed: set[int] = set()
         self._listed_at = float("-inf")
+        self._lists_forming = 0  # how many of RELIST_FORMING_S are taken
 
     # ---- verbs
 
     def start(self, now: float) -> None:
-        """Read the list of nodes, now and every `relist_s`."""
+        """Read the list of nodes, now, after `RELIST_FORMING_S`, and every `relist_s`."""
+        self._lists_forming = 0
         self.list_nodes(now)
 
     def list_nodes(self, now: float) -> None:
@@ -310,6 +315,7 @@ class PlcLink:
                 self._on_confirm(payload, now)
             case JoinIndication():
                 self._join(payload.address, payload.eui48, payload.dlms_id, from_list=False)
+                self._forms(now)
                 self._fill_flight(now)
             case LeaveIndication():
                 self._leave(payload.address)
@@ -385,6 +391,8 @@ class PlcLink:
         )
         if event.event == NetworkEventKind.REBOOT:
             self._restarted(now)
+        elif event.event == NetworkEventKind.REGISTER:
+            self._forms(now)  # its connection follows
 
     def _restarted(self, now: float) -> None:
         """The base node has just started: it holds no request any more, and knows the nodes that its list has."""
@@ -396,7 +404,7 @@ class PlcLink:
         self._unconfirmed.clear()
         self._hold_until = now
         if self._listing is not _Listing.OFF:
-            self.list_nodes(now)
+            self.start(now)
         self._fill_flight(now)
 
     def _join(self, address: int, eui48: bytes, dlms_id: bytes, *, from_list: bool) -> None:
@@ -439,6 +447,19 @@ class PlcLink:
         if self._listing is _Listing.RESTING:
             self._list_deadline = min(self._list_deadline, max(now, self._listed_at + LIST_GAP_S))
 
+    def _forms(self, now: float) -> None:
+        """A node joins, and others with it: read the list again soon. The first join sets the time and the later ones
+        do not put it off, so that a swarm of them costs one list per pause."""
+        self._lists_forming = 0
+        if self._listing is _Listing.RESTING:
+            self._list_deadline = min(self._list_deadline, now + self._next_pause_s())
+
+    def _next_pause_s(self) -> float:
+        """Take the pause before the next list."""
+        forming = RELIST_FORMING_S[self._lists_forming : self._lists_forming + 1]
+        self._lists_forming += 1
+        return min((self._relist_s, *forming))
+
     def _query_list(self, iterator: int, now: float) -> None:
         self._listing = _Listing.ASKED
         self._list_iterator = iterator
@@ -466,7 +487,7 @@ class PlcLink:
             self._leave(address)
         self._events.append(NodesListed(len(self._nodes)))
         self._listed_at = now
-        self._rest(now + self._relist_s)
+        self._rest(now + self._next_pause_s())
         self._fill_flight(now)
         if self._reads_topology:
             self.management.read_topology(now)

@@ -33,7 +33,7 @@ PAIRS = [
 def test_every_pair(name: str, state: Enum, event: Enum) -> None:
     module, make = MACHINES[name]
     machine = make()
-    machine.state = state
+    machine._state = state
     following = module.TRANSITIONS.get((state, event))
     if following is None:
         with pytest.raises(LocalError):
@@ -76,7 +76,7 @@ VERBS: dict[str, tuple[Callable[[Association], object], set[association.State]]]
 def test_verbs_of_the_client_follow_the_table(verb: str, state: association.State) -> None:
     act, allowed = VERBS[verb]
     machine = Association(Proposal())
-    machine.state = state
+    machine._state = state
     if state in allowed:
         act(machine)
         assert machine.take_output()

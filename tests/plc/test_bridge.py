@@ -11,7 +11,7 @@ import pytest
 
 from dlms.link.port import open_port
 from plc.bridge import Bridge, open_bridge
-from plc.errors import PlcLocalError, PlcPortError, PlcSilentError
+from plc.errors import PlcDefectError, PlcLocalError, PlcPortError, PlcSilentError
 from plc.events import DataConfirmed, DataFailed, DataReceived, FailReason, NodeJoined, NodesListed
 from plc.prime.link import CONFIRM_TIMEOUT_S, PlcLink
 from plc.prime.messages import DataConfirm, DataIndication, DataRequest, JoinIndication, PrimePayload
@@ -144,6 +144,26 @@ def test_a_broken_protocol_is_a_port_error() -> None:
     port.incoming = [b"SSH-2.0"]
     with pytest.raises(PlcPortError):
         bridge.poll(0.0, 1.0)
+
+
+class DefectiveLink(PlcLink):
+    """A protocol of somebody who did not expect these octets, or this moment."""
+
+    def receive(self, data: bytes, now: float) -> None:
+        raise ValueError(f"not enough values to unpack from {data!r}")
+
+    def on_deadline(self, now: float) -> None:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(("octets", "cause"), [(b"\x00", ValueError), (b"", ZeroDivisionError)])
+def test_whatever_a_protocol_raises_costs_its_port_alone(octets: bytes, cause: type[Exception]) -> None:
+    port = FakePort()
+    bridge = Bridge(port, DefectiveLink(), port.clock)
+    port.incoming = [octets] if octets else []
+    with pytest.raises(PlcDefectError, match=f"defect: {cause.__name__}") as raised:
+        bridge.poll(0.0, 3600.0)
+    assert isinstance(raised.value.__cause__, cause)
 
 
 def test_a_port_that_is_not_there_is_a_port_error(tmp_path: Path) -> None:

@@ -212,14 +212,30 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
 
     def send(self, apdu: bytes, now: float) -> None:
         """Queue one APDU. Raises `LocalError` before `LinkUp` or after `LinkDown`, or when it is too long."""
-        if not apdu:
-            raise LocalError("an empty APDU")
-        self._step(Step.SEND)
-        self._send_window.queue(LLC_COMMAND, apdu)
+        self._queue(apdu)
         self._answer_due = True
         self._progress_at = now
         if self._state is State.READY:
             self._take_turn(now)
+
+    def say(self, apdu: bytes, now: float) -> None:
+        """Queue one APDU that has no answer, for the next turn of ours. Raises `LocalError` as `send`."""
+        self._queue(apdu)
+        if self._state is State.READY:
+            self._progress_at = now
+            self._take_turn(now)
+
+    def still_due(self, now: float) -> None:
+        """An answer is still to come, as `dlms.link.datalink.SpeaksBeside`: the meter is given the turn for it."""
+        self._answer_due = self._state in _CONNECTED
+        if self._state is State.READY:
+            self._take_turn(now)
+
+    def _queue(self, apdu: bytes) -> None:
+        if not apdu:
+            raise LocalError("an empty APDU")
+        self._step(Step.SEND)
+        self._send_window.queue(LLC_COMMAND, apdu)
 
     def poll(self, now: float) -> None:
         """Ask the meter for what it has to say: more blocks, a notification. Without effect while it is being asked."""

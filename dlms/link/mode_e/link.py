@@ -17,7 +17,7 @@ import enum
 from collections.abc import Callable
 
 from dlms.errors import DlmsError, LinkError, LocalError
-from dlms.link.datalink import DataLink, LineHeard, LineSettings, LinkDown, LinkEvent, heard_by
+from dlms.link.datalink import DataLink, LineHeard, LineSettings, LinkDown, LinkEvent, beside, heard_by
 from dlms.link.mode_e.opening import START_BAUDRATE, ModeEOpening, OpeningFailed, SpeedAgreed
 from dlms.statemachine import Machine, Transitions
 
@@ -95,6 +95,20 @@ class ModeELink(Machine[ModeELinkState, ModeELinkStep, LinkEvent]):
         """Queue one APDU. Raises `LocalError` before `LinkUp` or after `LinkDown`."""
         self._step(_Step.SEND)
         self._linked.send(apdu, now)
+
+    def say(self, apdu: bytes, now: float) -> None:
+        """Queue one APDU that has no answer. Raises `LocalError` as `send`, and over a link that cannot."""
+        self._step(_Step.SEND)
+        link = beside(self._link)
+        if link is None:
+            raise LocalError("this link has no way beside an answer")
+        link.say(apdu, now)
+
+    def still_due(self, now: float) -> None:
+        """An answer is still to come, as `dlms.link.datalink.SpeaksBeside`."""
+        link = beside(self._link)
+        if link is not None:
+            link.still_due(now)
 
     def disconnect(self, now: float) -> None:
         """End in order. In the opening there is nothing to take down: the meter listens again by itself."""

@@ -26,7 +26,6 @@ from dlms.xdlms.apdu.set import emit_values, read_values
 
 GET, SET, ACTION, GET_SELECTED, SET_SELECTED = 1, 2, 3, 4, 5
 SPECIFICATION_OCTETS_MIN = 10
-CONFIRMED = 0x4000_0000
 HIGH_PRIORITY = 0x8000_0000
 
 

@@ -13,6 +13,7 @@ from dlms.errors import LocalError
 
 INVOKE_ID_MASK = 0x0F
 HIGH_PRIORITY = 0x80
+LONG_CONFIRMED = 0x4000_0000  # service class bit of long-invoke-id-and-priority
 BLOCK_NUMBER_MAX = 0xFFFF_FFFF
 LIST_MAX = 0xFFFF  # items of a list; meters take a few dozen
 

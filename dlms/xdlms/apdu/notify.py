@@ -2,6 +2,7 @@
 
 ```
 data-notification    0F long-invoke-id(4) date-time data              date-time is an octet-string of 0 or 12 octets
+  confirm            10 long-invoke-id(4) date-time                   the client's answer, where bit 30 asks for one
 event-notification   C2 (00 | 01 date-time) descriptor data
 information-report   18 (00 | 01 date-time) n (02 name(2))... n data...
 ```
@@ -34,9 +35,7 @@ class DataNotification:
     body: Data
 
     def emit(self) -> bytes:
-        when = b"" if self.time is None else self.time.emit()
-        head = bytes((Apdu.DATA_NOTIFICATION,)) + self.invoke.to_bytes(4, "big")
-        return head + bytes((len(when),)) + when + self.body.emit()
+        return _emit_head(Apdu.DATA_NOTIFICATION, self.invoke, self.time) + self.body.emit()
 
     @classmethod
     def parse(cls, data: bytes) -> DataNotification:
@@ -48,6 +47,28 @@ class DataNotification:
         body = axdr.read(cursor)
         cursor.check_end()
         return cls(invoke, time, body)
+
+
+@dataclass(frozen=True, slots=True)
+class DataNotificationConfirm:
+    """DataNotificationConfirm: the client has the data-notification with the same long-invoke-id-and-priority."""
+
+    invoke: int
+    time: CosemDateTime | None = None
+
+    def emit(self) -> bytes:
+        return _emit_head(Apdu.DATA_NOTIFICATION_CONFIRM, self.invoke, self.time)
+
+    @classmethod
+    def parse(cls, data: bytes) -> DataNotificationConfirm:
+        """Parse the encoded form. Raises `DecodeError`."""
+        cursor = Cursor(data, "data-notification-confirm")
+        if cursor.u8() != Apdu.DATA_NOTIFICATION_CONFIRM:
+            raise cursor.error("not a data-notification-confirm", back=1)
+        invoke = cursor.u32()
+        time = read_time(cursor)
+        cursor.check_end()
+        return cls(invoke, time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +162,11 @@ def read_time(cursor: Cursor) -> CosemDateTime | None:
     if len(octets) != DATE_TIME_OCTETS:
         raise cursor.error(f"a date-time of {len(octets)} octets", back=len(octets))
     return CosemDateTime.parse(octets)
+
+
+def _emit_head(tag: int, invoke: int, time: CosemDateTime | None) -> bytes:
+    when = b"" if time is None else time.emit()
+    return bytes((tag,)) + invoke.to_bytes(4, "big") + bytes((len(when),)) + when
 
 
 def _emit_time(time: CosemDateTime | None) -> bytes:

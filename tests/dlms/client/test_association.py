@@ -54,7 +54,7 @@ def test_every_pair_of_state_and_event_is_in_the_table_or_an_error_that_changes_
     state: State, event: Event
 ) -> None:
     association = Association(Proposal())
-    association.state = state
+    association._state = state
     following = TRANSITIONS.get((state, event))
     if following is None:
         with pytest.raises(LocalError, match=f"{event.name.lower()} in state {state.name}"):

@@ -92,6 +92,7 @@ def expected(times: list[datetime]) -> list[tuple[datetime, int]]:
     return [(when, number % 7) for number, when in enumerate(times)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("order", "chosen"),
     [(order, chosen) for order in TIMES for chosen in ("all", "since", "entries") if (order, chosen) != UNKNOWABLE],

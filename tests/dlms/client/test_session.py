@@ -359,6 +359,27 @@ def test_an_old_answer_come_twice_is_dropped_where_the_link_may_repeat() -> None
     assert len(result.data.octets()) == 11
 
 
+def test_a_late_answer_of_the_session_before_is_not_taken_where_packets_may_be_late() -> None:
+    """Each session would number its requests from 1, and an answer says nothing but its number."""
+    refs = [AttributeRef.parse(f"1/0.0.96.1.{item}.255/2") for item in range(2)]
+    known, association, late = MeterKnowledge(invoke_id=14), server(), b""
+    for ref in refs:
+        wire = Wire(association.new_association(1))
+        session = MeterSession(PacketLink(LinkUp(1000, may_repeat=True)), client=1, server=1, auth=SECRET, known=known)
+        session.read([ref], 0.0)
+        (aare,) = wire.exchange(session.take_output(), 0.0)
+        session.receive(aare, 0.0)
+        request = session.take_output()
+        if late:
+            session.receive(late, 0.0)
+            assert not [event for event in iter(session.next_event, None) if isinstance(event, ItemRead)]
+        (late,) = wire.exchange(request, 0.0)
+    assert known.invoke_id == 0  # 15, and around
+    session.receive(late, 0.0)
+    (read,) = [event for event in iter(session.next_event, None) if isinstance(event, ItemRead)]
+    assert read.ref == refs[1]
+
+
 def test_a_temporary_failure_of_a_scaler_is_asked_again_next_time() -> None:
     answers: list[Result] = [AccessError(DataAccessResult.TEMPORARY_FAILURE)]
     scaler = axdr.structure(axdr.i8(-1), axdr.enum(35))

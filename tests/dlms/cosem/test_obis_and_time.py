@@ -153,3 +153,22 @@ def test_a_time_without_a_zone_is_the_meters_own() -> None:
     local = datetime(2026, 7, 1, 2, 30)  # noqa: DTZ001 - without a zone is the case
     assert CosemDateTime.from_instant(local, policy) == CosemDateTime.from_datetime(local)
     assert CosemDateTime.from_instant(local, policy).hour == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "seconds", "after"),
+    [
+        ("07ea0a1806102d00008000ff", 900, "07ea0a1806110000008000ff"),
+        ("07ea0a1806172d00008000ff", 900, "07ea0a1907000000008000ff"),  # Saturday, and the Sunday after it
+        ("07ea0a1907172d0000ff8880", 900, "07ea0a1a0100000000ff8880"),
+        ("07ea0a18ff102dffff8000ff", 900, "07ea0a18ff1100ffff8000ff"),
+        ("07ea0a18ff102dffff8000ff", 930, "07ea0a18ff11001eff8000ff"),
+        ("07eaffffff102d00008000ff", 900, None),
+        ("270f0c1f05173b00008000ff", 60, None),
+    ],
+)
+def test_a_later_time_by_the_same_clock_is_what_that_clock_would_say(
+    before: str, seconds: int, after: str | None
+) -> None:
+    later = CosemDateTime.parse(bytes.fromhex(before)).later(seconds)
+    assert (later.emit().hex() if later is not None else None) == after

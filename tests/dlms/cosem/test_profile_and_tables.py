@@ -24,6 +24,7 @@ from dlms.cosem.profile import (
     by_entry,
     by_range,
     columns_of,
+    row_step_s,
 )
 from dlms.cosem.scaler_unit import scaler_ref
 from dlms.cosem.time import ClockPolicy, CosemDateTime
@@ -215,6 +216,16 @@ def test_null_and_delta_stand_for_what_follows_from_the_row_before() -> None:
     assert decoder.decode(encoded) == expected, "with the shapes known"
 
 
+def test_a_row_s_time_stamp_is_the_same_whether_it_was_said_or_worked_out() -> None:
+    """The head-end takes rows of one reading for those of another by what their time stamps say."""
+    said, later = (bytes.fromhex(f"07ea0a1806{at}00008000ff") for at in ("102d", "1100"))
+    decoder = RowDecoder(COLUMNS, period_s=900)
+    whole = [axdr.structure(axdr.octets(stamp), axdr.u32(1), axdr.u16(7)) for stamp in (said, later)]
+    short = [whole[0], axdr.structure(axdr.null(), axdr.null(), axdr.null())]
+    assert decoder.decode(axdr.array(short).emit()) == decoder.decode(axdr.array(whole).emit())
+    assert decoder.last_clock == later
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 100, 5000])
 def test_rows_are_given_as_soon_as_they_are_whole(size: int) -> None:
     encoded = buffer(70)
@@ -308,6 +319,7 @@ def test_the_first_row_of_an_answer_follows_the_row_that_the_decoder_was_told_of
     assert decoder.typed(rows) == [(UNRESOLVED,) * 3] * 2
 
 
+@pytest.mark.slow
 def test_typed_rows_are_those_of_any_mixture_member_by_member() -> None:
     chance = random.Random(6)
     for _ in range(300):
@@ -367,6 +379,7 @@ def test_what_is_no_buffer_is_a_decode_error(encoded: str) -> None:
         RowDecoder(COLUMNS).decode(bytes.fromhex(encoded.replace(" ", "")))
 
 
+@pytest.mark.slow
 def test_damaged_buffers_give_rows_or_an_error() -> None:
     chance = random.Random(19)
     seeds = [buffer(4), buffer(70), axdr.array([axdr.structure(axdr.null(), axdr.u8(1))] * 9).emit()]
@@ -395,3 +408,15 @@ def test_selections_are_those_of_the_standard() -> None:
     times = by_range(CLOCK, begin, end).emit().hex()
     first, last = "090c07ea010104000000000000" + "00", "090c07ea010205000000000000" + "00"
     assert times == "01" + "0204" + column + first + last + "0100"
+
+
+@pytest.mark.parametrize(
+    ("sort_method", "times"), [(1, ["00:00", "00:15"]), (2, ["00:00", "23:45"]), (3, ["00:00", "unresolved"])]
+)
+def test_a_time_that_is_left_out_follows_the_order_of_the_buffer(sort_method: int, times: list[str]) -> None:
+    columns = (CaptureObject(AttributeRef(8, CLOCK_OBIS, 2)),)
+    clock = CosemDateTime.of("2027-01-15 00:00").emit()
+    rows = axdr.array([axdr.structure(axdr.octets(clock)), axdr.structure(axdr.null())])
+    cells = [row[0] for row in RowDecoder(columns, period_s=row_step_s(sort_method, 900)).typed(rows)]
+    texts = [str(CosemDateTime.parse(cell.octets())) if isinstance(cell, Data) else str(cell) for cell in cells]
+    assert [text[11:16] if ":" in text else text for text in texts] == times

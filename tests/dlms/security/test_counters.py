@@ -48,6 +48,12 @@ def test_a_damaged_file_is_not_taken_for_a_new_one(tmp_path: Path, content: str)
         FileCounters(tmp_path / "counters")
 
 
+def test_a_file_of_a_later_version_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None:
+    (tmp_path / "counters").write_text('{"version": 2, "next": 5, "seen": null, "crc": 1}')
+    with pytest.raises(LocalError, match="later version"):
+        FileCounters(tmp_path / "counters")
+
+
 def test_an_interrupted_write_leaves_the_old_record(tmp_path: Path) -> None:
     counters = FileCounters(tmp_path / "counters")
     counters.next()

@@ -35,15 +35,15 @@ def brought(images: ImageTransfer, image: bytes = IMAGE) -> None:
 @pytest.mark.parametrize("status", list(ImageStatus))
 def test_every_pair_of_image_transfer(status: ImageStatus, step: ImageEvent) -> None:
     images = ImageTransfer()
-    images.status = status
+    images._state = status
     following = IMAGE_TRANSITIONS.get((status, step))
     if following is None:
         with pytest.raises(LocalError):
             images._step(step)
-        assert images.status is status
+        assert images.state is status
     else:
         images._step(step)
-        assert images.status is following
+        assert images.state is following
 
 
 def test_the_way_of_an_image() -> None:

@@ -194,7 +194,7 @@ def test_a_profile_is_captured_and_reset_by_its_methods() -> None:
 def test_every_triple_of_the_contactor(mode: int, state: ControlState, step: ControlEvent) -> None:
     told: list[bool] = []
     contactor = DisconnectControl(switched=told.append, mode=mode)
-    contactor.state = state
+    contactor._state = state
     following = CONTROL_MODES[mode].get((state, step))
     outcome = contactor.switch(step)
     if following is None:

@@ -27,7 +27,12 @@ from dlms.xdlms.acse import Aare, Aarq, InitiateRequest
 from dlms.xdlms.apdu import access, notify, sn
 from dlms.xdlms.apdu.access import Access, AccessOutcome, AccessRequest, AccessResponse
 from dlms.xdlms.apdu.common import AccessError, DataBlock, Item
-from dlms.xdlms.apdu.notify import DataNotification, EventNotification, InformationReport
+from dlms.xdlms.apdu.notify import (
+    DataNotification,
+    DataNotificationConfirm,
+    EventNotification,
+    InformationReport,
+)
 from dlms.xdlms.exchange import AccessAnswer, GetAnswer
 from dlms.xdlms.exchange_sn import SnReadExchange
 from dlms.xdlms.exchange_write import AccessExchange
@@ -59,6 +64,23 @@ def test_notifications_both_ways(encoded: str, message: notify.Notification) -> 
     for end in range(len(whole)):
         with pytest.raises(DecodeError):
             notify.parse(whole[:end])
+
+
+CONFIRMS = [
+    ("1040000001" + "00", DataNotificationConfirm(0x40000001)),
+    ("10c0ffffff" + "0c" + TIME, DataNotificationConfirm(0xC0FFFFFF, WHEN)),
+]
+
+
+@pytest.mark.parametrize(("encoded", "confirm"), CONFIRMS, ids=[line[0] for line in CONFIRMS])
+def test_confirms_both_ways(encoded: str, confirm: DataNotificationConfirm) -> None:
+    """Tag 16, and what a data-notification begins with (the ASN.1 of IEC 62056-5-3)."""
+    assert confirm.emit().hex() == encoded
+    whole = bytes.fromhex(encoded)
+    assert DataNotificationConfirm.parse(whole) == confirm
+    for wrong in (*(whole[:end] for end in range(len(whole))), whole + b"\0", b"\x0f" + whole[1:]):
+        with pytest.raises(DecodeError):
+            DataNotificationConfirm.parse(wrong)
 
 
 @pytest.mark.parametrize("tag", ["090c", "19"])

@@ -141,11 +141,45 @@ def test_the_list_is_read_again_and_nodes_that_are_gone_are_reported_as_left() -
     link.start(0.0)
     link.receive(list_wire((5, 1), (6, 2)) + list_wire(), 0.0)
     events(link), sent(link)
-    assert link.next_deadline() == RELIST_S
-    link.on_deadline(RELIST_S)
+    assert relisted(link, 0.0, 5) == [30.0, 150.0, 150.0 + RELIST_S, 150.0 + 2 * RELIST_S, 150.0 + 3 * RELIST_S]
+    now = link.next_deadline()
+    assert now is not None
+    link.on_deadline(now)
     assert sent(link) == [ListQuery(ListPib.NODES_432, 32, 0)]
-    link.receive(list_wire((6, 2)) + list_wire(), RELIST_S)
+    link.receive(list_wire((6, 2)) + list_wire(), now)
     assert events(link) == [NodeLeft(5, eui(1)), NodesListed(1)]
+
+
+def relisted(link: PlcLink, now: float, count: int) -> list[float]:
+    """When the next lists are asked for. Each is answered with nodes 5 and 6."""
+    times = []
+    for _ in range(count):
+        deadline = link.next_deadline()
+        assert deadline is not None
+        assert deadline > now
+        now = deadline
+        link.on_deadline(now)
+        assert sent(link) == [ListQuery(ListPib.NODES_432, 32, 0)]
+        link.receive(list_wire((5, 1), (6, 2)) + list_wire(), now)
+        assert events(link) == [NodesListed(2)]
+        sent(link)
+        times.append(now)
+    return times
+
+
+@pytest.mark.parametrize(
+    "announced_by", [JoinIndication(b"id", 6, eui(2)), NetworkEvent(0, eui(2), 0, 0, 0xFF, 0, 0, 0)]
+)
+def test_joins_have_the_list_read_again_soon_for_those_that_were_not_heard(announced_by: PrimePayload) -> None:
+    link = PlcLink(reads_topology=False)
+    link.start(0.0)
+    link.receive(list_wire((5, 1), (6, 2)) + list_wire(), 0.0)
+    events(link), sent(link)
+    (_, _, now) = relisted(link, 0.0, 3)
+    for later in range(20):  # a swarm of them does not put the list off
+        link.receive(wire(announced_by), now + later)
+    events(link)
+    assert relisted(link, now, 3) == [now + 30.0, now + 150.0, now + 150.0 + RELIST_S]
 
 
 def test_a_node_that_joins_while_the_list_is_read_is_not_reported_as_left() -> None:
