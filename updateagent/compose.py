@@ -16,7 +16,7 @@ from updateagent.config import Config
 from updateagent.disk import Storage
 from updateagent.engine.deps import EngineDeps, Package, Packages
 from updateagent.engine.journal import Journal, Record
-from updateagent.engine.mailbox import Mailbox, command_tail, log_tail, read_release_version
+from updateagent.engine.mailbox import Mailbox, command_tail, log_tail, read_release, read_release_version
 from updateagent.engine.migration import StateFolders
 from updateagent.engine.updater import Updater
 from updateagent.errors import (
@@ -25,6 +25,7 @@ from updateagent.errors import (
     DeviceError,
     storage_error,
 )
+from updateagent.release import built_at
 from updateagent.slots.block import Slot
 from updateagent.slots.types import slot_type
 
@@ -154,8 +155,16 @@ class UpdateAgent:
                 running_version=read_release_version(self.disk, config.release_file),
                 clock=self.wall,
                 run_hook=self._run_hook,
+                built=self._built(),
             )
         )
+
+    def _built(self) -> float:
+        """When the image was built; 0 where its release file does not say so."""
+        try:
+            return built_at(read_release(self.disk, self.config.release_file))
+        except ValueError:  # the agent says so (`clock.built.unknown`)
+            return 0.0
 
     def _run_hook(self, step: str, content: Iterable[bytes], variables: Mapping[str, str]) -> None:
         from updateagent.engine.hooks import run_hook  # imported only where a package has one

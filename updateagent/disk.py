@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 READ_CHUNK = 64 << 10
+FOLDERS_DEEP_MAX = 8  # of folders below one that is removed with everything in it: 8 names are half the longest path
 READ_BYTES_MAX = 16 << 20  # `read_bytes` is for records and settings; nothing of that kind is larger
 
 
@@ -214,14 +215,30 @@ class Storage(ABC):
         self.rmdir(path)
         self.sync_dir(path.parent)
 
-    def _remove_below(self, folder: Path) -> None:
-        for name in self.listdir(folder):
-            entry = folder / name
-            if self.is_dir(entry) and not self.is_link(entry):
-                self._remove_below(entry)
-                self.rmdir(entry)
-            else:
-                self.unlink(entry)
+    def _remove_below(self, top: Path) -> None:
+        """Without recursion, and with no path much longer than that of `top`: programs of others make folders as deep
+        as they like. What lies too deep is moved up first."""
+        moved = 0
+        waiting = [(top, False)]
+        while waiting:
+            folder, is_empty = waiting.pop()
+            if is_empty:
+                if folder != top:
+                    self.rmdir(folder)
+                continue
+            waiting.append((folder, True))
+            too_deep = len(folder.parts) - len(top.parts) >= FOLDERS_DEEP_MAX
+            for name in self.listdir(folder):
+                entry = folder / name
+                if self.is_link(entry) or not self.is_dir(entry):
+                    self.unlink(entry)
+                    continue
+                if too_deep:
+                    while self.exists(place := top / f"moved.{moved}"):
+                        moved += 1
+                    self.rename(entry, place)
+                    entry = place
+                waiting.append((entry, False))
 
 
 class Lock(ABC):
@@ -272,9 +289,12 @@ class _FdFile(RawFile):
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1  # first: a number is free after close also when it fails, and soon another file's
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class _FlockFile(Lock):
@@ -301,9 +321,9 @@ class _FlockFile(Lock):
         return True
 
     def release(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)  # closing the only descriptor drops the lock
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)  # closing the only descriptor drops the lock
 
 
 class RealDisk(Storage):

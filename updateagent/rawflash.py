@@ -113,9 +113,9 @@ class KernelUbi:
             view = view[os.write(self._fd, view) :]
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1  # first: the number is free after close also when it fails
+        if fd >= 0:
+            os.close(fd)
 
 
 class KernelMtd:
@@ -200,6 +200,6 @@ class KernelMtd:
             offset += done
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1  # first: the number is free after close also when it fails
+        if fd >= 0:
+            os.close(fd)

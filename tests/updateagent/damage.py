@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -36,7 +36,6 @@ PACKAGE_ERRORS = frozenset(range(FORMAT.number, PACKAGE_MISSING.number))
 CUT_ERRORS = frozenset({FORMAT.number, TRUNCATED.number, LIMIT.number})
 NAMES = {code.number: code.name for code in vars(errors).values() if isinstance(code, Code)}
 SLOT_BYTES = 64 << 10
-OPEN_FILES = Path("/proc/self/fd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +74,6 @@ def packages(folder: Path) -> list[Good]:
     ]
 
 
-@contextmanager
-def _files_closed() -> Iterator[None]:
-    """Close what the program left open, which its process would do by ending."""
-    before = set(OPEN_FILES.iterdir())
-    try:
-        yield
-    finally:
-        for one in set(OPEN_FILES.iterdir()) - before:
-            with suppress(OSError):  # the folder that was listed is one of them
-                os.close(int(one.name))
-
-
 class Device:
     """Runs release 1 in slot A; slot B holds something else."""
 
@@ -117,7 +104,7 @@ class Device:
         """`dcu-update install` in this process: its exit status and what it said on standard error."""
         self._package.write_bytes(data)
         said = StringIO()
-        with redirect_stderr(said), redirect_stdout(StringIO()), _files_closed():
+        with redirect_stderr(said), redirect_stdout(StringIO()):
             code = dcu_update(["--config", str(self._config), "install", str(self._package)])
         return code, said.getvalue()
 

@@ -137,6 +137,16 @@ def test_a_link_under_the_temporary_name_is_not_followed(tmp_path: Path) -> None
     assert (tmp_path / "precious").read_bytes() == b"x"
 
 
+def test_a_file_that_nobody_holds_any_more_is_closed(tmp_path: Path) -> None:
+    file = RealDisk().open_raw(tmp_path / "file", write=True, create=True)
+    free = os.dup(0)
+    os.close(free)
+    del file
+    lower = os.dup(0)
+    os.close(lower)
+    assert lower < free
+
+
 def test_a_file_of_the_kernel_that_says_it_is_empty_is_read() -> None:
     assert RealDisk().read_bytes(Path("/proc/sys/kernel/random/boot_id")).strip()
 
@@ -203,3 +213,23 @@ def test_a_cut_takes_place_and_the_dead_process_can_do_nothing_more() -> None:
     disk.after_power_cut(Survival.KEPT, Random(0))
     with pytest.raises(AssertionError, match="dead process"):
         disk.exists(Path("/file"))
+
+
+def test_a_tree_deeper_than_any_path_is_removed(tmp_path: Path) -> None:
+    """A program in its own folder makes one with a loop of `mkdir` and `cd`; recursion ends in an error."""
+    top = tmp_path / "top"
+    top.mkdir()
+    before = Path.cwd()
+    try:
+        os.chdir(top)
+        for depth in range(1500):
+            name = f"moved.{depth % 3}".ljust(20, "x")
+            Path(name).mkdir()
+            Path("beside").mkdir()
+            Path("link").symlink_to("..")
+            os.chdir(name)
+    finally:
+        os.chdir(before)
+    (top / "moved.0").mkdir()
+    RealDisk().remove_tree_durable(top)
+    assert list(tmp_path.iterdir()) == []

@@ -23,7 +23,7 @@ from updateagent.package.verity import RUN_BYTES
 STEP_BYTES_MIN = 32
 """A shorter match saves less than the triple that describes it costs."""
 INDEX_ENTRIES_MAX = 2**21
-"""Of some 100 bytes each: 200 MiB at most."""
+"""An entry takes about 100 bytes, so the index takes 200 MiB at most."""
 _WINDOW_BYTES = 64
 _CONTROL_LEVEL, _DIFF_LEVEL, _EXTRA_LEVEL = 1, 1, 2
 """bzip2 levels. The device needs 400 KiB per level to unpack; the highest levels saved at most 3 % of a patch."""

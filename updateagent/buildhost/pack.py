@@ -18,10 +18,12 @@ from updateagent.buildhost import roots as pack_roots
 from updateagent.buildhost.assemble import Input, PackageMetadata
 from updateagent.buildhost.signing import ALGORITHMS, Identity
 from updateagent.errors import REQUEST, RequestError, UpdateError
+from updateagent.layout import COMPONENT_FILE
 from updateagent.package import cpio, manifest, roots, trust
 from updateagent.package.description import Kind, is_image_name
 from updateagent.package.manifest import Manifest, Role, Trust
 from updateagent.package.payload import Encoding
+from updateagent.software import component
 
 COMPRESSIONS = {"none": Encoding.RAW, "zlib": Encoding.ZLIB, "xz": Encoding.XZ}
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -74,9 +76,19 @@ def build(
     release = _release(software, said)
     device_of = dict(_split(text, "--device") for text in devices)
     inputs = [_input(text, COMPRESSIONS[compress], device_of) for text in images]
+    if software is not None:
+        _check_component(inputs)
     with tempfile.TemporaryDirectory(dir=output.resolve().parent, prefix=".dcu-pack-") as work:
         newest = int(max(one.path.stat().st_mtime for one in inputs))
         _finish(release, inputs, Path(work), key, cert, output, newest, _lists(root_files))
+
+
+def _check_component(inputs: Sequence[Input]) -> None:
+    """What a device would refuse at the installation. Raises `PackageError` (description, limit)."""
+    files = {one.name: one.path for one in inputs if one.role is Role.FILE}
+    if COMPONENT_FILE in files:
+        said = component.parse(files[COMPONENT_FILE].read_bytes())
+        component.check_files(said, {name: os.access(path, os.X_OK) for name, path in files.items()})
 
 
 def _lists(paths: Sequence[Path]) -> list[roots.RootList]:
@@ -356,10 +368,12 @@ def _as_dict(said: Manifest) -> dict[str, Any]:
 @click.option("--clock", type=float, help="The device's clock, seconds since 1970. [default: now]")
 def verify(package: Path, roots: Path, compatible: str, security_version: int, clock: float | None) -> None:
     """Verify a package as a device would; exit with 0 or the number of the error."""
+    now = time.time() if clock is None else clock
     device = Trust(
         roots=trust.load_roots(roots),
         compatible=compatible,
-        clock=time.time() if clock is None else clock,
+        clock=now,
+        built=now,  # the clock of this machine, or the one that was given, is believed
         security_version=security_version,
     )
     said = manifest.verify_package(package, device)

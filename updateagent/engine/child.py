@@ -80,9 +80,11 @@ def _listen(
     """Read the child's output; return its end, and whether the child ended before the deadline and any SIGTERM."""
     said = b""
     is_open = True
+    poll = select.poll()  # `select` takes no descriptor from 1024 on
+    poll.register(stream, select.POLLIN)
     while True:
         ended = child.poll() is not None
-        if is_open and select.select([stream], [], [], 0 if ended else LOOK_S)[0]:
+        if is_open and poll.poll(0 if ended else LOOK_S * 1000):
             piece = os.read(stream, PIECE_BYTES)
             is_open = bool(piece)
             said = (said + piece)[-said_bytes_max:]

@@ -22,6 +22,7 @@ from updateagent.disk import RawFile, Storage
 from updateagent.engine.journal import Outcome, Update
 from updateagent.errors import PACKAGE_MISSING, PackageError, storage_error
 from updateagent.handover import TAIL_LINES_MAX, InstallResult
+from updateagent.release import parse_release
 
 REQUEST_BYTES_MAX = 16 << 10
 COPY_BYTES = 1 << 16
@@ -159,19 +160,20 @@ def command_tail(command: Sequence[str]) -> tuple[str, ...]:
     return tuple(line[:LOG_LINE_CHARS_MAX] for line in said.splitlines()[-TAIL_LINES_MAX:])
 
 
-def read_release_version(disk: Storage, path: Path) -> str:
-    """`VERSION` of an os-release style file; empty when there is none. Raises `DeviceError` (storage)."""
+def read_release(disk: Storage, path: Path) -> dict[str, str]:
+    """The values of an os-release style file; none when there is no such file. Raises `DeviceError` (storage)."""
     try:
         text = disk.read_bytes(path).decode("utf-8", "replace")
     except FileNotFoundError:
-        return ""
+        return {}
     except OSError as error:
         raise storage_error(error, str(path)) from error
-    for line in text.splitlines():
-        key, equals, value = line.partition("=")
-        if equals and key.strip() == "VERSION":
-            return value.strip().strip("\"'")
-    return ""
+    return parse_release(text)
+
+
+def read_release_version(disk: Storage, path: Path) -> str:
+    """`VERSION` of that file; empty when there is none. Raises `DeviceError` (storage)."""
+    return read_release(disk, path).get("VERSION", "")
 
 
 def result_document(update: Update, outcome: Outcome, finished: float) -> dict[str, Any]:

@@ -26,13 +26,13 @@ COMPATIBLE_MAX = 32
 SECURITY_VERSION_MAX = 2**31 - 1
 
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+~_-]{0,63}")
-_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
+IDENTIFIER = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 _SLOT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _PATH_PART = re.compile(r"[0-9A-Za-z_][0-9A-Za-z._+@-]{0,63}")
 _MEMBER = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+@-]{0,61}")
 _AGENT_VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_TEXT = re.compile(r"[^\x00-\x1f\x7f]{0,256}")
+LINE_OF_TEXT = re.compile(r"[^\x00-\x1f\x7f]{0,256}")
 _PATH_PARTS_MAX = 8
 _DIGITS_MAX = 10
 
@@ -70,19 +70,19 @@ def parse(data: bytes) -> Description:
         ours.fail("format", f"only format {FORMAT_VERSION} is understood")
     kind = ours.choice("kind", Kind)
     ours.check_known({"format", "kind", "id", "security_version", "requires"})
-    software_id = ours.text("id", _ID) if kind is Kind.SOFTWARE else ours.absent("id")
+    software_id = ours.text("id", IDENTIFIER) if kind is Kind.SOFTWARE else ours.absent("id")
     requires = ours.child("requires") if "requires" in ours else Fields({}, "requires")
     requires.check_known({"version", "agent"})
     images = tuple(_image(entry) for key in ("images", "files") for entry in software.children(key, IMAGES_MAX))
     _check_images(images, kind)
-    compatible = software.texts("hardware-compatibility", _ID, COMPATIBLE_MAX)
+    compatible = software.texts("hardware-compatibility", IDENTIFIER, COMPATIBLE_MAX)
     if not compatible:
         software.fail("hardware-compatibility", "no hardware is named")
     return Description(
         kind=kind,
         software_id=software_id,
         version=software.text("version", _VERSION),
-        description=software.text("description", _TEXT) if "description" in software else "",
+        description=software.text("description", LINE_OF_TEXT) if "description" in software else "",
         security_version=ours.number("security_version", SECURITY_VERSION_MAX),
         compatible=compatible,
         requires_version=requires.texts("version", _VERSION, COMPATIBLE_MAX) if "version" in requires else (),

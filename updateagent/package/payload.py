@@ -131,7 +131,7 @@ class Image:
     tree_check: int
     delta: DeltaSource | None = None
     executable: bool = False
-    """Of a file: it is a program."""
+    """Whether this is a file that is installed as a program."""
     payload_offset: int = 0
     tree_offset: int = 0
 

@@ -1,9 +1,10 @@
 """What this device trusts: pinned roots, the path from a signer to one of them, and the time of the check.
 
-A device may have lost its time: its clock is then in 1970, or at any time before the newest one it knows of. The time
-of a check is therefore `max(clock, newest signed time seen)`, a lower bound of the real time. It proves that a
-certificate has expired. It proves that a certificate is *not yet* valid only if the clock is credible; while the clock
-is behind what the device knows, the start of the validity is not checked.
+A device may have lost its time: its clock is then in 1970, or at any time before the earliest one that it can be: when
+the image was built, and the newest signed time seen. The time of a check is therefore the latest of these and the
+clock, a lower bound of the real time. It proves that a certificate has expired. It proves that a certificate is *not
+yet* valid only if the clock is credible; while the clock is behind what the device knows, or it knows nothing, the
+start of the validity is not checked.
 """
 
 from __future__ import annotations
@@ -28,8 +29,6 @@ from updateagent.package import certificate
 from updateagent.package.certificate import CODE_SIGNING, DIGITAL_SIGNATURE, KEY_CERT_SIGN, Certificate
 from updateagent.package.cms import SignedContent
 
-CLOCK_CREDIBLE_FROM = 1_767_225_600
-"""2026-01-01: no device with this software existed before, so a clock that says less has lost its time."""
 ROOTS_MAX = 16
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+?)-----END CERTIFICATE-----")
@@ -48,6 +47,8 @@ class Trust:
     clock: float
     newest_signed: int = 0
     """The newest signing time of any package or list of roots that this device accepted."""
+    built: float = 0.0
+    """When the image was built; 0: not known."""
     security_version: int = 0
     """The floor for firmware: nothing below it is installed again."""
     software_security: Mapping[str, int] = field(default_factory=dict)
@@ -70,12 +71,17 @@ class Trust:
     @property
     def time(self) -> float:
         """The time of this check, a lower bound of the real time."""
-        return max(self.clock, self.newest_signed)
+        return max(self.clock, self.earliest)
+
+    @property
+    def earliest(self) -> float:
+        """The moment that now cannot lie before; 0: not known."""
+        return max(self.newest_signed, self.built)
 
     @property
     def clock_is_credible(self) -> bool:
-        """Whether the clock is not behind what the device knows."""
-        return self.clock >= max(self.newest_signed, CLOCK_CREDIBLE_FROM)
+        """Whether the device knows something of the time, and the clock is not behind that."""
+        return 0 < self.earliest <= self.clock
 
     def check_signer(self, signed: SignedContent) -> Certificate:
         """Check that the signer may sign packages; return the root that its path ends at.

@@ -65,8 +65,9 @@ class VerifierDeps:
     """The dependencies of the verifier.
 
     `roots` is the PEM file of the image, `newer_roots` the list that a package brought, `partitions[slot][image]` where
-    each image is written. `clock` returns seconds since 1970. `run_hook(step, content, variables)` runs a verified
-    program, and raises `PackageError` (hook) or `DeviceError` (storage).
+    each image is written. `clock` returns seconds since 1970; `built` is when the image was built, 0 where that is not
+    known. `run_hook(step, content, variables)` runs a verified program, and raises `PackageError` (hook) or
+    `DeviceError` (storage).
     """
 
     disk: Storage
@@ -77,6 +78,7 @@ class VerifierDeps:
     running_version: str
     clock: Callable[[], float]
     run_hook: Callable[[str, Iterable[bytes], Mapping[str, str]], None]
+    built: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,7 @@ class SignedPackages:
             compatible=self._deps.compatible,
             clock=self._deps.clock(),
             newest_signed=record.signed_time,
+            built=self._deps.built,
             security_version=record.security_floor,
             software_security=record.software_floors,
             version=version or None,

@@ -9,6 +9,9 @@
 Every step is repeatable after a power cut: a version's folder appears by one rename when all its files are durable,
 and activation is one rename of a link. Readers open files below `active/<id>/`.
 
+The active version, installed again because its files are damaged, is unpacked to `<version>,2` (or the next number),
+the link turned, and the damaged folder removed: no reader ever finds nothing active.
+
 The active version and the one that was active before it are kept, so that `activate` can go back to what worked.
 """
 
@@ -35,12 +38,13 @@ from updateagent.errors import (
     RequestError,
     storage_error,
 )
+from updateagent.layout import ACTIVE, AGAIN, COMPONENT_FILE, folder_name, repair_number, version_of, version_order
 from updateagent.package.manifest import Image, Kind, Manifest, Role
 from updateagent.package.readable import Readable
+from updateagent.software import component
 
 LOG = logging.getLogger("update")
 
-ACTIVE = "active"
 NEW = ".new-"
 OLD = ".old-"
 VERSIONS_KEPT = 2  # the active one and the one before, so that `activate` can go back
@@ -94,20 +98,24 @@ class SoftwareStore:
         if any(image.role is Role.HOOK for image in manifest.images):
             raise PackageError(HOOK, "this program runs no hooks of software packages")
         home = self._folder / manifest.software_id
-        target = home / manifest.version
         fresh = home / f"{NEW}{manifest.version}"
         try:
-            if self.active_version(manifest.software_id) == manifest.version and self._same(package, manifest, target):
+            target = self.folder(manifest.software_id, manifest.version)
+            active = self.active_version(manifest.software_id) == manifest.version
+            if active and self._same(package, manifest, target):
                 return
             self._disk.mkdir_durable(home, 0o755)
             self._remove_leftovers(home)
             self._disk.mkdir_durable(fresh, 0o755)
             for image in manifest.images:
                 self._unpack(image, package, fresh / image.name)
+            self._check_component(manifest, fresh)
             terms = Terms(manifest.security_version, manifest.requires_version)
             self._disk.write_durable(fresh / TERMS, terms.emit(), 0o644)
+            if active:
+                self._repair(fresh, target, self._active / manifest.software_id)
+                return
             if self._disk.exists(target):
-                self._replace_active_version(manifest.software_id, manifest.version)
                 self._discard(target)
             self._disk.rename_durable(fresh, target)
         except OSError as error:
@@ -121,7 +129,7 @@ class SoftwareStore:
         (software-activate).
         """
         chosen = version or self._newest(software_id)
-        if chosen is None or not self._disk.is_dir(self._folder / software_id / chosen):
+        if chosen is None or chosen not in self._versions(software_id):
             raise RequestError(NOT_FOUND, f"software {software_id} {version or ''} is not installed".replace("  ", " "))
         before = self.active_version(software_id)
         if chosen != before:
@@ -133,7 +141,8 @@ class SoftwareStore:
             LOG.warning("old versions of %s stay: %s", software_id, error, extra={"event": "software.leftovers"})
         try:
             self._disk.mkdir_durable(self._active, 0o755)
-            self._disk.link_durable(f"../{software_id}/{chosen}", self._active / software_id)
+            name = self.folder(software_id, chosen).name
+            self._disk.link_durable(f"../{software_id}/{name}", self._active / software_id)
         except OSError as error:
             raise DeviceError(SOFTWARE_ACTIVATE, f"software {software_id}: {error.strerror or error}") from error
         return chosen
@@ -141,7 +150,7 @@ class SoftwareStore:
     def terms(self, software_id: str, version: str) -> Terms | None:
         """What an installed version asks of the device; `None` where an earlier Update Agent has installed it."""
         try:
-            found = json.loads(self._disk.read_bytes(self._folder / software_id / version / TERMS))
+            found = json.loads(self._disk.read_bytes(self.folder(software_id, version) / TERMS))
             return Terms(int(found["security_version"]), tuple(map(str, found["requires_version"])))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
@@ -180,8 +189,8 @@ class SoftwareStore:
         except OSError as error:
             raise DeviceError(SOFTWARE_DEACTIVATE, f"software {software_id}: {error.strerror or error}") from error
         try:
-            for version in self._versions(software_id):
-                self._discard(home / version)
+            for name in self._names(software_id):
+                self._discard(home / name)
             self._disk.remove_tree_durable(home)
         except OSError as error:
             raise DeviceError(SOFTWARE_REMOVE, f"software {software_id}: {error.strerror or error}") from error
@@ -201,10 +210,22 @@ class SoftwareStore:
             said = self._disk.readlink(self._active / software_id)
         except OSError:
             return None
-        version = said.rpartition("/")[2]
-        return version if version in self._versions(software_id) else None
+        name = said.rpartition("/")[2]
+        return version_of(name) if name in self._names(software_id) else None
+
+    def folder(self, software_id: str, version: str) -> Path:
+        """Where the files of a version are; where they would be, for one that is not installed."""
+        try:
+            linked = self._disk.readlink(self._active / software_id).rpartition("/")[2]
+        except OSError:
+            linked = ""
+        return self._folder / software_id / folder_name(self._names(software_id), version, linked)
 
     def _versions(self, software_id: str) -> list[str]:
+        return sorted({version_of(name) for name in self._names(software_id)})
+
+    def _names(self, software_id: str) -> list[str]:
+        """The folders of the versions."""
         if not software_id or "/" in software_id or software_id.startswith("."):
             raise RequestError(NOT_FOUND, f"{software_id!r} is no name of software")
         home = self._folder / software_id
@@ -213,7 +234,7 @@ class SoftwareStore:
         ]
 
     def _newest(self, software_id: str) -> str | None:
-        return max(self._versions(software_id), key=_version_order, default=None)
+        return max(self._versions(software_id), key=version_order, default=None)
 
     def _unpack(self, image: Image, package: Readable, path: Path) -> None:
         self._disk.mkdir_durable(path.parent, 0o755)
@@ -224,6 +245,14 @@ class SoftwareStore:
                 offset += len(piece)
             file.sync()
         self._disk.sync_dir(path.parent)
+
+    def _check_component(self, manifest: Manifest, fresh: Path) -> None:
+        """What the package says it is for must be readable, and there. Raises `PackageError` (description, limit)."""
+        files = {image.name: image.executable for image in manifest.images}
+        if COMPONENT_FILE in files:
+            with self._disk.open_raw(fresh / COMPONENT_FILE) as file:
+                said = component.parse(file.pread(component.COMPONENT_BYTES_MAX + 1, 0))
+            component.check_files(said, files)
 
     def _same(self, package: Readable, manifest: Manifest, target: Path) -> bool:
         """Whether the installed folder already holds exactly these files."""
@@ -241,10 +270,15 @@ class SoftwareStore:
                 return False
         return True
 
-    def _replace_active_version(self, software_id: str, version: str) -> None:
-        """Deactivate a version that is about to be unpacked again: readers must not see half of it."""
-        if self.active_version(software_id) == version:
-            self._disk.remove_durable(self._active / software_id)
+    def _repair(self, fresh: Path, damaged: Path, link: Path) -> None:
+        """Put a good copy of the active version in the place of the one that is there, without a moment between."""
+        version = version_of(damaged.name)
+        target = damaged.with_name(f"{version}{AGAIN}{repair_number(damaged.name) + 1}")
+        if self._disk.exists(target):  # of a repair that the power ended; nothing points to it
+            self._discard(target)
+        self._disk.rename_durable(fresh, target)
+        self._disk.link_durable(f"../{target.parent.name}/{target.name}", link)
+        self._discard(damaged)
 
     def _discard(self, folder: Path) -> None:
         """Remove a version, after renaming it: a power cut must not leave half of it under its name."""
@@ -260,12 +294,10 @@ class SoftwareStore:
 
     def _drop_old_versions(self, software_id: str, keep: Collection[str]) -> None:
         home = self._folder / software_id
-        others = sorted((v for v in self._versions(software_id) if v not in keep), key=_version_order)
-        for version in others[: max(0, len(others) - (VERSIONS_KEPT - len(keep)))]:
-            self._discard(home / version)
+        others = sorted((v for v in self._versions(software_id) if v not in keep), key=version_order)
+        gone = others[: max(0, len(others) - (VERSIONS_KEPT - len(keep)))]
+        for name in self._names(software_id):
+            version = version_of(name)
+            if version in gone or name != self.folder(software_id, version).name:
+                self._discard(home / name)
         self._remove_leftovers(home)
-
-
-def _version_order(version: str) -> tuple[tuple[int, str], ...]:
-    """Numbers compare as numbers: 1.10 is newer than 1.9."""
-    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in version.split("."))

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from updateagent.buildhost import pack
 from updateagent.buildhost.signing import Identity
-from updateagent.errors import COMPATIBLE, DOWNGRADE, REQUEST, SIGNATURE_MISSING
+from updateagent.errors import COMPATIBLE, DOWNGRADE, REQUEST, SIGNATURE_MISSING, PackageError
 
 ROOTFS = bytes(range(256)) * 100
 EPOCH = 1_790_000_000
@@ -376,3 +376,16 @@ def test_the_device_side_does_not_load_the_writer() -> None:
         "sys.exit(len(bad & (set(sys.modules) - before)))\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_component_that_devices_would_refuse_is_not_built(bench: Bench) -> None:
+    program, said = bench.folder / "watch", bench.folder / "component.json"
+    program.write_text("#!/bin/sh\n")
+    said.write_text('{"format": 1, "kind": "service", "service": {"program": "watch"}}')
+    files = ("--image", f"file:watch={program}", "--image", f"file:component.json={said}")
+    arguments = ("build", "--software", "watch", "--version", "1", "--compatible", "dcu-a1", *files)
+    failed = run(*arguments, "-o", bench.folder / "watch.swu")
+    assert isinstance(failed.exception, PackageError)
+    assert "watch is no executable file" in failed.exception.message
+    program.chmod(0o755)
+    assert run(*arguments, "-o", bench.folder / "watch.swu").exit_code == 0

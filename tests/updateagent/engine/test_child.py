@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import select
 from pathlib import Path
 
 import pytest
 
+from dlms.link.readable import readable
 from updateagent.engine.child import run
 from updateagent.engine.guard import run_command_check
 from updateagent.engine.health import CommandCheck
@@ -28,7 +28,7 @@ def ends(pid: int) -> bool:
     except ProcessLookupError:
         return True
     try:
-        return bool(select.select([process], [], [], LONG_S / 2)[0])
+        return bool(readable([process], LONG_S / 2))
     finally:
         os.close(process)
 

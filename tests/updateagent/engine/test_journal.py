@@ -276,12 +276,11 @@ def test_a_whole_copy_that_is_no_record_is_a_journal_error(disk: FaultyDisk, for
     assert Journal(disk, FOLDER).load() == Record()
 
 
-def test_a_newer_version_is_not_guessed_at() -> None:
-
-    payload = b"{}"
-    head = struct.pack("<4sHHII", b"DCUJ", 2, 0, 1, len(payload))
-    with pytest.raises(DeviceError, match="version 2") as caught:
-        parse(head + struct.pack("<I", zlib.crc32(payload, zlib.crc32(head))) + payload)
+@pytest.mark.parametrize("version", [0, 2])
+def test_another_version_is_not_guessed_at(version: int) -> None:
+    head = struct.pack("<4sHHII", b"DCUJ", version, 0, 1, len(IDLE_FORM))
+    with pytest.raises(DeviceError, match=f"version {version}") as caught:
+        parse(head + struct.pack("<I", zlib.crc32(IDLE_FORM, zlib.crc32(head))) + IDLE_FORM)
     assert caught.value.code is JOURNAL
 
 

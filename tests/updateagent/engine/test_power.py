@@ -14,7 +14,7 @@ from typing import cast
 
 import pytest
 
-from agent.jobs.software import DownloadStatus, Job, finish, set_jobs
+from agent.jobs.software import DownloadStatus, Job, Trial, finish, set_jobs
 from agent.ota.software_jobs import SoftwareJobs
 from tests.sim.board.uboot import BootLoaderError, Choice
 from tests.sim.faulty_disk import FaultyDisk, Survival
@@ -410,7 +410,16 @@ def test_new_roots_that_are_not_synced_are_found(tmp_path: Path) -> None:
 # -- software packages
 
 
-SOFTWARE = ("first", "update", "one byte changed", "remove", "repair", "step by step")
+SOFTWARE = (
+    "first",
+    "update",
+    "one byte changed",
+    "does not run",
+    "first one does not run",
+    "remove",
+    "repair",
+    "step by step",
+)
 
 
 def software(folder: Path, name: str) -> SoftwareStory:
@@ -488,6 +497,13 @@ class RemovesTwice(SoftwareJobs):
         self._done(job, replace(self._deps.software.remove("lists", beat), name=""), "lists")
 
 
+class ForgetsTheTrial(SoftwareJobs):
+    """After a power cut nobody knows which version was active before."""
+
+    def _save(self, trial: Trial) -> None:
+        """Kept nowhere."""
+
+
 class LeavesPackages(SoftwareJobs):
     def refresh(self) -> None:
         self._inventory({})
@@ -504,6 +520,7 @@ JOBS: dict[str, tuple[str, type[SoftwareJobs]]] = {
     "a job that outlives its report": ("remove", ReportsTwice),
     "packages of ended jobs": ("first", LeavesPackages),
     "a removal that cannot be taken up again": ("remove", RemovesTwice),
+    "a trial that is kept nowhere": ("does not run", ForgetsTheTrial),
 }
 
 

@@ -300,9 +300,19 @@ def test_a_clock_at_1970_does_not_refuse_a_good_signer(newest: int) -> None:
     assert accept(signer().cms(CONTENT), device(clock=0, newest_signed=newest)) == NOW
 
 
-def test_a_signer_that_is_not_valid_yet_is_refused_while_the_clock_is_credible() -> None:
-    assert refused(signer().cms(CONTENT), device(clock=BEFORE)) is CERTIFICATE_TIME
-    assert accept(signer().cms(CONTENT), device(clock=BEFORE, newest_signed=BEFORE + 1)) == NOW
+@pytest.mark.parametrize("known", ["newest_signed", "built"])
+def test_a_signer_that_is_not_valid_yet_is_refused_while_the_clock_is_credible(known: str) -> None:
+    assert refused(signer().cms(CONTENT), device(clock=BEFORE, **{known: BEFORE})) is CERTIFICATE_TIME
+    assert accept(signer().cms(CONTENT), device(clock=BEFORE, **{known: BEFORE + 1})) == NOW
+
+
+def test_a_device_that_knows_nothing_of_the_time_holds_no_start_against_a_signer() -> None:
+    assert accept(signer().cms(CONTENT), device(clock=BEFORE)) == NOW
+
+
+def test_what_had_expired_when_the_image_was_built_is_refused_whatever_the_clock_says() -> None:
+    assert refused(brief(), device(clock=0, built=BRIEF_END + 1)) is CERTIFICATE_TIME
+    assert accept(brief(), device(clock=0, built=BRIEF_END)) == BRIEF_END - DAY
 
 
 def test_a_time_of_signing_outside_the_validity_of_the_signer_is_refused() -> None:

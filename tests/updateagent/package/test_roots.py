@@ -180,6 +180,7 @@ def test_a_root_that_is_not_an_authority_is_refused() -> None:
         roots.make(1, 1, NOW, [signer().certificate])
 
 
+@pytest.mark.slow
 def test_changed_bytes_are_refused_whatever_they_are() -> None:
     good = listed(1, 2, (B, C), (A, B, C))
     chance = random.Random(7)

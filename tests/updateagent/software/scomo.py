@@ -41,6 +41,7 @@ from updateagent.disk import Storage
 from updateagent.engine.journal import Journal
 from updateagent.engine.machine import State
 from updateagent.errors import UpdateError
+from updateagent.layout import version_order
 from updateagent.package.manifest import Kind, Manifest, Role, verify_package
 from updateagent.package.verifier import SignedPackages, VerifierDeps
 from updateagent.software.install import install_software
@@ -76,6 +77,8 @@ class Step:
     result: int = software.SUCCESS
     meanwhile: frozenset[str | None] = NOTHING
     then: str | None = None
+    in_trouble: frozenset[str | None] = frozenset()
+    """What may be active as well where the disk fails: nothing, where there was no way back."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class SoftwareStory:
     steps: tuple[Step, ...] = ()
     damage: bool = False
     """One file of the active version is damaged at first."""
+    sick: frozenset[str] = frozenset()
+    """Versions whose service does not get ready."""
     pem: Path = Path()
     make_store: Callable[[Storage, Path], SoftwareStore] = SoftwareStore
     make_jobs: Callable[..., SoftwareJobs] = SoftwareJobs
@@ -161,6 +166,9 @@ class Installer:
 
         return _answer(work)
 
+    def newest(self, software_id: str) -> str:
+        return max((one.version for one in self.store.installed()), key=version_order, default="")
+
     def deployed(self) -> Sequence[DeployedSoftware] | None:
         found = [DeployedSoftware(one.id, one.version, one.active) for one in self.store.installed()]
         return [one for one in found if one.active] or found[-1:]
@@ -207,7 +215,9 @@ class Device:
         self.objects = Scomo(self._view, lambda: f"job-{disk.operations}")
         self.registry = Registry([self.objects], [self.objects])
         self.tree = ManagementTree(self.registry.schema, disk, DM, lambda: float(NOW))
-        deps = _Deps(self.tree, disk, Line(disk, story.package), story.installer(disk), self.verify)
+        settle = lambda _software, version, _beat: "does not run" if version in story.sick else ""  # noqa: E731
+        line, installer = Line(disk, story.package), story.installer(disk)
+        deps = _Deps(self.tree, disk, line, installer, self.verify, settle=settle)
         self.jobs = story.make_jobs(cast("OtaDeps", deps), DOWNLOADS)
 
     def _view(self) -> Transaction:
@@ -244,6 +254,7 @@ class _Deps:
     software_mark: Callable[[], object] = _nothing
     software_problem: Callable[[str, str], str] = lambda _software, _version: ""
     on_alert: Callable[[], None] = _nothing
+    settle: Callable[[str, str, object], str] = lambda _software, _version, _beat: ""
 
 
 @dataclass
@@ -366,7 +377,8 @@ class SoftwareWorld:
         """What must hold of the folders, whenever anybody looks."""
         store = SoftwareStore(self.disk, FOLDER)
         found = store.active_version(LISTS)
-        if found not in self.active:
+        degraded = self.story.steps[min(self.step, len(self.story.steps) - 1)].in_trouble
+        if found not in self.active | (degraded if self.trouble_allowed else frozenset()):
             raise _violation(f"version {found} is active, {sorted(map(str, self.active))} may be")
         for one in store.installed():
             if not (self.story.damage and one.version == self.story.installed[-1][0]):
@@ -427,6 +439,7 @@ def software_stories(folder: Path) -> list[SoftwareStory]:
     at = three.index(files("3")["list.csv"]) + 100
     bad = three[:at] + bytes([three[at] ^ 1]) + three[at + 1 :]
     install = (*DOWNLOAD, "Operations", "DownloadInstall")
+    sick, either, first = frozenset({"3"}), frozenset({"2", "3"}), frozenset({None, "3"})
 
     def story(name: str, package: bytes, installed: tuple[tuple[str, bytes], ...], *steps: Step, **more: Any) -> Any:
         return SoftwareStory(f"software, {name}", package, installed, steps, pem=roots, **more)
@@ -435,8 +448,16 @@ def software_stories(folder: Path) -> list[SoftwareStory]:
         story("first", three, (), Step(install, then="3")),
         story("update", three, before, Step(install, meanwhile=frozenset({"2"}), then="3")),
         story("one byte changed", bad, before, Step(install, result=1407, then="2")),
+        story(
+            "does not run",
+            three,
+            before,
+            Step(install, result=1450, meanwhile=either, then="2", in_trouble=NOTHING),
+            sick=sick,
+        ),
+        story("first one does not run", three, (), Step(install, result=1409, meanwhile=first), sick=sick),
         story("remove", three, before, Step((*DEPLOYED, "Operations", "Remove"), meanwhile=frozenset({"2"}))),
-        story("repair", two, before, Step(install, meanwhile=frozenset({"2", None}), then="2"), damage=True),
+        story("repair", two, before, Step(install, meanwhile=frozenset({"2"}), then="2"), damage=True),
         story(
             "step by step",
             three,

@@ -199,6 +199,54 @@ def test_installing_what_is_active_changes_nothing(disk: FaultyDisk) -> None:
     assert disk.operations == before
 
 
+def test_a_damaged_version_is_repaired_without_a_moment_in_which_none_is_active(disk: FaultyDisk) -> None:
+    store = SoftwareStore(disk, FOLDER)
+    store.install(NOTHING, software("1"))
+    store.activate("lists")
+    for number in ("1,2", "1,3"):
+        disk.write_durable(store.folder("lists", "1") / "list.csv", b"damaged")
+        seen: list[bytes | None] = []
+
+        def look(_: Operation, seen: list[bytes | None] = seen) -> None:
+            disk.on_operation = None
+            seen.append(active_file(disk))
+            disk.on_operation = look
+
+        disk.on_operation = look
+        store.install(NOTHING, software("1"))
+        disk.on_operation = None
+        assert set(seen) == {b"damaged", expected("1")}
+        assert active_file(disk) == expected("1")
+        assert disk.listdir(FOLDER / "lists") == [number]
+        assert store.active_version("lists") == "1"
+        assert [one.version for one in store.installed()] == ["1"]
+    store.install(NOTHING, software("2"))
+    store.activate("lists", "2")
+    store.activate("lists", "1")
+    assert active_file(disk) == expected("1")
+
+
+SERVICE = b'{"format": 1, "kind": "service", "service": {"program": "run"}}'
+
+
+@pytest.mark.parametrize(
+    ("said", "executable", "taken"),
+    [(SERVICE, True, True), (SERVICE, False, False), (b'{"format": 9}', True, False), (b" " * 70_000, True, False)],
+)
+def test_a_component_that_cannot_be_what_it_says_is_not_installed(
+    disk: FaultyDisk, said: bytes, executable: bool, taken: bool
+) -> None:
+    store = SoftwareStore(disk, FOLDER)
+    files = (PlainFile("component.json", said), PlainFile("run", b"#!/bin/sh", executable=executable))
+    if taken:
+        store.install(NOTHING, software("1", *files))
+        assert [one.version for one in store.installed()] == ["1"]
+        return
+    with pytest.raises(PackageError):
+        store.install(NOTHING, software("1", *files))
+    assert store.installed() == ()
+
+
 def test_what_is_deactivated_stays_installed_and_what_is_removed_is_gone(disk: FaultyDisk) -> None:
     store = SoftwareStore(disk, FOLDER)
     store.install(NOTHING, software("1"))

@@ -1,0 +1,34 @@
+"""The release file of an image (sans-IO): lines `KEY=value` as in os-release(5), by one rule for all programs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+BUILT = "BUILT"  # when the image was built, by ISO 8601 or in seconds since the epoch
+TIME_MAX = 32_503_680_000  # the year 3000
+
+
+def parse_release(text: str) -> dict[str, str]:
+    """Return the values; quotes around one are taken off."""
+    values: dict[str, str] = {}
+    for line in text.splitlines():
+        key, separator, value = line.strip().partition("=")
+        if separator and not key.startswith("#"):
+            values[key] = value[1:-1] if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'" else value
+    return values
+
+
+def built_at(release: dict[str, str]) -> float:
+    """Return when the image was built, by its release file; 0 where that does not say so. Raises `ValueError` for a
+    time that cannot be read."""
+    text = release.get(BUILT, "")
+    if not text:
+        return 0.0
+    if text.isascii() and text.isdigit():
+        seconds = float(text)
+    else:
+        built = datetime.fromisoformat(text)
+        seconds = built.replace(tzinfo=built.tzinfo or UTC).timestamp()
+    if not 0 <= seconds <= TIME_MAX:
+        raise ValueError(f"{text[:40]} is no time of a build")
+    return seconds
