@@ -75,13 +75,7 @@ _VALUES: Final = (
 
 
 def _starts(page: int) -> dict[int, tuple[str, str]]:
-    fixed = {
-        0x05: ("name", ""),
-        0x06: ("value", ""),
-        0x45: ("version", ""),
-        0x46: ("version", "1.0"),
-        0x50: ("type", ""),
-    }
+    fixed = {0x05: ("name", ""), 0x06: ("value", ""), 0x50: ("type", "")}  # the document's version is not looked at
     named = {token: ("name", name) for token, name in _PARM_NAMES[page].items()}
     return fixed | named | {token: ("type", name) for token, name in _TYPES[page].items()}
 
@@ -189,12 +183,7 @@ def _from_xml(document: bytes) -> Characteristic:
         parser.Parse(document, True)  # noqa: FBT003 (expat's own signature: isfinal)
     except (expat.ExpatError, ValueError, LookupError) as error:
         raise SyncmlError(WHAT, max(0, parser.ErrorByteIndex), "not XML") from error
-    return _root(builder)
-
-
-def _root(builder: _Builder) -> Characteristic:
-    if builder.root is None:
-        raise SyncmlError(WHAT, 0, "no element")
+    assert builder.root is not None  # noqa: S101 - expat refuses a document without an element
     return builder.root
 
 
@@ -204,7 +193,7 @@ def _from_wbxml(document: bytes) -> Characteristic:
     builder = _Builder()
     attributes = _Attributes(reader)
     depth = 0
-    while True:
+    while builder.root is None or depth:
         token = reader.u8()
         if token == _SWITCH_PAGE:
             reader.u8()  # the tags are the same on both pages
@@ -218,8 +207,7 @@ def _from_wbxml(document: bytes) -> Characteristic:
                 depth += 1
             else:
                 builder.end()
-        if not depth:
-            return _root(builder)
+    return builder.root
 
 
 class _Attributes:

@@ -72,17 +72,24 @@ class AlertCode(IntEnum):
     GENERIC = 1226
 
 
+SOFTWARE_ROLLED_BACK = 1450  # SCOMO 1.0 leaves 1450 to 1499 to vendors: not activated, the version before is in use
+
+
 def succeeded(code: int) -> bool:
     """Whether a status code means that the command was carried out, or will be. FUMO's result codes work the same."""
     return 200 <= code < 300
 
 
-_NOT_DONE = frozenset({Code.CHUNK_BUFFERED, Code.CANCELLED, Code.NOT_EXECUTED, Code.ATOMIC_ROLLED_BACK})
+PARTIAL_CONTENT = 206
+_NOT_DONE = frozenset(
+    {PARTIAL_CONTENT, Code.CHUNK_BUFFERED, Code.CANCELLED, Code.NOT_EXECUTED, Code.ATOMIC_ROLLED_BACK}
+)  # fmt: skip
 
 
-def carried_out(code: int) -> bool:
-    """Whether the command with this status has its effect: of the codes of success some say that it has none (yet)."""
-    return succeeded(code) and code not in _NOT_DONE
+def carried_out(code: int, *, later: bool = False) -> bool:
+    """Whether the command with this status has its effect: of the codes of success some say that it has none, or none
+    yet. `later`: one that was accepted, and whose end is told by an alert, counts as well (Exec)."""
+    return succeeded(code) and code not in _NOT_DONE and (later or code != Code.ACCEPTED)
 
 
 class Refusal(Exception):

@@ -164,7 +164,6 @@ class DayTimes:
 
     def __init__(self, text: str, zone: Zone = UTC) -> None:
         """Parse spans, separated by commas. Raises `ZoneError`."""
-        self.text = text
         self.zone = zone
         self._spans = tuple(_span(part.strip()) for part in text.split(",")) if text.strip() else ()
 
@@ -199,7 +198,7 @@ class DayTimes:
 def _span(text: str) -> tuple[int, int]:
     match = _SPAN.fullmatch(text)
     numbers = [int(number) for number in match.groups()] if match is not None else []
-    if not numbers or numbers[0] > 23 or numbers[2] > 24 or max(numbers[1], numbers[3]) > 59:
+    if not numbers or numbers[0] > 23 or max(numbers[1], numbers[3]) > 59:
         raise ZoneError(f"{text!r}: times of a day as 22:30-05:00 expected")
     first, last = numbers[0] * _HOUR + numbers[1] * 60, numbers[2] * _HOUR + numbers[3] * 60
     if first == last or last > _DAY:

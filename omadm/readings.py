@@ -25,7 +25,8 @@ VERSION = 1
 KINDS = ("reading", "gap", "event")
 """What a record can be. One of a later kind says so in its member `kind`."""
 ACCEPTS_HEADER = "DCU-Accepts"
-"""Of each answer: the kinds of records that this head-end knows. One without it is of before gaps and events."""
+"""Header of every answer: the kinds of records that this head-end knows. A head-end that does not send it is older than
+gaps and events, and knows readings only."""
 LATER_CHARS_MAX = 64 * 1024  # of a record of a later kind
 BODY_BYTES_MAX = 4 << 20  # as sent; the largest batch has about 2 MiB before compression
 URL_NODE, TOKEN_NODE = "./AMI/Uplink/URL", "./AMI/Uplink/Token"  # where a device has them from
@@ -34,7 +35,7 @@ RECORDS_MAX = 5000  # per batch
 PIECE_RECORDS = 50  # that are encoded at a time
 RESENDS_MAX = 32  # orders, and reports, at a time
 RANGES_MAX = 32  # per report
-LISTED_MAX = 25_000  # gaps on a page: a device has at most 20,000 open ones
+LISTED_MAX = 1000  # gaps on a page
 TEXT_CHARS_MAX = 128
 RAW_CHARS_MAX = 16 * 1024  # of one value, as JSON
 DEPTH_MAX = 8  # of lists in lists
@@ -45,6 +46,9 @@ ID_MAX = 2**63 - 1
 REREAD_CHARS = 8  # of the name of a second reading of a profile: two have the same once in 10^9
 RUN_MAX = 2**40  # seconds since the epoch
 
+GapKey = tuple[str, str, str, int]
+"""Meter, task, profile (`""` for runs of the task) and first slot: lists of gaps are in this order, texts by code
+points."""
 Raw = None | bool | int | float | str | list["list[object]"]
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -127,12 +131,15 @@ class Reading:
 class GapReport:
     """What became of a range of slots of one meter that are not there, as the device stores and sends it.
 
-    `gap` is `open`, `closed`, or `doubted`: readings of these runs from the same store with a lower id were taken under
-    a clock that was wrong; or `confirmed`: a report on the same runs that said so was wrong. `first` and `last` are
-    runs of `task`, one every `every` seconds, or at the run times of a calendar, `times` (`omadm.schedule`), for whose
-    grid `every` then stands; with `profile` (its logical name) they are the ends of the profile's intervals. `last` is
-    `None` while the gap goes on. `reason`: why the slots are missing; `how`: how they were closed. `noted`: by the
-    concentrator's clock, seconds since the epoch.
+    `gap` is `open`, `closed`, or `doubted`: readings of these runs were taken under a clock that was wrong; or
+    `confirmed`: they were taken under a clock that is right, whatever was said of them before. These two are about
+    readings with ids from `lowest` to `highest` of the store `about`, of all meters where `meter` is empty, and of all
+    tasks where `task` is; `generation` is the place of the reporting store in the order of the device's stores, from 1.
+    Reports without a store are about the reporting one. `first` and `last` are runs of `task`, one every `every`
+    seconds, or at the run times of a calendar, `times` (`omadm.schedule`), for whose grid `every` then stands; with
+    `profile` (its logical name) they are the ends of the profile's intervals. `last` is `None` while the gap goes on.
+    `reason`: why the slots are missing; `how`: how they were closed. `noted`: by the concentrator's clock, seconds
+    since the epoch.
     """
 
     gap: str
@@ -146,6 +153,15 @@ class GapReport:
     how: str | None
     noted: float
     times: str | None = None
+    lowest: int | None = None
+    highest: int | None = None
+    about: str | None = None
+    generation: int | None = None
+
+    @property
+    def key(self) -> GapKey:
+        """Its place in a list of gaps."""
+        return self.meter, self.task, self.profile or "", self.first
 
     @property
     def schedule(self) -> Schedule:
@@ -153,8 +169,9 @@ class GapReport:
         return schedule_of(self.every, self.first % self.every, self.times or "")
 
     def row(self) -> list[object]:
-        """The fields in order, as the store keeps them."""
-        return [getattr(self, name) for name in GAP_FIELDS]
+        """The fields in order, as the store keeps them; ids, and the last two, are left out where there are none."""
+        row = [getattr(self, name) for name in GAP_FIELDS]
+        return row if self.about is not None else row[:JUDGED_SIZE] if self.highest is not None else row[:GAP_SIZE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +217,11 @@ FIELDS = tuple(field.name for field in fields(Reading))
 GAP_FIELDS = tuple(field.name for field in fields(GapReport))
 EVENT_FIELDS = tuple(field.name for field in fields(EventReport))
 ROW_SIZE_MIN = len(FIELDS) - 3
-ROW_SIZES = (*range(ROW_SIZE_MIN, len(FIELDS) + 1), len(GAP_FIELDS) - 1, len(GAP_FIELDS), len(EVENT_FIELDS))
+JUDGED_SIZE = len(GAP_FIELDS) - 2
+GAP_SIZE = JUDGED_SIZE - 2
+GAP_SIZES = (GAP_SIZE - 1, GAP_SIZE, JUDGED_SIZE, len(GAP_FIELDS))
+ROW_SIZES = (*range(ROW_SIZE_MIN, len(FIELDS) + 1), *GAP_SIZES, len(EVENT_FIELDS))
+_CLS = FIELDS.index("cls")  # a number; reports have texts in its place
 GAP_STATES = ("open", "closed", "doubted", "confirmed")
 EVENT_KINDS = ("push", "log", "alarm", "notice")
 """Pushed by a meter; read from an event log; a new bit of an alarm register; noticed by the concentrator itself."""
@@ -216,9 +237,10 @@ def kind_of(entry: Mapping[str, object]) -> str:
 
 
 def record(record_id: int, row: Sequence[object]) -> dict[str, object]:
-    """Make a record of the document from its id and the row of a `Reading`, a `GapReport` or an `EventReport`, which
-    differ in their lengths."""
-    names = EVENT_FIELDS if len(row) == len(EVENT_FIELDS) else GAP_FIELDS if len(row) <= len(GAP_FIELDS) else FIELDS
+    """Make a record of the document from its id and the row of a `Reading`, a `GapReport` or an `EventReport`. The last
+    two differ in their lengths."""
+    reports = EVENT_FIELDS if len(row) == len(EVENT_FIELDS) else GAP_FIELDS
+    names = FIELDS if isinstance(row[_CLS], int) else reports
     return {"id": record_id, **dict(zip(names, row, strict=False))}
 
 
@@ -256,21 +278,26 @@ class ResendReport:
 @dataclass(frozen=True, slots=True)
 class GapList:
     """What a device lists as missing at a moment at which all that it had stored, up to id `as_of`, was acknowledged:
-    either the `digest` of all its open gaps (`gap_digest`), or, without one, a page of them, `gaps`: those of all
-    meters whose ids are above `after`, and up to `until`; without `until` up to the end. Ids compare by code points."""
+    either the `digest` of all its open gaps (`gap_digest`), or, without one, a page of them: `gaps` are all from the
+    place `begin` on and before the place `before`; `None` stands for the beginning and the end of the list."""
 
     as_of: int
     digest: str = ""
-    after: str = ""
-    until: str | None = None
+    begin: GapKey | None = None
+    before: GapKey | None = None
     gaps: tuple[GapReport, ...] = ()
 
     def entry(self) -> dict[str, object]:
         """Return the list as the body of a request has it."""
         if self.digest:
             return {"as_of": self.as_of, "digest": self.digest}
-        gaps = [dict(zip(GAP_FIELDS, gap.row(), strict=True)) for gap in self.gaps]
-        return {"as_of": self.as_of, "after": self.after, "until": self.until, "gaps": gaps}
+        gaps = [gap_entry(gap) for gap in self.gaps]
+        return {"as_of": self.as_of, "from": self.begin, "before": self.before, "gaps": gaps}
+
+
+def gap_entry(gap: GapReport) -> dict[str, object]:
+    """Return a gap as a page of a list has it."""
+    return dict(zip(GAP_FIELDS, gap.row(), strict=False))  # a range has no ids
 
 
 class ListAnswer(StrEnum):
@@ -283,36 +310,37 @@ class ListAnswer(StrEnum):
 
 
 def joined_gaps(gaps: Iterable[GapReport]) -> Iterator[GapReport]:
-    """The same slots in as few ranges as there can be, of gaps in the order of meter, task, profile and first slot:
-    a range that is split at one end only is the same range."""
-    before: GapReport | None = None
+    """The same slots in as few ranges as there can be, of gaps in the order of their keys: a range that is split at one
+    end only is the same range. Where ranges with different members overlap, they come in the order in which they end
+    to be continued."""
+    series: tuple[str, str, str] | None = None
+    open_: dict[tuple[object, ...], GapReport] = {}  # by what ranges that continue each other have in common
     for gap in gaps:
+        if gap.key[:3] != series:
+            yield from open_.values()
+            series, open_ = gap.key[:3], {}
+        members = (gap.reason, gap.every, gap.times or "")
+        before = open_.pop(members, None)
         if before is not None and _continues(before, gap):
             last = None if None in (before.last, gap.last) else max(before.last or 0, gap.last or 0)
-            before = replace(before, last=last)
-            continue
-        if before is not None:
+            gap = replace(before, last=last)
+        elif before is not None:
             yield before
-        before = gap
-    if before is not None:
-        yield before
+        open_[members] = gap
+    yield from open_.values()
 
 
 def gap_digest(gaps: Iterable[GapReport]) -> str:
-    """SHA-256 over open gaps in the order of meter, task, profile and first slot."""
-    digest = hashlib.sha256()
+    """The sum, modulo 2^256, of the SHA-256 of each open gap, of gaps in the order of their keys. It does not depend on
+    the order in which ranges that overlap are joined."""
+    total = 0
     for gap in joined_gaps(gaps):
-        digest.update(_encode([*_series(gap), gap.first, gap.last]).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def _series(gap: GapReport) -> list[object]:
-    return [gap.meter, gap.task, gap.profile or "", gap.reason, gap.every, gap.times or ""]
+        members = [gap.meter, gap.task, gap.profile or "", gap.reason, gap.every, gap.times or "", gap.first, gap.last]
+        total += int.from_bytes(hashlib.sha256(_encode(members).encode()).digest(), "big")
+    return f"{total % 2**256:064x}"
 
 
 def _continues(before: GapReport, gap: GapReport) -> bool:
-    if _series(before) != _series(gap):
-        return False
     return before.last is None or gap.first <= before.schedule.next(before.last)
 
 
@@ -481,11 +509,25 @@ def _list_of(entry: object) -> GapList:
     if not isinstance(entries, list) or len(entries) > LISTED_MAX:
         raise BatchError(f"listed.gaps: a list of at most {LISTED_MAX} is expected")
     gaps = tuple(_gap_of(_Fields(each, f"listed.gaps[{number}].")) for number, each in enumerate(entries))
-    after, until = members.text("after"), members.optional_text("until")
+    begin, before = (_key_of(members.entries.get(name), f"listed.{name}") for name in ("from", "before"))
     for gap in gaps:
-        if gap.gap != "open" or gap.meter <= after or (until is not None and gap.meter > until):
-            raise BatchError("listed.gaps: open gaps of the meters after `after`, up to `until`, are expected")
-    return GapList(as_of, "", after, until, gaps)
+        if (
+            gap.gap != "open"
+            or (begin is not None and gap.key < begin)
+            or (before is not None and gap.key >= before)
+        ):  # fmt: skip
+            raise BatchError("listed.gaps: open gaps from `from` on and before `before` are expected")
+    return GapList(as_of, "", begin, before, gaps)
+
+
+def _key_of(entry: object, where: str) -> GapKey | None:
+    if entry is None:
+        return None
+    if not isinstance(entry, list) or len(entry) != 4:
+        raise BatchError(f"{where}: meter, task, profile and first slot are expected")
+    members = _Fields(dict(zip(("meter", "task", "profile", "first"), entry, strict=True)), f"{where}.")
+    meter, task, profile = (members.text(name) for name in ("meter", "task", "profile"))
+    return meter, task, profile, members.integer("first", 0, RUN_MAX)
 
 
 def _gap_of(members: _Fields) -> GapReport:
@@ -494,6 +536,14 @@ def _gap_of(members: _Fields) -> GapReport:
     first, last = members.integer("first", 0, RUN_MAX), members.optional_integer("last", 0, RUN_MAX)
     if (last is None and state != "open") or (last is not None and (last < first or (last - first) % every)):
         raise BatchError(f"{members.where}last: the last slot, whole periods after the first, is expected")
+    lowest, highest = (
+        members.optional_integer(name, 0, ID_MAX) if name in members.entries else None for name in ("lowest", "highest")
+    )
+    if (lowest is None) != (highest is None) or (lowest is not None and highest is not None and lowest > highest):
+        raise BatchError(f"{members.where}lowest: two ids in their order, or none, are expected")
+    about = members.optional_text("about")
+    if about is not None and not (_STORE.fullmatch(about) and lowest is not None):
+        raise BatchError(f"{members.where}about: the identifier of a store, with ids, is expected")
     return GapReport(
         gap=state,
         meter=members.text("meter"),
@@ -506,6 +556,10 @@ def _gap_of(members: _Fields) -> GapReport:
         how=members.optional_text("how"),
         noted=members.seconds("noted"),
         times=_times_of(members),
+        lowest=lowest,
+        highest=highest,
+        about=about,
+        generation=members.optional_integer("generation", 1, ID_MAX),
     )
 
 

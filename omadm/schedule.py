@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from bisect import bisect
 from calendar import monthrange
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
 from functools import lru_cache
 from typing import Protocol
@@ -46,6 +46,9 @@ _FIELDS: tuple[tuple[str, int, int, dict[str, int]], ...] = (
 )
 _PART = re.compile(r"(\*|\w+(?:-\w+)?)(?:/(\d{1,2}))?")
 LAST_DAY = 32  # among the days of a month
+
+
+Range = tuple[int, int]  # first and last run, both included
 
 
 class ScheduleError(ValueError):
@@ -230,6 +233,41 @@ def schedule_of(every: int, phase: int = 0, times: str = "") -> Schedule:
     return Calendar(fields, Zone(zone))
 
 
+def same(one: Schedule, other: Schedule) -> bool:
+    """Whether the runs of both are the same."""
+    return (one.every, one.phase, one.times) == (other.every, other.phase, other.times)
+
+
+def joined(ranges: Iterable[Range], schedule: Schedule) -> list[Range]:
+    """The same runs in as few ranges as there can be, ascending."""
+    found: list[Range] = []
+    for first, last in sorted(ranges):
+        if found and first <= schedule.next(found[-1][1]):
+            found[-1] = found[-1][0], max(found[-1][1], last)
+        else:
+            found.append((first, last))
+    return found
+
+
+def without(ranges: Iterable[Range], taken: Iterable[Range], schedule: Schedule) -> list[Range]:
+    """The runs of these ranges that are in none of `taken`, ascending."""
+    gone = sorted(taken)
+    found: list[Range] = []
+    for first, last in sorted(ranges):
+        for begin, end in gone:
+            if end < first or begin > last:
+                continue
+            if begin > first:
+                found.append((first, schedule.previous(begin)))
+            if end >= last:  # not asked for the run behind it, which a range without an end does not have
+                break
+            first = schedule.next(end)
+        else:
+            if first <= last:
+                found.append((first, last))
+    return found
+
+
 def _numbers(word: str, name: str, low: int, high: int, names: dict[str, int]) -> set[int]:
     found: set[int] = set()
     for part in word.lower().split(","):
@@ -244,8 +282,6 @@ def _numbers(word: str, name: str, low: int, high: int, names: dict[str, int]) -
         begin = low if span == "*" else _number(first, name, low, high, names)
         # As in cron, `5/15` goes on to the end of the range.
         end = high if span == "*" or (step and not last) else _number(last or first, name, low, high, names)
-        if span == "*" and high == 7:
-            end = 6  # Sunday is 0 and 7
         if step == "0" or step == "00" or begin > end:
             raise ScheduleError(f"{name}: {part!r} names nothing")
         found |= set(range(begin, end + 1, int(step or 1)))

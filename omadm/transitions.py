@@ -27,3 +27,19 @@ class Transitions(Generic[StateT, InputT]):
     def allow(self, state: StateT, given: InputT) -> bool:
         """Whether the table has the pair."""
         return (state, given) in self.table
+
+
+class Stateful(Generic[StateT, InputT]):
+    """What has a state that only its table moves. Subclasses take the steps."""
+
+    def __init__(self, state: StateT, transitions: Transitions[StateT, InputT]) -> None:
+        self._transitions = transitions
+        self._state = state
+
+    @property
+    def state(self) -> StateT:
+        return self._state
+
+    def _step(self, given: InputT) -> None:
+        """Move, or raise the table's error and change nothing."""
+        self._state = self._transitions.after(self._state, given)

@@ -19,6 +19,15 @@ class SsmpRefused(SsmpError):
         self.text = text
 
 
+class SsmpKeyMissingError(SsmpError):
+    """The place of the device's secrets is there, and this one is not in it."""
+
+
+class SsmpUnsettledError(SsmpError):
+    """The registration broke off after the device had confirmed: the server may have put the new account in force in
+    the place of the one before, or may not."""
+
+
 class SsmpWireError(SsmpError):
     """The bytes are not an SSMP message. `offset` is where parsing stopped, `why` a clause without the offset."""
 

@@ -11,11 +11,12 @@ One message is the whole body of one HTTP request or answer::
 
 Numbers are big endian; `length` counts the bytes of all fields. Fields are in ascending order of tag, each at most
 once. A tag below 0x80 that the message's type does not define is an error; one from 0x80 on is skipped (but covered by
-the proofs, which are over the bytes as sent). The MAC field, if a type has one, has the tag 0x7F, and is therefore the
-last of the fields that the type defines.
+the proofs, which are over the bytes as sent). The proof, if a type has one, has the tag 0x7F, and is therefore the last
+of the required fields.
 
-There are two versions. In version 1 the server remembers each HELLO; in version 2 it remembers nothing before the
-device has proven itself, so CHALLENGE and AUTH carry other fields. `HELLO`, the proofs and ERROR are alike in both.
+There are three versions. In version 1 the server remembers each HELLO; from version 2 on it remembers nothing before
+the device has proven itself. In version 3 AUTH and BOOTSTRAP carry keys of that session alone, and may carry
+certificates. HELLO, CONFIRM, DONE and ERROR are alike in all.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from omadm.ssmp.limits import DEVICE_ID_BYTES_MAX, FINGERPRINT_BYTES, TEXT_BYTES
 
 CONTENT_TYPE = "application/vnd.dcu.ssmp"
 MAGIC = b"SS"
-VERSION = 2
-VERSION_1 = 1  # of devices and servers before challenges without a memory
-VERSIONS = (VERSION_1, VERSION)
+VERSION = 3
+VERSION_2 = 2  # before keys of one session
+VERSION_1 = 1  # before challenges without a memory
+VERSIONS = (VERSION_1, VERSION_2, VERSION)
 HEADER_BYTES = 6
 FIELD_HEADER_BYTES = 3
 MESSAGE_BYTES_MAX = 48 * 1024  # a bootstrap document is some hundred bytes; this leaves room for certificates in it
@@ -39,7 +41,12 @@ NONCE_BYTES = 32
 SESSION_BYTES = 16
 COOKIE_BYTES_MAX = 64  # only its server knows what is in it
 MAC_BYTES = 32
+SIGNATURE_BYTES = 64  # ECDSA with P-256: r and s of 32 bytes each (IEEE 1363)
+EPHEMERAL_BYTES = 32  # a public key of X25519 (RFC 7748)
+OWN_CERTIFICATE_BYTES_MAX = 4000  # of a device or of the server, in DER
 ERROR_TEXT_BYTES_MAX = 200
+UNABLE_BYTES_MAX = 200
+TIME_BYTES = 8
 FIELDS_MAX = 32
 
 
@@ -68,6 +75,8 @@ class Tag(IntEnum):
     COOKIE = 0x08
     HELLO = 0x09
     CHALLENGE = 0x0A
+    EPHEMERAL = 0x0B
+    CERTIFICATE = 0x0C
     MAN = 0x10
     MOD = 0x11
     HW = 0x12
@@ -75,7 +84,15 @@ class Tag(IntEnum):
     SW = 0x14
     PUSH_URL = 0x15
     HELD = 0x16
-    MAC = 0x7F
+    PROOF = 0x7F
+    OFFERED = 0x80
+    RENEWS = 0x81
+    RENEWED = 0x82
+    WANTED = 0x83
+    REQUEST = 0x84
+    ISSUED = 0x85
+    TIME = 0x86
+    UNABLE = 0x87
 
 
 FIRST_IGNORABLE_TAG = 0x80
@@ -88,6 +105,7 @@ class ErrorCode(IntEnum):
     REFUSED = 401  # unknown device, wrong key, device switched off: one answer for all
     EXPIRED = 408  # the session is unknown or took too long
     OUT_OF_ORDER = 409  # a known session, but not the message that is due
+    UPGRADE = 426  # both ends speak a later version, and something between them says otherwise
     TOO_MANY = 429  # this device asks too often
     UNAVAILABLE = 503  # the server cannot serve now
     VERSION = 505  # this version is not spoken here; a server of version 1 says 400 instead
@@ -111,12 +129,16 @@ class RegistrationInfo:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Device → server: the device's id and nonce."""
+    """Device → server: the device's id and nonce.
+
+    `offered`, where it is not 0, is a later version that the device speaks and was told the server does not know.
+    """
 
     type: ClassVar[Type] = Type.HELLO
     device_id: str
     client_nonce: bytes
     version: int = VERSION
+    offered: int = 0
 
     def __post_init__(self) -> None:
         if not _text_bytes(self.device_id, DEVICE_ID_BYTES_MAX, "device_id"):
@@ -125,6 +147,8 @@ class Hello:
 
     def emit(self) -> bytes:
         fields = [(Tag.DEVICE_ID, self.device_id.encode()), (Tag.CLIENT_NONCE, self.client_nonce)]
+        if self.offered:
+            fields.append((Tag.OFFERED, bytes([self.offered])))
         return _message(self.version, self.type, fields)
 
 
@@ -136,9 +160,9 @@ class Challenge:
     """
 
     type: ClassVar[Type] = Type.CHALLENGE
-    version: ClassVar[int] = VERSION
     server_nonce: bytes
     cookie: bytes
+    version: int = VERSION
 
     def __post_init__(self) -> None:
         _sized(self.server_nonce, NONCE_BYTES, "server_nonce")
@@ -170,30 +194,68 @@ class ChallengeV1:
 
 @dataclass(frozen=True, slots=True)
 class Auth:
-    """Device → server: the device's proof, over everything so far and its registration information.
+    """Device → server: the device's proof, over everything so far, its registration information, and the public key
+    that it made for this session.
 
     `hello` and `challenge` are the two messages before, whole; `held` is the fingerprint of the account that the device
-    has (`omadm.bootstrap.Account.fingerprint`), empty for none.
+    has (`omadm.bootstrap.Account.fingerprint`), empty for none. `certificate` is the device's, in DER, and `proof` a
+    signature then; it is empty for a device with a shared key, and `proof` a MAC. `renews`: it can take a new key,
+    or certificate; `unable`: why it cannot, empty where it does not say.
     """
 
     type: ClassVar[Type] = Type.AUTH
     version: ClassVar[int] = VERSION
     hello: bytes
     challenge: bytes
+    ephemeral: bytes
+    certificate: bytes
     info: RegistrationInfo
     held: bytes
-    mac: bytes
+    proof: bytes
+    renews: bool = False
+    unable: str = ""
 
     def __post_init__(self) -> None:
         if not self.hello or not self.challenge:
             raise SsmpUsageError("AUTH repeats HELLO and CHALLENGE")
         if self.held:
             _sized(self.held, FINGERPRINT_BYTES, "held")
-        _sized(self.mac, MAC_BYTES, "mac")
+        _text_bytes(self.unable, UNABLE_BYTES_MAX, "unable")
+        _agreeing(self.ephemeral, self.certificate, self.proof)
 
     def emit(self) -> bytes:
         before = [(Tag.HELLO, self.hello), (Tag.CHALLENGE, self.challenge)]
-        fields = [*before, *_info_fields(self.info), (Tag.HELD, self.held), (Tag.MAC, self.mac)]
+        own = [(Tag.EPHEMERAL, self.ephemeral), (Tag.CERTIFICATE, self.certificate)]
+        fields = [*before, *own, *_info_fields(self.info), (Tag.HELD, self.held), (Tag.PROOF, self.proof)]
+        if self.renews:
+            fields.append((Tag.RENEWS, b""))
+        if self.unable:
+            fields.append((Tag.UNABLE, self.unable.encode()))
+        return _message(self.version, self.type, fields)
+
+
+@dataclass(frozen=True, slots=True)
+class AuthV2:
+    """AUTH of version 2: without keys of the session, and for shared keys only."""
+
+    type: ClassVar[Type] = Type.AUTH
+    version: ClassVar[int] = VERSION_2
+    hello: bytes
+    challenge: bytes
+    info: RegistrationInfo
+    held: bytes
+    proof: bytes
+
+    def __post_init__(self) -> None:
+        if not self.hello or not self.challenge:
+            raise SsmpUsageError("AUTH repeats HELLO and CHALLENGE")
+        if self.held:
+            _sized(self.held, FINGERPRINT_BYTES, "held")
+        _sized(self.proof, MAC_BYTES, "proof")
+
+    def emit(self) -> bytes:
+        before = [(Tag.HELLO, self.hello), (Tag.CHALLENGE, self.challenge)]
+        fields = [*before, *_info_fields(self.info), (Tag.HELD, self.held), (Tag.PROOF, self.proof)]
         return _message(self.version, self.type, fields)
 
 
@@ -205,35 +267,75 @@ class AuthV1:
     version: ClassVar[int] = VERSION_1
     session: bytes
     info: RegistrationInfo
-    mac: bytes
+    proof: bytes
 
     def __post_init__(self) -> None:
         _sized(self.session, SESSION_BYTES, "session")
-        _sized(self.mac, MAC_BYTES, "mac")
+        _sized(self.proof, MAC_BYTES, "proof")
 
     def emit(self) -> bytes:
-        fields = [(Tag.SESSION, self.session), *_info_fields(self.info), (Tag.MAC, self.mac)]
+        fields = [(Tag.SESSION, self.session), *_info_fields(self.info), (Tag.PROOF, self.proof)]
         return _message(self.version, self.type, fields)
 
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """Server → device: the sealed bootstrap document and the server's proof."""
+    """Server → device: the sealed bootstrap document, the server's public key of this session, and its proof.
+
+    `certificate` is the server's where the device proved itself with one, and `proof` a signature then. `renewed` is a
+    new device key, sealed; empty for none. `wanted`: CONFIRM is to bring a request for another certificate. `time_ms`:
+    what time it is at the server, in milliseconds since 1970 (UTC); 0 where it does not say.
+    """
+
+    type: ClassVar[Type] = Type.BOOTSTRAP
+    version: ClassVar[int] = VERSION
+    session: bytes
+    sealed: bytes
+    ephemeral: bytes
+    certificate: bytes
+    proof: bytes
+    renewed: bytes = b""
+    wanted: bool = False
+    time_ms: int = 0
+
+    def __post_init__(self) -> None:
+        _sized(self.session, SESSION_BYTES, "session")
+        if not self.sealed:
+            raise SsmpUsageError("sealed is empty")
+        if not 0 <= self.time_ms < 1 << 8 * TIME_BYTES:
+            raise SsmpUsageError(f"time_ms {self.time_ms} is no time")
+        _agreeing(self.ephemeral, self.certificate, self.proof)
+
+    def emit(self) -> bytes:
+        own = [(Tag.EPHEMERAL, self.ephemeral), (Tag.CERTIFICATE, self.certificate)]
+        fields = [(Tag.SESSION, self.session), (Tag.SEALED, self.sealed), *own, (Tag.PROOF, self.proof)]
+        if self.renewed:
+            fields.append((Tag.RENEWED, self.renewed))
+        if self.wanted:
+            fields.append((Tag.WANTED, b""))
+        if self.time_ms:
+            fields.append((Tag.TIME, self.time_ms.to_bytes(TIME_BYTES, "big")))
+        return _message(self.version, self.type, fields)
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapV2:
+    """BOOTSTRAP of versions 1 and 2."""
 
     type: ClassVar[Type] = Type.BOOTSTRAP
     session: bytes
     sealed: bytes
-    mac: bytes
-    version: int = VERSION
+    proof: bytes
+    version: int = VERSION_2
 
     def __post_init__(self) -> None:
         _sized(self.session, SESSION_BYTES, "session")
-        _sized(self.mac, MAC_BYTES, "mac")
+        _sized(self.proof, MAC_BYTES, "proof")
         if not self.sealed:
             raise SsmpUsageError("sealed is empty")
 
     def emit(self) -> bytes:
-        fields = [(Tag.SESSION, self.session), (Tag.SEALED, self.sealed), (Tag.MAC, self.mac)]
+        fields = [(Tag.SESSION, self.session), (Tag.SEALED, self.sealed), (Tag.PROOF, self.proof)]
         return _message(self.version, self.type, fields)
 
 
@@ -250,22 +352,39 @@ class _Proof:
         _sized(self.session, SESSION_BYTES, "session")
         _sized(self.mac, MAC_BYTES, "mac")
 
-    def emit(self) -> bytes:
-        return _message(self.version, self.type, [(Tag.SESSION, self.session), (Tag.MAC, self.mac)])
+    def _emit(self, *optional: tuple[Tag, bytes]) -> bytes:
+        """The message, with those of the `optional` fields that have something in them."""
+        extra = [(tag, value) for tag, value in optional if value]
+        return _message(self.version, self.type, [(Tag.SESSION, self.session), (Tag.PROOF, self.mac), *extra])
 
 
 @dataclass(frozen=True, slots=True)
 class Confirm(_Proof):
-    """Device → server: the bootstrap document arrived and opened."""
+    """Device → server: the bootstrap document arrived and opened. `request`: for another certificate, sealed; empty for
+    none. `unable`: why the device did not store the key that it was given, or did not make the key pair that it was to
+    make; empty where it did."""
 
     type: ClassVar[Type] = Type.CONFIRM
+    request: bytes = b""
+    unable: str = ""
+
+    def __post_init__(self) -> None:
+        _Proof.__post_init__(self)
+        _text_bytes(self.unable, UNABLE_BYTES_MAX, "unable")
+
+    def emit(self) -> bytes:
+        return self._emit((Tag.REQUEST, self.request), (Tag.UNABLE, self.unable.encode()))
 
 
 @dataclass(frozen=True, slots=True)
 class Done(_Proof):
-    """Server → device: the account is in force."""
+    """Server → device: the account is in force. `issued`: another certificate, sealed; empty for none."""
 
     type: ClassVar[Type] = Type.DONE
+    issued: bytes = b""
+
+    def emit(self) -> bytes:
+        return self._emit((Tag.ISSUED, self.issued))
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,21 +409,33 @@ class Error:
         return _message(self.version, self.type, fields)
 
 
-Message = Hello | Challenge | ChallengeV1 | Auth | AuthV1 | Bootstrap | Confirm | Done | Error
+Message = Hello | Challenge | ChallengeV1 | Auth | AuthV2 | AuthV1 | Bootstrap | BootstrapV2 | Confirm | Done | Error
 
 _INFO_TAGS = (Tag.MAN, Tag.MOD, Tag.HW, Tag.FW, Tag.SW, Tag.PUSH_URL)
 _TAGS: dict[Type, tuple[Tag, ...]] = {
     Type.HELLO: (Tag.DEVICE_ID, Tag.CLIENT_NONCE),
     Type.CHALLENGE: (Tag.SERVER_NONCE, Tag.COOKIE),
-    Type.AUTH: (Tag.HELLO, Tag.CHALLENGE, *_INFO_TAGS, Tag.HELD, Tag.MAC),
-    Type.BOOTSTRAP: (Tag.SESSION, Tag.SEALED, Tag.MAC),
-    Type.CONFIRM: (Tag.SESSION, Tag.MAC),
-    Type.DONE: (Tag.SESSION, Tag.MAC),
+    Type.AUTH: (Tag.HELLO, Tag.CHALLENGE, Tag.EPHEMERAL, Tag.CERTIFICATE, *_INFO_TAGS, Tag.HELD, Tag.PROOF),
+    Type.BOOTSTRAP: (Tag.SESSION, Tag.SEALED, Tag.EPHEMERAL, Tag.CERTIFICATE, Tag.PROOF),
+    Type.CONFIRM: (Tag.SESSION, Tag.PROOF),
+    Type.DONE: (Tag.SESSION, Tag.PROOF),
     Type.ERROR: (Tag.ERROR_CODE, Tag.ERROR_TEXT),
 }
-_TAGS_V1 = _TAGS | {
+_TAGS_V2 = _TAGS | {
+    Type.AUTH: (Tag.HELLO, Tag.CHALLENGE, *_INFO_TAGS, Tag.HELD, Tag.PROOF),
+    Type.BOOTSTRAP: (Tag.SESSION, Tag.SEALED, Tag.PROOF),
+}
+_TAGS_V1 = _TAGS_V2 | {
     Type.CHALLENGE: (Tag.SESSION, Tag.SERVER_NONCE),
-    Type.AUTH: (Tag.SESSION, *_INFO_TAGS, Tag.MAC),
+    Type.AUTH: (Tag.SESSION, *_INFO_TAGS, Tag.PROOF),
+}
+_TAGS_OF = {VERSION_1: _TAGS_V1, VERSION_2: _TAGS_V2, VERSION: _TAGS}
+_OPTIONAL = {
+    Type.HELLO: (Tag.OFFERED,),
+    Type.AUTH: (Tag.RENEWS, Tag.UNABLE),
+    Type.BOOTSTRAP: (Tag.RENEWED, Tag.WANTED, Tag.TIME),
+    Type.CONFIRM: (Tag.REQUEST, Tag.UNABLE),
+    Type.DONE: (Tag.ISSUED,),
 }
 
 
@@ -312,7 +443,7 @@ def parse(data: bytes) -> Message:
     """Parse one whole message. Raises `SsmpWireError` and nothing else; `SsmpVersionError` for a version that is not
     spoken here."""
     version, type_ = _parse_header(data)
-    fields = _parse_fields(data, type_, (_TAGS_V1 if version == VERSION_1 else _TAGS)[type_])
+    fields = _parse_fields(data, type_, _TAGS_OF[version][type_])
     try:
         return _build(version, type_, fields)
     except SsmpUsageError as error:  # the constructors' checks, seen from the receiving side
@@ -320,16 +451,16 @@ def parse(data: bytes) -> Message:
 
 
 def unproven(data: bytes) -> bytes:
-    """The part of an AUTH, BOOTSTRAP, CONFIRM or DONE message that its own MAC covers: all but the MAC field's value,
-    up to and including that field's tag and length. `data` must have been emitted or parsed here before."""
+    """The part of an AUTH, BOOTSTRAP, CONFIRM or DONE message that its own proof covers: all but that field's value, up
+    to and including its tag and length. `data` must have been emitted or parsed here before."""
     at = HEADER_BYTES
     while at < len(data):
         size = int.from_bytes(data[at + 1 : at + 3], "big")
         start = at + FIELD_HEADER_BYTES
-        if data[at] == Tag.MAC:
+        if data[at] == Tag.PROOF:
             return data[:start] + data[start + size :]
         at = start + size
-    raise SsmpUsageError("the message has no MAC field")
+    raise SsmpUsageError("the message has no proof")
 
 
 def _parse_header(data: bytes) -> tuple[int, Type]:
@@ -367,7 +498,7 @@ def _parse_fields(data: bytes, type_: Type, known: tuple[Tag, ...]) -> dict[Tag,
         start = at + FIELD_HEADER_BYTES
         if len(data) - start < size:
             raise SsmpWireError(at, f"field 0x{number:02x} says {size} bytes, {len(data) - start} are left")
-        if number in known:
+        if number in known or number in _OPTIONAL.get(type_, ()):
             fields[Tag(number)] = data[start : start + size]
         elif number < FIRST_IGNORABLE_TAG:
             raise SsmpWireError(at, f"field 0x{number:02x} does not belong in {type_.name}")
@@ -381,26 +512,47 @@ def _parse_fields(data: bytes, type_: Type, known: tuple[Tag, ...]) -> dict[Tag,
 def _build(version: int, type_: Type, fields: dict[Tag, bytes]) -> Message:
     match type_:
         case Type.HELLO:
-            return Hello(_text(fields, Tag.DEVICE_ID), fields[Tag.CLIENT_NONCE], version)
+            offered = fields.get(Tag.OFFERED, b"\0")
+            _sized(offered, 1, "offered")
+            return Hello(_text(fields, Tag.DEVICE_ID), fields[Tag.CLIENT_NONCE], version, offered[0])
         case Type.CHALLENGE if version == VERSION_1:
             return ChallengeV1(fields[Tag.SESSION], fields[Tag.SERVER_NONCE])
         case Type.CHALLENGE:
-            return Challenge(fields[Tag.SERVER_NONCE], fields[Tag.COOKIE])
+            return Challenge(fields[Tag.SERVER_NONCE], fields[Tag.COOKIE], version)
         case Type.AUTH:
-            info = RegistrationInfo(*(_text(fields, tag) for tag in _INFO_TAGS))
-            if version == VERSION_1:
-                return AuthV1(fields[Tag.SESSION], info, fields[Tag.MAC])
-            return Auth(fields[Tag.HELLO], fields[Tag.CHALLENGE], info, fields[Tag.HELD], fields[Tag.MAC])
+            return _build_auth(version, fields)
+        case Type.BOOTSTRAP if version == VERSION:
+            keys = fields[Tag.EPHEMERAL], fields[Tag.CERTIFICATE]
+            renewed, wanted = fields.get(Tag.RENEWED, b""), Tag.WANTED in fields
+            told = fields.get(Tag.TIME, bytes(TIME_BYTES))
+            _sized(told, TIME_BYTES, "time")
+            time_ms = int.from_bytes(told, "big")
+            return Bootstrap(
+                fields[Tag.SESSION], fields[Tag.SEALED], *keys, fields[Tag.PROOF], renewed, wanted, time_ms
+            )
         case Type.BOOTSTRAP:
-            return Bootstrap(fields[Tag.SESSION], fields[Tag.SEALED], fields[Tag.MAC], version)
+            return BootstrapV2(fields[Tag.SESSION], fields[Tag.SEALED], fields[Tag.PROOF], version)
         case Type.CONFIRM:
-            return Confirm(fields[Tag.SESSION], fields[Tag.MAC], version)
+            unable = _text(fields, Tag.UNABLE) if Tag.UNABLE in fields else ""
+            return Confirm(fields[Tag.SESSION], fields[Tag.PROOF], version, fields.get(Tag.REQUEST, b""), unable)
         case Type.DONE:
-            return Done(fields[Tag.SESSION], fields[Tag.MAC], version)
+            return Done(fields[Tag.SESSION], fields[Tag.PROOF], version, fields.get(Tag.ISSUED, b""))
         case Type.ERROR:
             code = fields[Tag.ERROR_CODE]
             _sized(code, 2, "error code")
             return Error(int.from_bytes(code, "big"), _text(fields, Tag.ERROR_TEXT), version)
+
+
+def _build_auth(version: int, fields: dict[Tag, bytes]) -> Message:
+    info = RegistrationInfo(*(_text(fields, tag) for tag in _INFO_TAGS))
+    if version == VERSION_1:
+        return AuthV1(fields[Tag.SESSION], info, fields[Tag.PROOF])
+    hello, challenge, held, proof = (fields[tag] for tag in (Tag.HELLO, Tag.CHALLENGE, Tag.HELD, Tag.PROOF))
+    if version == VERSION_2:
+        return AuthV2(hello, challenge, info, held, proof)
+    renews, unable = Tag.RENEWS in fields, _text(fields, Tag.UNABLE) if Tag.UNABLE in fields else ""
+    keys = fields[Tag.EPHEMERAL], fields[Tag.CERTIFICATE]
+    return Auth(hello, challenge, *keys, info, held, proof, renews, unable)
 
 
 def _info_fields(info: RegistrationInfo) -> list[tuple[Tag, bytes]]:
@@ -432,6 +584,14 @@ def _text_bytes(text: str, size_max: int, name: str) -> bytes:
     if any(character < " " or character == "\x7f" for character in text):
         raise SsmpUsageError(f"{name} holds control characters")
     return data
+
+
+def _agreeing(ephemeral: bytes, certificate: bytes, proof: bytes) -> None:
+    """What the two messages that agree on keys have in common: a signature goes with a certificate, a MAC without."""
+    _sized(ephemeral, EPHEMERAL_BYTES, "ephemeral")
+    if len(certificate) > OWN_CERTIFICATE_BYTES_MAX:
+        raise SsmpUsageError(f"certificate is longer than {OWN_CERTIFICATE_BYTES_MAX} bytes")
+    _sized(proof, SIGNATURE_BYTES if certificate else MAC_BYTES, "proof")
 
 
 def _sized(value: bytes, size: int, name: str) -> None:

@@ -98,6 +98,7 @@ def _meta(meta: Meta | None) -> list[Element]:
         ("NextNonce", nonce),
         ("MaxMsgSize", meta.max_msg_size),
         ("MaxObjSize", meta.max_obj_size),
+        *(("EMI", text) for text in meta.emi),
     )
     present = [Element(name, PAGE_METINF, _content(value)) for name, value in fields if value is not None]
     return [Element("Meta", content=[*present])]

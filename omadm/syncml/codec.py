@@ -13,6 +13,7 @@ form with the other's type.
 from __future__ import annotations
 
 from omadm.syncml import build, document, tnds, wbxml, xml
+from omadm.syncml.element import Spent
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import MgmtTree, SyncML
 
@@ -50,8 +51,8 @@ def encode(message: SyncML, content_type: str) -> bytes:
 def decode(body: bytes, content_type: str) -> SyncML:
     """Decode a message. Raises `SyncmlError` and nothing else."""
     binary = _binary(content_type, _MESSAGE_TYPES)
-    spent = wbxml.Spent()
-    root = wbxml.read(body, spent) if binary else xml.read(body)
+    spent = Spent()
+    root = wbxml.read(body, spent) if binary else xml.read(body, spent)
     return document.read(root, binary=binary, spent=spent)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from omadm.syncml import tnds, wbxml, xml
-from omadm.syncml.element import Element
+from omadm.syncml.element import Element, Spent
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import (
     Add,
@@ -54,17 +54,17 @@ class _Context:
     """How to read data in this document: `binary` for WBXML; `spent` counts what embedded documents have cost."""
 
     binary: bool
-    spent: wbxml.Spent
+    spent: Spent
 
 
-def read(root: Element, *, binary: bool, spent: wbxml.Spent | None = None) -> SyncML:
+def read(root: Element, *, binary: bool, spent: Spent | None = None) -> SyncML:
     """The message. `spent` is what reading the document has cost so far. Raises `SyncmlError`."""
     if root.name != "SyncML":
         raise SyncmlError(WHAT, root.name, "the document's element is not SyncML")
     header, body = root.child("SyncHdr"), root.child("SyncBody")
     if header is None or body is None:
         raise SyncmlError(WHAT, "SyncML", "SyncHdr or SyncBody is missing")
-    context = _Context(binary, spent or wbxml.Spent())
+    context = _Context(binary, spent or Spent())
     hdr = _header(header)
     commands = tuple(_command(e, "SyncBody", context) for e in body.elements() if e.name != "Final")
     return SyncML(hdr, commands, final=body.child("Final") is not None)
@@ -180,6 +180,7 @@ def _meta(element: Element | None, where: str, unread: list[str] | None = None) 
         next_nonce=_readable(lambda: _nonce(inner.child("NextNonce"), where), unread),
         max_msg_size=number("MaxMsgSize"),
         max_obj_size=number("MaxObjSize"),
+        emi=_texts(inner, "EMI"),
     )
 
 
@@ -278,7 +279,7 @@ def _binary(element: Element) -> str | bytes:
     return text if decoded is None else decoded
 
 
-def _embedded(element: Element, spent: wbxml.Spent) -> str | bytes | MgmtTree:
+def _embedded(element: Element, spent: Spent) -> str | bytes | MgmtTree:
     """A TNDS document inside Data, as XML text (CDATA) or as a whole WBXML document (opaque).
 
     Data that is not such a document is unchanged: a chunk of a large object, or a value that its command will refuse.
@@ -288,7 +289,7 @@ def _embedded(element: Element, spent: wbxml.Spent) -> str | bytes | MgmtTree:
     )
     try:
         if raw.lstrip()[:1] == b"<":
-            return tnds.read(xml.read(raw.lstrip()), binary=False)
+            return tnds.read(xml.read(raw.lstrip(), spent), binary=False)
         return tnds.read(wbxml.read(raw, spent), binary=True)
     except SyncmlError:
         return raw if any(isinstance(part, bytes) for part in element.content) else element.text()
@@ -331,6 +332,8 @@ def _status(element: Element, where: str, cmd_id: str, _no_resp: bool, context: 
     code = integer(element.child("Data"), WHAT, where)
     if code is None:
         raise SyncmlError(WHAT, f"{where}/Data", "missing or empty")
+    if not 100 <= code <= 999:  # three digits (DM_RepPro 1.2, section 10)
+        raise SyncmlError(WHAT, f"{where}/Data", f"{code} is no status code")
     # A peer answers a command that had no CmdID with no or an empty CmdRef.
     return Status(
         cmd_id=cmd_id,

@@ -21,6 +21,15 @@ PAGE_DDF = 2
 
 
 @dataclass(slots=True)
+class Spent:
+    """What was read so far, of all documents that lie inside each other: characters can be had for nothing, by
+    references to the string table, and each document has one; an XML document counts its elements only."""
+
+    text_bytes: int = 0
+    elements: int = 0
+
+
+@dataclass(slots=True)
 class Element:
     """One element. `content` holds child elements, character data (`str`) and opaque data (`bytes`) in order."""
 

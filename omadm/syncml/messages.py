@@ -59,7 +59,8 @@ class MgmtTree:
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """MetInf (OMA-TS-SyncML_MetaInfo 1.2). Sizes in bytes; `next_nonce` is decoded from base64."""
+    """MetInf (OMA-TS-SyncML_MetaInfo 1.2). Sizes in bytes; `next_nonce` is decoded from base64; `emi`: texts that
+    need not be understood."""
 
     format: str | None = None
     type: str | None = None
@@ -68,6 +69,7 @@ class Meta:
     next_nonce: bytes | None = None
     max_msg_size: int | None = None
     max_obj_size: int | None = None
+    emi: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

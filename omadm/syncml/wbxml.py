@@ -10,24 +10,14 @@ means. Attributes, extensions and processing instructions are errors: SyncML has
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from omadm.syncml import tokens
-from omadm.syncml.element import BODY_BYTES_MAX, DEPTH_MAX, ELEMENTS_MAX, TEXT_BYTES_MAX, Element
+from omadm.syncml.element import BODY_BYTES_MAX, DEPTH_MAX, ELEMENTS_MAX, TEXT_BYTES_MAX, Element, Spent
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import SyncmlValueError
 
 WHAT = "SyncML WBXML"
 MB_BYTES_MAX = 5  # a 32-bit number, 7 bits per byte
-
-
-@dataclass(slots=True)
-class Spent:
-    """What was read so far, of all documents that lie inside each other: characters can be had for nothing, by
-    references to the string table, and each document has one."""
-
-    text_bytes: int = 0
-    elements: int = 0
 
 
 class Reader:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from omadm.syncml.element import BODY_BYTES_MAX, DEPTH_MAX, ELEMENTS_MAX, Element
+from omadm.syncml.element import BODY_BYTES_MAX, DEPTH_MAX, ELEMENTS_MAX, Element, Spent
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import SyncmlValueError
 from omadm.syncml.text import NO_XML_CHAR
@@ -27,20 +27,20 @@ PROLOG = '<?xml version="1.0" encoding="UTF-8"?>'
 class _Builder:
     """Collects what expat reports; raises `SyncmlError` at the first limit."""
 
-    def __init__(self, parser: expat.XMLParserType) -> None:
+    def __init__(self, parser: expat.XMLParserType, spent: Spent) -> None:
         self._parser = parser
         self._stack: list[Element] = []
-        self._count = 0
+        self._spent = spent
         self.root: Element | None = None
 
     def fail(self, why: str) -> SyncmlError:
         return SyncmlError(WHAT, max(0, self._parser.CurrentByteIndex), why)
 
     def start(self, name: str, _attributes: dict[str, str]) -> None:
-        self._count += 1
+        self._spent.elements += 1
         if len(self._stack) >= DEPTH_MAX:
             raise self.fail(f"elements nest deeper than {DEPTH_MAX}")
-        if self._count > ELEMENTS_MAX:
+        if self._spent.elements > ELEMENTS_MAX:
             raise self.fail(f"more than {ELEMENTS_MAX} elements")
         element = Element(name.rpartition(" ")[2])
         if self._stack:
@@ -60,15 +60,15 @@ class _Builder:
         raise self.fail("a document type declaration is not accepted")
 
 
-def read(body: bytes) -> Element:
-    """The document's root element. Raises `SyncmlError`."""
+def read(body: bytes, spent: Spent | None = None) -> Element:
+    """The document's root element. `spent` counts on from the documents around this one. Raises `SyncmlError`."""
     from xml.parsers import expat  # not at the top: a device that speaks WBXML does without it
 
     if len(body) > BODY_BYTES_MAX:
         raise SyncmlError(WHAT, BODY_BYTES_MAX, f"longer than {BODY_BYTES_MAX} bytes")
     parser = expat.ParserCreate(namespace_separator=" ")
     parser.buffer_text = True
-    builder = _Builder(parser)
+    builder = _Builder(parser, spent or Spent())
     parser.StartElementHandler = builder.start
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data

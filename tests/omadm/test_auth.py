@@ -10,6 +10,8 @@ import pytest
 
 from omadm import auth
 from omadm.auth import AuthError, AuthFailure
+from omadm.schemes import Mac, next_nonce
+from omadm.syncml.messages import Chal, Status, SyncHdr, SyncML
 
 BODY, USER, SECRET, NONCE = b"<SyncML/>", "Bruce2", "OhBehave", b"Nonce"
 
@@ -80,6 +82,7 @@ def test_who_is_not_believed_and_why() -> None:
         "mac=urdCeS3JUmjFgi8SX3webw==",
         'username="Bruce2", mac=!!!',
         'username="Bruce2", mac=AAAA',
+        'username="Bruce2", mac=!urdCeS3JUmjFgi8SX3webw==',
         'username="Bruce2", mac=urdCeS3JUmjFgi8SX3webw==, mac=urdCeS3JUmjFgi8SX3webw==',
         'username="Bruce2',
         'x="' + "a" * 5000 + '"',
@@ -87,6 +90,13 @@ def test_who_is_not_believed_and_why() -> None:
 )
 def test_a_header_that_cannot_be_read_is_malformed(header: str) -> None:
     assert failure(header) == "MALFORMED"
+
+
+def test_a_header_has_1024_characters_at_most() -> None:
+    longest = "b" * (1024 - len(GOOD) + len(USER))
+    header = GOOD.replace(USER, longest)
+    assert auth.parse_hmac_header(header).username == longest
+    assert failure(header.replace(longest, longest + "b")) == "MALFORMED"
 
 
 def test_hmac_of_rfc_2104_in_the_place_of_the_mac_is_refused() -> None:
@@ -114,7 +124,18 @@ def test_an_unknown_algorithm_is_our_mistake() -> None:
         auth.mac(BODY, USER, SECRET, NONCE, "SHA-1")
 
 
-def test_errors_carry_no_secret() -> None:
+def test_errors_say_why_and_carry_no_secret() -> None:
     with pytest.raises(AuthError) as caught:
         auth.verify_hmac(GOOD, b"", USER, SECRET, NONCE, ("MD5",))
+    assert str(caught.value) == AuthFailure.WRONG.value
     assert SECRET not in str(caught.value)
+
+
+def test_a_nonce_of_256_octets_is_taken_and_no_longer_one() -> None:
+    def brought(nonce: bytes) -> bytes | None:
+        chal = Chal("syncml:auth-MAC", "b64", nonce)
+        status = Status("1", "1", "0", "SyncHdr", 200, chal=chal)
+        return next_nonce(SyncML(SyncHdr("1", 1, "a", "b"), (status,)), Mac(("SHA-256",)))
+
+    assert brought(bytes(256)) == bytes(256)
+    assert brought(bytes(257)) is None

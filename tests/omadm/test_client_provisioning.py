@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from omadm.bootstrap import Account, BootstrapError, account_from_tnds, emit_profile
-from omadm.client_provisioning import account, bootstrap_tree, check_mac, is_client_provisioning, parse
+from omadm.client_provisioning import Characteristic, account, bootstrap_tree, check_mac, is_client_provisioning, parse
 from tests.agent.dm.server import ACCOUNT
 from tests.omadm.test_bootstrap import NO_URLS
 
@@ -62,6 +62,43 @@ WBXML = bytes.fromhex(
     "000132000006037365727665722000830901010101"
 )
 
+# What xml2wbxml makes of a document with every type, then every name, then every value that has a token.
+TYPES = (
+    "PXLOGICAL PXPHYSICAL PORT VALIDITY NAPDEF BOOTSTRAP VENDORCONFIG CLIENTIDENTITY PXAUTHINFO NAPAUTHINFO ACCESS "
+    "APPLICATION APPADDR APPAUTH RESOURCE"
+)
+NAMES = (
+    "NAME NAP-ADDRESS NAP-ADDRTYPE CALLTYPE VALIDUNTIL AUTHTYPE AUTHNAME AUTHSECRET LINGER BEARER NAPID COUNTRY "
+    "NETWORK INTERNET PROXY-ID PROXY-PROVIDER-ID DOMAIN PROVURL PXAUTH-TYPE PXAUTH-ID PXAUTH-PW STARTPAGE BASAUTH-ID "
+    "BASAUTH-PW PUSHENABLED PXADDR PXADDRTYPE TO-NAPID PORTNBR SERVICE AACCEPT AAUTHDATA AAUTHLEVEL AAUTHNAME "
+    "AAUTHSECRET AAUTHTYPE ADDR ADDRTYPE APPID APROTOCOL PROVIDER-ID TO-PROXY URI RULE"
+)
+VALUES = "IPV4 IPV6 E164 ALPHA APN HTTP-BASIC HTTP-DIGEST APPSRV OBEX , HTTP- BASIC DIGEST"
+EVERY_TOKEN = bytes.fromhex(
+    "030b6a00c54601865101865201865301865401865501865601865701865801865901865a01865b01860001550186560186"
+    "57018659018700000706032d0001870806032d0001870906032d0001870a06032d0001870b06032d0001870c06032d0001"
+    "870d06032d0001870e06032d0001870f06032d0001871006032d0001871106032d0001871206032d0001871306032d0001"
+    "871406032d0001871506032d0001871606032d0001871706032d0001871806032d0001871906032d0001871a06032d0001"
+    "871b06032d0001871c06032d0001871d06032d0001871e06032d0001871f06032d0001872006032d0001872106032d0001"
+    "872206032d0001872306032d0001872406032d00018700012e000006032d00018700012f000006032d0001870001300000"
+    "06032d000187000131000006032d000187000132000006032d000187000133000006032d000187000134000006032d0001"
+    "87000135000006032d000187000136000006032d000187000137000006032d000187000138000006032d00018700013900"
+    "0006032d00018700013a000006032d00018700013b000006032d0001870706850187070686018707068701870706880187"
+    "070689018707069c018707069d0187070600018d01870000070600018e0187000007060001900187000007060001910187"
+    "000007060001920187000007060001930101"
+)
+# What stands on the second page although it is on the first, too; wbxml2xml reads it so.
+TYPES_1 = "PORT CLIENTIDENTITY APPLICATION APPADDR APPAUTH RESOURCE"
+NAMES_1 = "NAME INTERNET STARTPAGE TO-NAPID PORTNBR SERVICE"
+VALUES_1 = "IPV6 E164 ALPHA APPSRV OBEX , HTTP- BASIC DIGEST"
+EVERY_TOKEN_OF_PAGE_1 = bytes.fromhex(
+    "030b6a00c546018600015301865801865501865601865701865901870706032d0001871406032d0001871c06032d000187"
+    "2206032d0001872306032d0001872406032d00018707068601870706870187070688018707068d018707068e0187070690"
+    "0187070691018707069201870706930101"
+)
+ROOT, END = b"<wap-provisioningdoc>", b"</wap-provisioningdoc>"
+HEADER, FPI = b"\x03\x0b\x6a\x00", b"-//WAPFORUM//DTD PROV 1.0//EN\0"
+
 WANTED = Account(
     server_id="dm.other",
     url="https://dm.example:8443/dm",
@@ -79,6 +116,40 @@ WANTED = Account(
 def test_the_account_is_read_from_xml_and_from_wbxml() -> None:
     assert account(parse(document())) == account(parse(WBXML)) == WANTED
     assert parse(document()) == parse(WBXML)
+
+
+@pytest.mark.parametrize(
+    ("source", "types", "names", "values"),
+    [(EVERY_TOKEN, TYPES, NAMES, VALUES), (EVERY_TOKEN_OF_PAGE_1, TYPES_1, NAMES_1, VALUES_1)],
+)
+def test_every_token_is_read(source: bytes, types: str, names: str, values: str) -> None:
+    parms = [(name, "-") for name in names.split()] + [("NAME", value) for value in values.split()]
+    assert parse(source) == Characteristic("", parms, [Characteristic(kind) for kind in types.split()])
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"\x05", Characteristic("")),
+        (b"\x45\x01", Characteristic("")),
+        (b"\x85\x46\x01", Characteristic("")),
+        (b"\x00\x01\x45\x00\x00\x86\x50\x03PORT\0\x01\x01", Characteristic("", [], [Characteristic("PORT")])),
+        (b"\x45\x87\x06\x03b\0\x05\x03a\0\x01\x01", Characteristic("", [("a", "b")])),
+    ],
+    ids=["no attributes", "empty", "a version", "pages before tags, a type as text", "value and name as texts"],
+)
+def test_every_form_of_element_is_read(body: bytes, expected: Characteristic) -> None:
+    assert parse(HEADER + body) == expected
+
+
+def test_a_document_is_known_by_its_public_identifier_as_a_number_and_as_a_text() -> None:
+    named = b"\x03\x00\x00\x6a" + bytes([len(FPI)]) + FPI
+    assert is_client_provisioning(HEADER)
+    assert is_client_provisioning(named)
+    assert parse(named + EVERY_TOKEN[len(HEADER) :]) == parse(EVERY_TOKEN)
+    assert not is_client_provisioning(named.replace(b"WAPFORUM", b"OTHERONE"))
+    assert not is_client_provisioning(emit_profile(ACCOUNT))
+    assert not is_client_provisioning(b"")
 
 
 @pytest.mark.skipif(shutil.which("xml2wbxml") is None, reason="xml2wbxml is not installed (Debian: libwbxml2-utils)")
@@ -124,20 +195,34 @@ def test_the_address_may_stand_in_the_application_itself() -> None:
         (document(ADDRESS, CLIENT.replace("DIGEST", "")), "no AAUTHTYPE"),
         (document(ADDRESS, CLIENT.replace("DIGEST", "X509")), "'X509' is not supported"),
         (document(ADDRESS.replace("8443", "0"), CLIENT), "port 0"),
+        (document(ADDRESS.replace("8443", "65536"), CLIENT), "port 65536"),
         (document(ADDRESS.replace("8443", "x"), CLIENT), "its port"),
         (document()[:-5], "not XML"),
         (WBXML[:-5], "ends too early"),
         (b"<parm/>", "not expected"),
         (b"<!DOCTYPE a [<!ENTITY b 'c'>]><wap-provisioningdoc/>", "definitions in the document"),
-        (b"<wap-provisioningdoc>" + b"<characteristic>" * 9, "too deep"),
-        (b"<wap-provisioningdoc>" + b"<parm/>" * 1001, "too many"),
-        (b"<" + b" " * 70_000, "longer than"),
+        (ROOT + b"<characteristic>" * 8, "too deep"),
+        (ROOT + b"<parm/>" * 1000, "too many"),
+        (b"<" + b" " * 65_536, "longer than"),
+        (b"<", "byte 0: not XML"),
         (b"\x03\x0b\x6a\x00\x45\xc6\x00\x02\x50", "page 2"),
     ],
 )
 def test_a_document_without_a_usable_account_is_refused_with_the_reason(source: bytes, why: str) -> None:
     with pytest.raises(BootstrapError, match=why):
         account(parse(source))
+
+
+def test_the_largest_documents_are_read() -> None:
+    assert account(parse(document().ljust(65_536))) == WANTED
+    assert len(parse(ROOT + b"<parm/>" * 999 + END).parms) == 999
+    parse(ROOT + b"<characteristic>" * 7 + b"</characteristic>" * 7 + END)
+
+
+@pytest.mark.parametrize("port", [1, 65_535])
+def test_every_port_is_taken(port: int) -> None:
+    made = account(parse(document(ADDRESS.replace("8443", str(port)), CLIENT)))
+    assert made.url == f"https://dm.example:{port}/dm"
 
 
 @pytest.mark.parametrize("url", NO_URLS)
@@ -152,6 +237,7 @@ def test_an_address_that_a_port_cannot_be_put_into_is_refused_by_name() -> None:
         bootstrap_tree(document(ADDRESS.replace("https://dm.example/dm", "https://[::1/dm"), CLIENT))
 
 
+@pytest.mark.slow
 def test_damaged_documents_are_refused_and_never_crash() -> None:
     pick = random.Random(7)
     for _ in range(3000):

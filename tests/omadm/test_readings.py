@@ -240,7 +240,25 @@ def test_a_report_survives_the_store_and_the_wire() -> None:
     (gap,) = readings.parse(body).gaps
     assert (gap.id, gap.report) == (5, report)
     assert len(report.row()) in readings.ROW_SIZES
-    assert len(set(readings.ROW_SIZES)) == len(readings.ROW_SIZES), "rows are told apart by their length"
+    assert len(readings.EVENT_FIELDS) not in readings.GAP_SIZES, "reports are told apart by their length"
+
+
+def test_a_judgement_names_its_store_and_is_not_taken_for_a_reading_of_the_same_length() -> None:
+    of_earlier = "f" * 32
+    report = readings.GapReport(
+        "doubted", "", "", None, 0, 900, 900, "clock-unknown", None, 5.5, None, 7, 2**63 - 1, of_earlier, 2
+    )
+    row = json.loads(json.dumps(report.row()))
+    assert len(row) in readings.ROW_SIZES
+    assert len(row) in range(readings.ROW_SIZE_MIN, len(readings.FIELDS) + 1)
+    (gap,) = readings.parse(readings.emit(DEVICE, STORE, [readings.record(5, row)])).gaps
+    assert gap.report == report
+    without = {name: value for name, value in readings.record(5, row).items() if name not in ("about", "generation")}
+    (gap,) = readings.parse(readings.emit(DEVICE, STORE, [without])).gaps
+    assert (gap.report.about, gap.report.generation, gap.report.highest) == (None, None, 2**63 - 1)
+    for wrong in ({"about": "F" * 32}, {"about": "f" * 31}, {"lowest": None, "highest": None}, {"generation": 0}):
+        with pytest.raises(readings.BatchError):
+            readings.parse(readings.emit(DEVICE, STORE, [readings.record(5, row) | wrong]))
 
 
 MADRID = "CET-1CEST,M3.5.0,M10.5.0/3"

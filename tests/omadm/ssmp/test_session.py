@@ -14,39 +14,59 @@ import pytest
 
 from omadm.ssmp import client_core, wire
 from omadm.ssmp import server_core as server
-from omadm.ssmp.client_core import Registered, RegistrationFailed, SsmpClient
-from omadm.ssmp.crypto import SessionKeys, Transcript
+from omadm.ssmp.client_core import KeyOffered, Registered, RegistrationFailed, SsmpClient, TimeTold
+from omadm.ssmp.crypto import Ephemeral, SessionKeys, Transcript
 from omadm.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
+from omadm.ssmp.identity import SharedKey
 from omadm.ssmp.server_core import Authenticated, Challenger, Confirmed, Opening, ServerSession, SessionTable
+from tests.omadm.ssmp.releases import of_version
 
 FOLDER = Path(__file__).parents[2] / "vectors"
 VECTORS = {number: json.loads((FOLDER / f"ssmp-{number}.json").read_text()) for number in wire.VERSIONS}
-DEVICE = VECTORS[2]["device_id"]
-KEY = bytes.fromhex(VECTORS[2]["device_key"])
-INFO = wire.RegistrationInfo(**VECTORS[2]["info"])
-DOCUMENT = bytes.fromhex(VECTORS[2]["document"])
+DEVICE = VECTORS[3]["device_id"]
+KEY = bytes.fromhex(VECTORS[3]["device_key"])
+INFO = wire.RegistrationInfo(**VECTORS[3]["info"])
+DOCUMENT = bytes.fromhex(VECTORS[3]["document"])
 OTHER_VERSION = wire.Error(400, "this is not an SSMP message", 1).emit()
+OFFER = b"\x80\0\1\x03"  # what HELLO of an older version says after the refusal of version 3
 STEPS = ("hello", "challenge", "auth", "bootstrap", "confirm", "done", "error")
-BOTH = pytest.mark.parametrize("version", wire.VERSIONS)
+ALL = pytest.mark.parametrize("version", wire.VERSIONS)
 
 
-def vector(name: str, version: int = 2) -> bytes:
+def vector(name: str, version: int = 3) -> bytes:
     return bytes.fromhex(VECTORS[version][name])
 
 
-def a_client(key: bytes = KEY, version: int = 2) -> SsmpClient:
-    """A device that has said HELLO; to a server of version 1 after it was told so."""
-    client = SsmpClient(DEVICE, key, INFO, vector("client_nonce"), vector("held"))
+def octets(*drawn: bytes) -> Callable[[int], bytes]:
+    """A source of random octets that gives these."""
+    left = iter(drawn)
+    return lambda size: next(left)[:size]
+
+
+def drawn() -> Callable[[int], bytes]:
+    return octets(vector("client_nonce"), vector("client_ephemeral"))
+
+
+def a_client(key: bytes = KEY, version: int = 3) -> SsmpClient:
+    """A device that has said HELLO; to a server of an older version after it was told so."""
+    client = SsmpClient(DEVICE, SharedKey(key), INFO, drawn(), vector("held"))
     client.start(0.0)
-    if version == 1:
+    for _ in range(version, 3):
         client.take_output()
         client.receive(OTHER_VERSION, 0.5)
     return client
 
 
-def a_session(key: bytes = KEY, version: int = 2, *, known: bool = True, now: float = 0.0) -> ServerSession:
+def an_old_client(version: int) -> SsmpClient:
+    """A device of a release that speaks nothing later than `version`, and has said HELLO."""
+    client = of_version(SsmpClient(DEVICE, SharedKey(KEY), INFO, drawn(), vector("held")), version)
+    client.start(0.0)
+    return client
+
+
+def a_session(key: bytes = KEY, version: int = 3, *, known: bool = True, now: float = 0.0) -> ServerSession:
     opening = Opening(vector("hello", version), vector("challenge", version), now + server.SESSION_S)
-    return ServerSession(vector("session"), opening, key, known=known)
+    return ServerSession(vector("session"), opening, key, known=known, ephemeral=vector("server_ephemeral"))
 
 
 def answer(session: ServerSession, message: bytes, now: float = 1.0) -> bytes:
@@ -70,9 +90,9 @@ def failure(client: SsmpClient) -> SsmpError:
 # ---- the good way
 
 
-@BOTH
+@ALL
 def test_the_device_says_what_the_known_answers_say(version: int) -> None:
-    client = a_client(version=version)
+    client = an_old_client(version)
     assert client.take_output() == vector("hello", version)
     client.receive(vector("challenge", version), 1.0)
     assert client.take_output() == vector("auth", version)
@@ -84,10 +104,10 @@ def test_the_device_says_what_the_known_answers_say(version: int) -> None:
     assert client.next_deadline() is None
 
 
-@BOTH
+@ALL
 def test_the_server_says_what_the_known_answers_say(version: int) -> None:
     session = a_session(version=version)
-    held = vector("held") if version == 2 else None
+    held = None if version == 1 else vector("held")
     session.receive(vector("auth", version), 1.0)
     assert session.next_event() == Authenticated(DEVICE, INFO, held)
     session.provide(DOCUMENT)
@@ -103,15 +123,48 @@ def test_the_server_says_what_the_known_answers_say(version: int) -> None:
 
 
 @pytest.mark.parametrize("code", [400, 505])
-def test_a_server_that_knows_only_version_1_hears_a_hello_of_version_1(code: int) -> None:
+def test_a_server_that_knows_only_older_versions_hears_a_hello_of_the_version_before(code: int) -> None:
+    """What was offered stands behind, in a field that older servers pass over."""
     client = a_client()
-    assert client.take_output()[2] == 2
-    client.receive(wire.Error(code, "no", 1).emit(), 1.0)
-    assert client.take_output() == vector("hello", 1)
+    assert client.take_output() == vector("hello")
+    for version in (2, 1):
+        client.receive(wire.Error(code, "no", 1).emit(), 1.0)
+        hello = client.take_output()
+        assert hello == offering(version)
+        assert wire.parse(hello) == wire.Hello(DEVICE, vector("client_nonce"), version, 3)
     assert client.next_deadline() == client_core.REGISTRATION_TIMEOUT_S
 
 
-def test_a_server_of_version_1_that_says_no_twice_is_not_asked_again() -> None:
+def offering(version: int) -> bytes:
+    hello = vector("hello", version)
+    return hello[:4] + (len(hello) - 6 + len(OFFER)).to_bytes(2, "big") + hello[6:] + OFFER
+
+
+def test_a_secret_that_cannot_prove_itself_in_older_versions_is_not_asked_to() -> None:
+    class Token(SharedKey):
+        version_min = 3
+
+    client = SsmpClient(DEVICE, Token(KEY), INFO, drawn())
+    client.start(0.0)
+    client.take_output()
+    client.receive(OTHER_VERSION, 1.0)
+    assert isinstance(failure(client), SsmpRefused)
+
+
+def test_what_was_offered_is_covered_by_both_proofs() -> None:
+    """Whoever takes the offer out of HELLO, so that a server of today answers it, ends the attempt."""
+    client = a_client(version=2)
+    offered = client.take_output()
+    assert offered == offering(2)
+    client.receive(vector("challenge", 2), 1.0)
+    auth = wire.parse(client.take_output())
+    assert isinstance(auth, wire.AuthV2)
+    session = a_session(version=2)  # which has heard the HELLO without
+    with pytest.raises(SsmpRefused):
+        session.receive(replace(auth, hello=vector("hello", 2)).emit(), 1.0)
+
+
+def test_a_server_that_says_no_to_every_version_is_not_asked_again() -> None:
     client = a_client(version=1)
     client.take_output()
     client.receive(OTHER_VERSION, 1.0)
@@ -128,7 +181,7 @@ def test_a_refusal_for_another_reason_is_no_question_of_versions(code: int) -> N
     assert isinstance(event.error, SsmpRefused)
 
 
-def test_after_its_hello_was_taken_a_device_does_not_go_back_to_version_1() -> None:
+def test_after_its_hello_was_taken_a_device_does_not_go_back_to_an_older_version() -> None:
     client = a_client()
     client.receive(vector("challenge"), 1.0)
     client.take_output()
@@ -149,7 +202,7 @@ def test_a_server_keeps_to_the_version_of_the_device() -> None:
 
 
 def test_no_proof_of_one_version_is_one_of_the_other() -> None:
-    keys = [SessionKeys(KEY, bytes(32), bytes(32), version) for version in wire.VERSIONS]
+    keys = [SessionKeys(SharedKey(KEY), bytes(32), bytes(32), version) for version in wire.VERSIONS]
     macs = [made for each in keys for made in (each.device_mac(b""), each.server_mac(b""), each.confirm_mac(b""))]
     assert len(set(macs)) == len(macs)
 
@@ -158,9 +211,147 @@ def test_the_document_is_not_readable_on_the_way() -> None:
     assert DOCUMENT not in vector("bootstrap")
 
 
+def test_a_stolen_key_opens_no_recorded_registration() -> None:
+    """Who has every message of a registration, inside TLS, and steals the device key later, gets nothing. Versions 1
+    and 2 have no such defence: there the key opens the document."""
+    thief = SharedKey(KEY)
+    for version in (1, 2):
+        bootstrap = wire.parse(vector("bootstrap", version))
+        assert isinstance(bootstrap, wire.BootstrapV2)
+        keys = SessionKeys(thief, vector("client_nonce"), vector("server_nonce"), version)
+        session = vector("session") if version == 2 else b""
+        assert keys.open(bootstrap.sealed, sealed_for(version), session) == DOCUMENT
+    bootstrap = wire.parse(vector("bootstrap"))
+    assert isinstance(bootstrap, wire.Bootstrap)
+    early = SessionKeys(thief, vector("client_nonce"), vector("server_nonce"))
+    seen = (an_auth(vector("auth")).ephemeral, bootstrap.ephemeral, bytes(32))
+    for keys in (early, *(early.agreed(secret) for secret in seen)):
+        with pytest.raises(SsmpError, match="does not open"):
+            keys.open(bootstrap.sealed, sealed_for(3), vector("session"))
+    shared = Ephemeral(vector("client_ephemeral")).agree(bootstrap.ephemeral)  # which the device has forgotten
+    assert early.agreed(shared).open(bootstrap.sealed, sealed_for(3), vector("session")) == DOCUMENT
+
+
+def sealed_for(version: int) -> bytes:
+    transcript = Transcript(version)
+    transcript.add(vector("hello", version))
+    transcript.add(vector("challenge", version))
+    transcript.add(wire.unproven(vector("auth", version)))
+    return transcript.digest()
+
+
+def test_the_keys_of_a_session_are_new_in_each() -> None:
+    made = []
+    for seed in (1, 2):
+        client = SsmpClient(DEVICE, SharedKey(KEY), INFO, random.Random(seed).randbytes)
+        client.start(0.0)
+        client.take_output()
+        client.receive(vector("challenge"), 1.0)
+        made.append(an_auth(client.take_output()).ephemeral)
+    assert made[0] != made[1]
+
+
+@pytest.mark.parametrize("public", [bytes(32), b"\1" + bytes(31), b"\xec" + b"\xff" * 30 + b"\x7f"])
+def test_a_key_of_a_session_on_which_nothing_can_be_agreed_is_refused_by_both(public: bytes) -> None:
+    """Points of low order (RFC 7748, 6.1): everybody would know the secret."""
+    client = a_client()
+    client.receive(vector("challenge"), 1.0)
+    bootstrap = wire.parse(vector("bootstrap"))
+    assert isinstance(bootstrap, wire.Bootstrap)
+    client.take_output()
+    client.receive(replace(bootstrap, ephemeral=public).emit(), 1.0)
+    client.take_output()
+    assert "is none" in str(failure(client))
+    client, session = a_client(), a_session()
+    client._ephemeral.public = public
+    client.receive(vector("challenge"), 1.0)
+    client.take_output()
+    with pytest.raises(SsmpRefused) as refusal:
+        session.receive(client.take_output(), 1.0)
+    assert refusal.value.code == 401
+
+
 def test_secrets_are_not_in_representations() -> None:
-    assert KEY.hex() not in repr(SessionKeys(KEY, bytes(32), bytes(32)))
+    assert KEY.hex() not in repr(SessionKeys(SharedKey(KEY), bytes(32), bytes(32)))
+    assert repr(SharedKey(KEY)) == "SharedKey(...)"
+    assert repr(Ephemeral(KEY)) == "Ephemeral(...)"
     assert "document" not in repr(Registered(DOCUMENT))
+
+
+# ---- new keys
+
+NEW_KEY = bytes(range(1, 33))
+
+
+def a_renewing_client(module: SharedKey | None = None) -> SsmpClient:
+    client = SsmpClient(DEVICE, module or SharedKey(KEY), INFO, drawn(), vector("held"), renews=True)
+    client.start(0.0)
+    client.take_output()
+    client.receive(vector("challenge"), 1.0)
+    return client
+
+
+def bootstrapped(session: ServerSession, auth: bytes, new_key: bytes) -> bytes:
+    session.receive(auth, 1.0)
+    assert isinstance(session.next_event(), Authenticated)
+    session.provide(DOCUMENT, new_key)
+    return session.take_output()
+
+
+def test_a_new_key_is_given_before_the_device_says_that_it_is_stored() -> None:
+    client, session = a_renewing_client(), a_session()
+    auth = client.take_output()
+    message = bootstrapped(session, auth, NEW_KEY)
+    assert session.renews
+    assert NEW_KEY not in message
+    client.receive(message, 1.0)
+    assert client.next_event() == KeyOffered(NEW_KEY)
+    assert "key" not in repr(KeyOffered(NEW_KEY))
+    client.receive(answer(session, client.take_output()), 1.0)
+    assert client.next_event() == Registered(DOCUMENT)
+
+
+def test_a_device_that_cannot_store_a_key_says_nothing_and_is_given_none() -> None:
+    client, session = a_client(), a_session()
+    client.take_output()
+    client.receive(vector("challenge"), 1.0)
+    message = bootstrapped(session, client.take_output(), NEW_KEY)
+    assert not session.renews
+    client.receive(message, 1.0)  # from a server that gives it one all the same
+    client.receive(answer(session, client.take_output()), 1.0)
+    assert client.next_event() == Registered(DOCUMENT)
+
+
+def test_the_server_takes_the_key_that_it_gave_and_the_one_before() -> None:
+    for key, other in ((KEY, NEW_KEY), (NEW_KEY, KEY)):
+        opening = Opening(vector("hello"), vector("challenge"), 60.0)
+        session = ServerSession(
+            vector("session"), opening, KEY, known=True, ephemeral=vector("server_ephemeral"), next_key=NEW_KEY
+        )
+        client = a_renewing_client(SharedKey(key))
+        client.receive(bootstrapped(session, client.take_output(), b""), 1.0)
+        client.receive(answer(session, client.take_output()), 1.0)
+        assert client.next_event() == Registered(DOCUMENT)
+        assert (session.is_of(key), session.is_of(other)) == (True, False)
+
+
+@pytest.mark.parametrize("new_key", [bytes(31), bytes(33)])
+def test_a_key_of_another_size_ends_the_attempt(new_key: bytes) -> None:
+    client, session = a_renewing_client(), a_session()
+    client.receive(bootstrapped(session, client.take_output(), new_key), 1.0)
+    assert f"a key of {len(new_key)} bytes" in str(failure(client))
+
+
+def test_no_changed_bit_of_a_new_key_is_taken() -> None:
+    client, session = a_renewing_client(), a_session()
+    message = bootstrapped(session, client.take_output(), NEW_KEY)
+    for bit in range(len(message) * 8 - 8 * 60, len(message) * 8):
+        changed = bytearray(message)
+        changed[bit // 8] ^= 1 << (bit % 8)
+        client = a_renewing_client()
+        client.take_output()
+        client.receive(bytes(changed), 1.0)
+        assert isinstance(client.next_event(), RegistrationFailed)
 
 
 # ---- wrong keys and forged messages
@@ -195,22 +386,24 @@ def test_a_server_without_the_device_key_bootstraps_nobody() -> None:
     client.take_output()
     client.receive(vector("challenge"), 1.0)
     client.take_output()
-    forged = SessionKeys(bytes(32), vector("client_nonce"), vector("server_nonce"))
-    transcript = Transcript()
-    sealed = forged.seal(b"evil", transcript.digest(), vector("session"))
-    client.receive(wire.Bootstrap(vector("session"), sealed, forged.server_mac(bytes(32))).emit(), 1.0)
+    forged = SessionKeys(SharedKey(bytes(32)), vector("client_nonce"), vector("server_nonce"))
+    own = Ephemeral(bytes(32))
+    keys = forged.agreed(own.agree(Ephemeral(vector("client_ephemeral")).public))
+    sealed = keys.seal(b"evil", Transcript().digest(), vector("session"))
+    message = wire.Bootstrap(vector("session"), sealed, own.public, b"", keys.server_mac(bytes(32)))
+    client.receive(message.emit(), 1.0)
     assert "did not prove" in str(failure(client))
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("name", ["challenge", "bootstrap", "done"])
 def test_no_changed_bit_of_a_server_message_leads_to_a_registration(name: str, version: int) -> None:
     steps = ("challenge", "bootstrap", "done")
     original = vector(name, version)
-    for bit in range(0, len(original) * 8, 5):
+    for bit in range(len(original) * 8):
         changed = bytearray(original)
         changed[bit // 8] ^= 1 << (bit % 8)
-        client = a_client(version=version)
+        client = an_old_client(version)
         session = a_session(version=version)
         message = vector("challenge", version)
         for step in steps:
@@ -226,11 +419,11 @@ def test_no_changed_bit_of_a_server_message_leads_to_a_registration(name: str, v
         assert not isinstance(client.next_event(), Registered)
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("name", ["auth", "confirm"])
 def test_no_changed_bit_of_a_device_message_is_believed(name: str, version: int) -> None:
     original = vector(name, version)
-    for bit in range(0, len(original) * 8, 5):
+    for bit in range(len(original) * 8):
         changed = bytearray(original)
         changed[bit // 8] ^= 1 << (bit % 8)
         session = a_session(version=version)
@@ -247,7 +440,7 @@ def test_no_changed_bit_of_a_device_message_is_believed(name: str, version: int)
 
 
 def test_the_bootstrap_document_of_another_session_does_not_open() -> None:
-    keys = SessionKeys(KEY, vector("client_nonce"), vector("server_nonce"))
+    keys = SessionKeys(SharedKey(KEY), vector("client_nonce"), vector("server_nonce"))
     sealed = keys.seal(DOCUMENT, b"transcript", b"this session")
     assert keys.open(sealed, b"transcript", b"this session") == DOCUMENT
     with pytest.raises(SsmpError):
@@ -255,7 +448,7 @@ def test_the_bootstrap_document_of_another_session_does_not_open() -> None:
     with pytest.raises(SsmpError):
         keys.open(sealed, b"transcript", b"another session")
     with pytest.raises(SsmpError):
-        SessionKeys(KEY, bytes(32), vector("server_nonce")).open(sealed, b"transcript", b"this session")
+        SessionKeys(SharedKey(KEY), bytes(32), vector("server_nonce")).open(sealed, b"transcript", b"this session")
     with pytest.raises(SsmpError):
         keys.open(b"", b"transcript", b"this session")
 
@@ -290,9 +483,9 @@ def test_a_message_that_is_not_due_ends_the_attempt(name: str) -> None:
 
 
 def test_a_message_of_another_session_ends_the_attempt() -> None:
-    client = a_client(version=1)
+    client = an_old_client(1)
     client.receive(vector("challenge", 1), 1.0)
-    client.receive(wire.Bootstrap(bytes(16), b"x", bytes(32), 1).emit(), 1.0)
+    client.receive(wire.BootstrapV2(bytes(16), b"x", bytes(32), 1).emit(), 1.0)
     assert "another session" in str(failure(client))
     client = a_client()
     for name in ("challenge", "bootstrap"):
@@ -343,7 +536,7 @@ def test_verbs_out_of_order_are_our_mistake_and_change_nothing() -> None:
 @pytest.mark.parametrize("key", [b"", bytes(31), bytes(33)])
 def test_a_key_of_another_size_is_not_taken(key: bytes) -> None:
     with pytest.raises(SsmpUsageError):
-        SsmpClient("id", key, INFO, bytes(32))
+        SharedKey(key)
 
 
 # ---- time and numbers
@@ -439,7 +632,7 @@ def test_a_challenger_keeps_two_secrets_however_many_ask() -> None:
 
 
 def proven(table: SessionTable, challenger: Challenger, now: float, key: bytes = KEY) -> ServerSession:
-    """A session of version 2 whose AUTH has come, as a server begins it."""
+    """A session whose AUTH has come, as a server begins it."""
     data = challenged(challenger, now, key=key)
     session = table.prepare(challenger.opening(an_auth(data), NETWORK, now), KEY, known=True, now=now)
     try:
@@ -510,7 +703,7 @@ def test_sessions_of_version_1_before_their_proof_have_a_place_of_their_own() ->
 
 def proven_v1(session: ServerSession) -> bytes:
     """The AUTH of version 1 for a session of the table."""
-    client = a_client(version=1)
+    client = an_old_client(1)
     client.take_output()
     client.receive(session.challenge, 1.0)
     return client.take_output()
@@ -541,9 +734,10 @@ def test_a_finished_session_leaves_the_table() -> None:
 def test_a_session_begins_with_hello_only() -> None:
     for hello, challenge in (("confirm", "challenge"), ("hello", "confirm")):
         with pytest.raises(SsmpUsageError):
-            ServerSession(bytes(16), Opening(vector(hello), vector(challenge), 60.0), KEY, known=True)
+            ServerSession(bytes(16), Opening(vector(hello), vector(challenge), 60.0), KEY, known=True, ephemeral=b"")
 
 
+@pytest.mark.slow
 def test_random_messages_never_register_and_never_raise_anything_else() -> None:
     rng = random.Random(3)
     messages = [vector(name, version) for name in STEPS for version in wire.VERSIONS]
@@ -557,3 +751,76 @@ def test_random_messages_never_register_and_never_raise_anything_else() -> None:
                 session.receive(bytes(data), 1.0)
             assert session.next_event() is None
         assert not isinstance(client.next_event(), Registered)
+
+
+# ---- the time
+
+TIME_MS = 1_800_000_000_250
+
+
+def told(session: ServerSession, auth: bytes, time_ms: int = TIME_MS) -> bytes:
+    """The BOOTSTRAP of a server that tells the time."""
+    session.receive(auth, 1.0)
+    assert isinstance(session.next_event(), Authenticated)
+    session.provide(DOCUMENT, time_ms=time_ms)
+    return session.take_output()
+
+
+def a_client_that_asks(*, only_time: bool, key: bytes = KEY) -> SsmpClient:
+    client = SsmpClient(DEVICE, SharedKey(key), INFO, drawn(), vector("held"), only_time=only_time)
+    client.start(0.0)
+    client.take_output()
+    client.receive(vector("challenge"), 1.0)
+    return client
+
+
+def test_a_registration_brings_the_time() -> None:
+    client, session = a_client_that_asks(only_time=False), a_session()
+    client.receive(told(session, client.take_output()), 1.0)
+    assert client.time_told == TIME_MS / 1000
+    client.receive(answer(session, client.take_output()), 1.0)
+    assert client.next_event() == Registered(DOCUMENT)
+
+
+def test_who_asks_for_the_time_alone_confirms_nothing() -> None:
+    client, session = a_client_that_asks(only_time=True), a_session()
+    client.receive(told(session, client.take_output()), 1.0)
+    assert (client.next_event(), client.next_event(), client.take_output()) == (TimeTold(), None, b"")
+    assert (client.time_told, client.next_deadline()) == (TIME_MS / 1000, None)
+    assert session.state is server.State.BOOTSTRAPPED, "it forgets that when its time is over"
+
+
+def test_a_server_that_tells_no_time_is_of_no_use_to_who_asks_for_that_alone() -> None:
+    client, session = a_client_that_asks(only_time=True), a_session()
+    client.receive(told(session, client.take_output(), 0), 1.0)
+    assert "does not tell the time" in str(failure(client))
+
+
+def test_no_changed_bit_of_the_time_is_believed() -> None:
+    ask = a_client_that_asks(only_time=True).take_output()
+    message = told(a_session(), ask)
+    at = message.index(b"\x86\0\x08")
+    for bit in range(8 * (len(message) - at)):
+        changed = bytearray(message)
+        changed[at + bit // 8] ^= 1 << bit % 8
+        client = a_client_that_asks(only_time=True)
+        client.receive(bytes(changed), 1.0)
+        assert client.time_told is None
+        assert isinstance(client.next_event(), RegistrationFailed)
+
+
+def test_a_time_of_another_attempt_is_not_believed() -> None:
+    old = told(a_session(), a_client_that_asks(only_time=True).take_output())
+    client = SsmpClient(DEVICE, SharedKey(KEY), INFO, octets(bytes(32), bytes(32)), b"", only_time=True)
+    client.start(0.0)
+    client.receive(vector("challenge"), 1.0)
+    client.receive(old, 1.0)
+    assert client.time_told is None
+
+
+def test_who_asks_for_the_time_goes_back_to_no_older_version() -> None:
+    client = SsmpClient(DEVICE, SharedKey(KEY), INFO, drawn(), only_time=True)
+    client.start(0.0)
+    client.take_output()
+    client.receive(OTHER_VERSION, 0.5)
+    assert isinstance(failure(client), SsmpRefused)

@@ -19,29 +19,48 @@ NAMES = ("hello", "challenge", "auth", "bootstrap", "confirm", "done", "error")
 INFO = wire.RegistrationInfo("Maker", "Model", "1", "2", "3", "http://h/push")
 NONCE = bytes(range(32))
 SESSION = bytes(range(16))
+KEY = bytes(range(100, 132))
 MESSAGES: tuple[wire.Message, ...] = (
     wire.Hello("urn:dcu:Ä", NONCE),
     wire.Challenge(NONCE[::-1], b"cookie"),
-    wire.Auth(b"hello", b"challenge", INFO, SESSION, NONCE),
-    wire.Bootstrap(SESSION, b"sealed", NONCE),
+    wire.Auth(b"hello", b"challenge", KEY, b"", INFO, SESSION, NONCE),
+    wire.Bootstrap(SESSION, b"sealed", KEY, b"", NONCE),
     wire.Confirm(SESSION, NONCE),
     wire.Done(SESSION, NONCE),
     wire.Error(401, "no"),
+)
+OTHER_KINDS: tuple[wire.Message, ...] = (
+    wire.Auth(b"hello", b"challenge", KEY, b"certificate", INFO, b"", 2 * NONCE),
+    wire.Bootstrap(SESSION, b"sealed", KEY, b"certificate", 2 * NONCE),
+    wire.Auth(b"hello", b"challenge", KEY, b"", INFO, b"", NONCE, renews=True),
+    wire.Bootstrap(SESSION, b"sealed", KEY, b"", NONCE, b"renewed"),
+    wire.Bootstrap(SESSION, b"sealed", KEY, b"certificate", bytes(64), wanted=True),
+    wire.Bootstrap(SESSION, b"sealed", KEY, b"", NONCE, time_ms=1_800_000_000_250),
+    wire.Confirm(SESSION, NONCE, request=b"request"),
+    wire.Done(SESSION, NONCE, issued=b"issued"),
+)
+MESSAGES_V2: tuple[wire.Message, ...] = (
+    wire.Hello("urn:dcu:Ä", NONCE, 2, 3),
+    wire.Challenge(NONCE[::-1], b"cookie", 2),
+    wire.AuthV2(b"hello", b"challenge", INFO, SESSION, NONCE),
+    wire.BootstrapV2(SESSION, b"sealed", NONCE),
+    wire.Confirm(SESSION, NONCE, 2),
+    wire.Done(SESSION, NONCE, 2),
+    wire.Error(401, "no", 2),
 )
 MESSAGES_V1: tuple[wire.Message, ...] = (
     wire.Hello("urn:dcu:Ä", NONCE, 1),
     wire.ChallengeV1(SESSION, NONCE),
     wire.AuthV1(SESSION, INFO, NONCE),
-    wire.Bootstrap(SESSION, b"sealed", NONCE, 1),
+    wire.BootstrapV2(SESSION, b"sealed", NONCE, 1),
     wire.Confirm(SESSION, NONCE, 1),
     wire.Done(SESSION, NONCE, 1),
     wire.Error(401, "no", 1),
 )
+EVERY = MESSAGES + OTHER_KINDS + MESSAGES_V2 + MESSAGES_V1
 
 
-@pytest.mark.parametrize(
-    "message", MESSAGES + MESSAGES_V1, ids=lambda message: f"{type(message).__name__}-{message.version}"
-)
+@pytest.mark.parametrize("message", EVERY, ids=lambda message: f"{type(message).__name__}-{message.version}")
 def test_what_is_emitted_parses_back(message: wire.Message) -> None:
     assert wire.parse(message.emit()) == message
 
@@ -55,22 +74,24 @@ def test_the_known_answers_parse_and_come_out_again(name: str, version: int) -> 
 
 
 def test_another_version_is_an_error_of_its_own() -> None:
-    for version in (0, 3, 255):
+    for version in (0, 4, 255):
         with pytest.raises(SsmpVersionError, match=f"version {version}"):
             wire.parse(b"SS" + bytes([version, 1, 0, 0]))
 
 
 def test_challenge_and_auth_of_one_version_are_no_messages_of_the_other() -> None:
-    for message in (*MESSAGES[1:3], *MESSAGES_V1[1:3]):
+    for message, other in (
+        *((each, 1) for each in MESSAGES_V2[1:3]),
+        *((each, 2) for each in (*MESSAGES[2:4], *MESSAGES_V1[1:3])),
+        *((each, 3) for each in (*MESSAGES_V2[2:4], *MESSAGES_V1[1:4])),
+    ):
         data = bytearray(message.emit())
-        data[2] = 3 - data[2]
-        with pytest.raises(SsmpWireError, match="does not belong"):
+        data[2] = other
+        with pytest.raises(SsmpWireError, match=r"does not belong|lacks field"):
             wire.parse(bytes(data))
 
 
-@pytest.mark.parametrize(
-    "message", MESSAGES + MESSAGES_V1, ids=lambda message: f"{type(message).__name__}-{message.version}"
-)
+@pytest.mark.parametrize("message", EVERY, ids=lambda message: f"{type(message).__name__}-{message.version}")
 def test_every_truncation_is_an_error(message: wire.Message) -> None:
     data = message.emit()
     for size in range(len(data)):
@@ -78,9 +99,7 @@ def test_every_truncation_is_an_error(message: wire.Message) -> None:
             wire.parse(data[:size])
 
 
-@pytest.mark.parametrize(
-    "message", MESSAGES + MESSAGES_V1, ids=lambda message: f"{type(message).__name__}-{message.version}"
-)
+@pytest.mark.parametrize("message", EVERY, ids=lambda message: f"{type(message).__name__}-{message.version}")
 @pytest.mark.slow
 def test_a_message_followed_by_something_is_an_error(message: wire.Message) -> None:
     with pytest.raises(SsmpWireError, match="length says"):
@@ -89,7 +108,7 @@ def test_a_message_followed_by_something_is_an_error(message: wire.Message) -> N
 
 def with_fields(kind: int, *fields: tuple[int, bytes]) -> bytes:
     body = b"".join(bytes([tag]) + len(value).to_bytes(2, "big") + value for tag, value in fields)
-    return b"SS\x02" + bytes([kind]) + len(body).to_bytes(2, "big") + body
+    return b"SS\x03" + bytes([kind]) + len(body).to_bytes(2, "big") + body
 
 
 def test_an_unknown_field_from_0x80_on_is_skipped() -> None:
@@ -104,7 +123,7 @@ def test_an_unknown_field_from_0x80_on_is_skipped() -> None:
         (b"", 0, "cut short"),
         (b"SS\x02\x05\0", 5, "cut short in the header"),
         (b"XX\x01\x01\0\0", 0, "begin with SS"),
-        (b"SS\x03\x01\0\0", 2, "version 3"),
+        (b"SS\x04\x01\0\0", 2, "version 4"),
         (b"SS\x02\x63\0\0", 3, "unknown type"),
         (b"SS\x02\x01\0\x01", 4, "length says 1 bytes of fields, there are 0"),
         (with_fields(1), 6, "lacks field"),
@@ -122,11 +141,11 @@ def test_an_unknown_field_from_0x80_on_is_skipped() -> None:
         (with_fields(1, (1, b"id"), (2, NONCE[:31])), 6, "31 bytes, not 32"),
         (with_fields(2, (4, NONCE), (8, b"")), 6, "cookie has 0 bytes"),
         (with_fields(2, (4, NONCE), (8, bytes(65))), 6, "cookie has 65 bytes"),
-        (with_fields(4, (3, SESSION), (5, b""), (0x7F, NONCE)), 6, "sealed is empty"),
+        (with_fields(4, (3, SESSION), (5, b""), (11, KEY), (12, b""), (0x7F, NONCE)), 6, "sealed is empty"),
         (with_fields(7, (6, b"\x01"), (7, b"x")), 6, "1 bytes, not 2"),
         (with_fields(7, (6, b"\0\x01"), (7, b"x")), 6, "three digits"),
-        (b"SS\x02\x01\x00\x02\x01\x00", 6, "field's header"),
-        (b"SS\x02\x01\x00\x04\x01\x00\x09x", 6, "9 bytes, 1 are left"),
+        (b"SS\x03\x01\x00\x02\x01\x00", 6, "field's header"),
+        (b"SS\x03\x01\x00\x04\x01\x00\x09x", 6, "9 bytes, 1 are left"),
         (b"SS" + bytes(wire.MESSAGE_BYTES_MAX), 0, "longer than"),
     ],
 )
@@ -145,11 +164,11 @@ def test_more_fields_than_the_limit_are_refused() -> None:
 
 
 def test_a_message_of_the_largest_size_is_made_and_read() -> None:
-    rest = len(wire.Bootstrap(SESSION, b"x", NONCE).emit()) - 1
-    largest = wire.Bootstrap(SESSION, bytes(48 * 1024 - rest), NONCE)
+    rest = len(wire.BootstrapV2(SESSION, b"x", NONCE).emit()) - 1
+    largest = wire.BootstrapV2(SESSION, bytes(48 * 1024 - rest), NONCE)
     assert wire.parse(largest.emit()) == largest
     with pytest.raises(SsmpUsageError, match="BOOTSTRAP would be longer than 49152 bytes"):
-        wire.Bootstrap(SESSION, bytes(48 * 1024 - rest + 1), NONCE).emit()
+        wire.BootstrapV2(SESSION, bytes(48 * 1024 - rest + 1), NONCE).emit()
     ignored = with_fields(5, (3, SESSION), (0x7F, NONCE), (0x80, bytes(48 * 1024 - 63)))
     assert len(ignored) == 48 * 1024
     assert wire.parse(ignored) == wire.Confirm(SESSION, NONCE)
@@ -188,17 +207,32 @@ def test_nonces_sessions_and_proofs_have_one_size(wrong: int) -> None:
         lambda: wire.Challenge(nonce, b"cookie"),
         lambda: wire.ChallengeV1(session, NONCE),
         lambda: wire.ChallengeV1(SESSION, nonce),
-        lambda: wire.Auth(b"h", b"c", INFO, b"", nonce),
-        lambda: wire.Auth(b"h", b"c", INFO, session, NONCE),
+        lambda: wire.Auth(b"h", b"c", KEY, b"", INFO, b"", nonce),
+        lambda: wire.Auth(b"h", b"c", nonce, b"", INFO, b"", NONCE),
+        lambda: wire.Auth(b"h", b"c", KEY, b"", INFO, session, NONCE),
+        lambda: wire.AuthV2(b"h", b"c", INFO, b"", nonce),
+        lambda: wire.AuthV2(b"h", b"c", INFO, session, NONCE),
         lambda: wire.AuthV1(session, INFO, NONCE),
         lambda: wire.AuthV1(SESSION, INFO, nonce),
-        lambda: wire.Bootstrap(session, b"sealed", NONCE),
-        lambda: wire.Bootstrap(SESSION, b"sealed", nonce),
+        lambda: wire.Bootstrap(session, b"sealed", KEY, b"", NONCE),
+        lambda: wire.Bootstrap(SESSION, b"sealed", KEY, b"", nonce),
+        lambda: wire.Bootstrap(SESSION, b"sealed", nonce, b"", NONCE),
+        lambda: wire.BootstrapV2(session, b"sealed", NONCE),
+        lambda: wire.BootstrapV2(SESSION, b"sealed", nonce),
         lambda: wire.Confirm(session, NONCE),
         lambda: wire.Done(SESSION, nonce),
     ):
         with pytest.raises(SsmpUsageError, match=f"has {32 + wrong} bytes, not 32|has {16 + wrong} bytes, not 16"):
             make()
+
+
+@pytest.mark.parametrize("size", [1, 64])
+def test_a_cookie_has_1_to_64_bytes(size: int) -> None:
+    challenge = wire.Challenge(NONCE, bytes(size))
+    assert wire.parse(challenge.emit()) == challenge
+    for wrong in (b"", bytes(65)):
+        with pytest.raises(SsmpUsageError, match=f"cookie has {len(wrong)} bytes"):
+            wire.Challenge(NONCE, wrong)
 
 
 def test_error_codes_have_three_digits() -> None:
@@ -243,17 +277,39 @@ def test_a_device_without_an_id_and_an_empty_document_cannot_be_sent() -> None:
         wire.Hello("", NONCE)
     for hello, challenge in ((b"", b"c"), (b"h", b"")):
         with pytest.raises(SsmpUsageError, match="repeats HELLO and CHALLENGE"):
-            wire.Auth(hello, challenge, INFO, b"", NONCE)
+            wire.Auth(hello, challenge, KEY, b"", INFO, b"", NONCE)
+        with pytest.raises(SsmpUsageError, match="repeats HELLO and CHALLENGE"):
+            wire.AuthV2(hello, challenge, INFO, b"", NONCE)
     with pytest.raises(SsmpUsageError, match="sealed is empty"):
-        wire.Bootstrap(SESSION, b"", NONCE)
+        wire.Bootstrap(SESSION, b"", KEY, b"", NONCE)
+    with pytest.raises(SsmpUsageError, match="sealed is empty"):
+        wire.BootstrapV2(SESSION, b"", NONCE)
+
+
+def test_a_signature_goes_with_a_certificate_and_a_mac_without() -> None:
+    for certificate, proof in ((b"", 2 * NONCE), (b"certificate", NONCE)):
+        with pytest.raises(SsmpUsageError, match="proof has"):
+            wire.Auth(b"h", b"c", KEY, certificate, INFO, b"", proof)
+        with pytest.raises(SsmpUsageError, match="proof has"):
+            wire.Bootstrap(SESSION, b"sealed", KEY, certificate, proof)
+    wire.Bootstrap(SESSION, b"sealed", KEY, bytes(4000), 2 * NONCE)
+    with pytest.raises(SsmpUsageError, match="longer than 4000 bytes"):
+        wire.Bootstrap(SESSION, b"sealed", KEY, bytes(4001), 2 * NONCE)
+
+
+def test_what_was_offered_before_is_one_octet() -> None:
+    fields = ((1, b"id"), (2, NONCE))
+    assert wire.parse(with_fields(1, *fields, (0x80, b"\x03"))) == wire.Hello("id", NONCE, offered=3)
+    with pytest.raises(SsmpWireError, match="offered has 2 bytes"):
+        wire.parse(with_fields(1, *fields, (0x80, b"\x03\x03")))
 
 
 def test_the_unproven_part_lacks_the_mac_and_nothing_else() -> None:
-    for message in MESSAGES[2:6] + MESSAGES_V1[2:6]:
+    for message in MESSAGES[2:6] + MESSAGES_V2[2:6] + MESSAGES_V1[2:6]:
         data = message.emit()
         assert data.count(NONCE) == 1
         assert wire.unproven(data) == data.replace(NONCE, b"")
-    data = wire.Bootstrap(SESSION, bytes(0x1_02), NONCE).emit()  # a size with two octets
+    data = wire.BootstrapV2(SESSION, bytes(0x1_02), NONCE).emit()  # a size with two octets
     assert wire.unproven(data) == data.removesuffix(NONCE)
 
 
@@ -262,11 +318,12 @@ def test_only_messages_with_a_mac_have_an_unproven_part() -> None:
         wire.unproven(wire.Hello("id", NONCE).emit())
 
 
+@pytest.mark.slow
 def test_mutated_messages_parse_or_fail_as_such() -> None:
     rng = random.Random(7)
     parsed = 0
     for _ in range(20_000):
-        data = bytearray(rng.choice(MESSAGES + MESSAGES_V1).emit())
+        data = bytearray(rng.choice(EVERY).emit())
         for _ in range(rng.randint(1, 4)):
             at = rng.randrange(len(data))
             match rng.randrange(4):
@@ -286,3 +343,10 @@ def test_mutated_messages_parse_or_fail_as_such() -> None:
         again = wire.parse(message.emit())  # ignorable fields are dropped, the rest survives
         assert again == message
     assert parsed > 100
+
+
+def test_a_field_that_only_says_yes_is_the_last_and_empty() -> None:
+    auth = wire.Auth(b"hello", b"challenge", KEY, b"", INFO, b"", NONCE, renews=True)
+    bootstrap = wire.Bootstrap(SESSION, b"sealed", KEY, b"certificate", bytes(64), wanted=True)
+    assert auth.emit()[-3:] == bytes.fromhex("810000")
+    assert bootstrap.emit()[-3:] == bytes.fromhex("830000")

@@ -164,6 +164,10 @@ BAD = {
         "<Status><CmdID>1</CmdID><MsgRef>1</MsgRef><CmdRef>7</CmdRef><Data>OK</Data></Status>",
         "not a number",
     ),
+    "a status of no three digits": (
+        "<Status><CmdID>1</CmdID><MsgRef>1</MsgRef><CmdRef>7</CmdRef><Data>0</Data></Status>",
+        "no status code",
+    ),
     "TNDS without a node": ("<Add><CmdID>1</CmdID><Item><Data><MgmtTree/></Data></Item></Add>", "no Node"),
     "an unknown format": (
         "<Add><CmdID>1</CmdID><Item><Data><MgmtTree><Node><NodeName>x</NodeName><RTProperties><Format><odd/></Format>"

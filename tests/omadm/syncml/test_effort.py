@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from omadm.syncml import wbxml
-from omadm.syncml.codec import DM_WBXML, decode
-from omadm.syncml.element import TEXT_BYTES_MAX
+from omadm.syncml.codec import DM_WBXML, DM_XML, decode
+from omadm.syncml.element import ELEMENTS_MAX, TEXT_BYTES_MAX, Spent
 from omadm.syncml.errors import SyncmlError
+from omadm.syncml.messages import MgmtTree, Replace
 
 HEAD = b"\x02\xa4\x01\x6a"
 STR_I, STR_T, OPAQUE, ENTITY, END, PAGE = b"\x03", b"\x83", b"\xc3", b"\x02", b"\x01", b"\x00"
@@ -121,7 +122,7 @@ def test_decoding_takes_a_few_calls_per_byte_however_large_the_message_is(name: 
 @pytest.mark.parametrize("name", ["references", "references to names", "documents"])
 def test_the_text_of_a_message_has_a_bound_whatever_its_string_tables_give(name: str) -> None:
     body = HOSTILE[name](1 << 19)
-    spent = wbxml.Spent()
+    spent = Spent()
     with suppress(SyncmlError):
         wbxml.read(body, spent)
     assert spent.text_bytes <= TEXT_BYTES_MAX + (1 << 20)  # the last string may go over, and is not kept
@@ -146,3 +147,19 @@ def test_a_path_in_an_error_is_no_longer_than_one_line() -> None:
     body = message(deep_names(1 << 14).replace(b"n\0", b"", 1))
     (bad,) = decode(body, DM_WBXML).commands
     assert len(getattr(bad, "why", "")) < 300
+
+
+def test_documents_in_the_text_of_an_xml_message_share_the_bound_of_the_message() -> None:
+    """Each of the two would be within it by itself."""
+    nodes = "<Node><NodeName>n</NodeName></Node>" * (ELEMENTS_MAX // 3)
+    kind = "<Meta><Type xmlns='syncml:metinf'>application/vnd.syncml.dmtnds+xml</Type></Meta>"
+    tree = f"<Data><![CDATA[<MgmtTree><VerDTD>1.2</VerDTD>{nodes}</MgmtTree>]]></Data>"
+    commands = "".join(
+        f"<Replace><CmdID>{at}</CmdID><Item>{kind}{data}</Item></Replace>"
+        for at, data in enumerate((tree, tree.replace("<NodeName>n</NodeName>", "")), 1)
+    )
+    ends = "<Target><LocURI>t</LocURI></Target><Source><LocURI>s</LocURI></Source>"
+    header = f"<SyncHdr><SessionID>1</SessionID><MsgID>1</MsgID>{ends}</SyncHdr>"
+    body = f"<SyncML>{header}<SyncBody>{commands}<Final/></SyncBody></SyncML>"
+    found = [each.items[0].data for each in decode(body.encode(), DM_XML).of(Replace)]
+    assert [type(data) for data in found] == [MgmtTree, str]
