@@ -204,6 +204,11 @@ class Collector:
             )
         )
 
+    def port_healths(self) -> dict[str, PortHealth]:
+        """How each port stands, by its name. Any thread."""
+        with self._lock:
+            return dict(self._ports)
+
     def _problem_of(self, port: str) -> str:
         with self._lock:
             return self._ports[port].problem if port in self._ports else ""

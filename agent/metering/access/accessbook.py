@@ -4,7 +4,9 @@
 at most two accesses: the one that is *wanted* (provisioned, the most specific rule) and the one that is *proven* (the
 last one that worked). While they differ, keys are being changed: the wanted one is tried, and when the meter refuses it
 the proven one goes on being used, until the wanted one has worked. Then the switch is made durable, and the old keys
-are forgotten.
+are forgotten. Keys that a meter was sent, and of which nobody knows whether it took them, are kept beside these and
+tried when neither works: meanwhile others may have been provisioned. An association proves nothing of the broadcast
+key, which has no part in it: that one is proven by the meter's answer to its transfer.
 
 A key is wrong when authentication or deciphering fails before the association is open (`dlms.errors.SecurityError`).
 That is one event, and then a pause that doubles from `PAUSE_MIN_S` to `PAUSE_MAX_S`: meters lock clients out after
@@ -12,6 +14,10 @@ a few attempts, and a wrong key does not mend itself. A change of what is wanted
 
 A meter that has not told its name yet may have rules that are found by that name only. It is asked for its name first,
 with the public client, which every meter has (GB 4.6.4); so is a meter that refuses all keys, as it may be another one.
+
+A meter also refuses right keys when our invocation counter is not higher than the one it has seen, which is so after an
+older state was put back, or with another device of the same system title. So the visit for the name asks for that
+counter (0.0.43.1.e.255) as well, once after each refusal, and ours goes on behind it.
 """
 
 from __future__ import annotations
@@ -19,11 +25,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 
 from agent.clock import Clock
-from agent.metering.access.credentials import Credentials, credentials, describe
+from agent.metering.access.credentials import Credentials, credentials, describe, push_security
 from agent.metering.access.keystore import SECRET_FIELDS, KeyStore, KeyStoreError
 from agent.metering.access.rules import AccessRules
 from agent.metering.registry.entry import Meter
@@ -31,7 +37,7 @@ from agent.metering.scheduling.schedule import Backoff
 from agent.settings.provisioning import AccessRule, MeterAccess, Provisioning
 from dlms.errors import DlmsError, SecurityError
 from dlms.security.gcm import Replayed
-from dlms.security.settings import MemoryCounters, Policy, Security
+from dlms.security.settings import MemoryCounters, Security
 
 LOG = logging.getLogger("agent.metering.access")
 
@@ -52,8 +58,9 @@ class Which(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """One association to be opened. `identify`: only the name of the meter is to be read. `first`: no association of
-    this kind has been open yet. `wanted`: it uses what is provisioned."""
+    """One association to be opened. `identify`: only the name of the meter is to be read, and with `asks_counters` the
+    counters of ours that it has seen. `first`: no association of this kind has been open yet. `wanted`: it uses what is
+    provisioned."""
 
     meter: Meter
     access: MeterAccess
@@ -61,6 +68,7 @@ class Opening:
     identify: bool = False
     first: bool = False
     wanted: bool = True
+    asks_counters: bool = False
 
 
 @dataclass(slots=True)
@@ -75,6 +83,8 @@ class _State:
     try_wanted_at: float = 0.0
     name_asked: bool = False
     name_tries: int = 0
+    asks_counters: bool = False  # the meter refused all keys, and may have seen higher counters than ours
+    tried: list[MeterAccess] = field(default_factory=list)  # what it refused since it was last open, in one round
 
 
 class AccessBook:
@@ -158,7 +168,7 @@ class AccessBook:
             wanted, proven = self._state(meter).wanted, self._store.proven(meter.key)
         if proven is None:
             return {}
-        both = [(field.name, getattr(wanted, field.name), getattr(proven, field.name)) for field in fields(MeterAccess)]
+        both = [(one.name, getattr(wanted, one.name), getattr(proven, one.name)) for one in fields(MeterAccess)]
         return {name: len(new) if isinstance(new, bytes) else 0 for name, new, old in both if new != old}
 
     def open(self, meter: Meter, which: Which = Which.USUAL) -> Opening:
@@ -167,19 +177,20 @@ class AccessBook:
             if self._unstored is not None:
                 self.configure(self._unstored)
             state = self._state(meter)
-            if self._asks_name(meter, state):
-                return Opening(
-                    meter, PUBLIC, credentials(PUBLIC, b"", lambda _: MemoryCounters()), identify=True, wanted=False
-                )
+            if state.asks_counters or self._asks_name(meter, state):
+                public = credentials(PUBLIC, b"", lambda _: MemoryCounters())
+                return Opening(meter, PUBLIC, public, identify=True, wanted=False, asks_counters=state.asks_counters)
             proven = self._store.proven(meter.key)
             access = state.wanted
             waits = which is Which.USUAL and self._clock.monotonic() < state.try_wanted_at
             if proven is not None and (waits or which is Which.PROVEN):
                 access = proven
+            if which is Which.USUAL and (untried := self._untried(meter, state)):
+                access = untried[0]
             title = self._title or self._store.system_title()
             self._report_to(meter.key, state.total, describe(access))
             made = credentials(access, title, lambda key: self._store.counters(key, meter.key))
-            return Opening(meter, access, made, first=access != proven, wanted=access == state.wanted)
+            return Opening(meter, access, made, first=not _alike(access, proven), wanted=access == state.wanted)
 
     def push_keys(self, meter: Meter) -> tuple[Security, ...]:
         """What a meter may protect notifications with: the wanted access, then the one that is proven."""
@@ -188,10 +199,9 @@ class AccessBook:
             try:
                 title = self._title or self._store.system_title()
                 for access in dict.fromkeys((wanted, self._store.proven(meter.key) or wanted)):
-                    made = credentials(access, title, lambda key: self._store.pushed(key, meter.key))
-                    if made.security is not None:
-                        agreed = made.security.policy if access.policy != "plain" else Policy.NONE
-                        found.append(replace(made.security, policy=agreed))
+                    security = push_security(access, title, lambda key: self._store.pushed(key, meter.key))
+                    if security is not None:
+                        found.append(security)
             except DlmsError as error:  # said when the meter is visited
                 LOG.debug("keys of %s: %s", meter.meter_id, error)
             return tuple(found)
@@ -232,24 +242,71 @@ class AccessBook:
         with self._lock:
             state = self._state(meter)
             if opening.identify:
-                state.name_asked = True
+                state.name_asked, state.asks_counters = True, False
                 return
-            state.failures, state.not_before = 0, 0.0
-            if opening.access != state.wanted:
-                return
+            state.failures, state.not_before, state.tried = 0, 0.0, []
             try:
                 before = self._store.proven(meter.key)
-                self._store.prove(meter.key, opening.access, durable=before is not None)
+                sent = opening.access in self._store.sent(meter.key)
+                if opening.access == state.wanted or sent:
+                    broadcast = opening.access.broadcast_key if before is None else before.broadcast_key
+                    proven = replace(opening.access, broadcast_key=broadcast)
+                    self._store.prove(meter.key, proven, durable=before is not None)
+                    self._store.settle_sent(meter.key)
             except KeyStoreError as error:  # the old keys are kept, and the next association tries again
                 LOG.warning("the change of keys is not stored: %s", error, extra={"event": "meter.keystore.failed"})
                 return
-            state.refused, state.try_wanted_at = 0, 0.0
-        if before is not None and before != opening.access:
+            if opening.access == state.wanted:
+                state.refused, state.try_wanted_at = 0, 0.0
+            elif not sent:
+                return
+        if before is not None and not _alike(before, opening.access):
             LOG.info(
                 "meter %s works with its new keys (%s): the old ones are forgotten",
                 meter.meter_id,
                 opening.credentials.text,
                 extra={"event": "meter.key.changed"},
+            )
+
+    def sending(self, meter: Meter) -> None:
+        """The meter is about to be sent the keys that are wanted. Raises `KeyStoreError`: then it must not be."""
+        with self._lock:
+            self._store.note_sent(meter.key, self._state(meter).wanted)
+
+    def superseded(self, meter: Meter) -> bool:
+        """Whether what is wanted now is none of the keys that the meter was sent, of which nobody knows whether it took
+        them. Raises `KeyStoreError`."""
+        with self._lock:
+            sent = self._store.sent(meter.key)
+            return bool(sent) and self._state(meter).wanted not in sent
+
+    def broadcast_taken(self, meter: Meter) -> None:
+        """The meter has taken the broadcast key that is wanted, as it says."""
+        with self._lock:
+            proven = self._store.proven(meter.key)
+            if proven is not None:
+                taken = replace(proven, broadcast_key=self._state(meter).wanted.broadcast_key)
+                self._store.prove(meter.key, taken, durable=True)
+
+    def told_counter(self, opening: Opening, told: int) -> None:
+        """The meter told, without any proof, the highest invocation counter of ours that it has seen."""
+        meter = opening.meter
+        with self._lock:
+            try:
+                used = (self._state(meter).wanted, self._store.proven(meter.key))
+                keys = dict.fromkeys(access.encryption_key for access in used if access and access.encryption_key)
+                behind = [stood for key in keys if (stood := self._store.counters_behind(key, told)) is not None]
+            except KeyStoreError as error:  # the next refusal asks again
+                LOG.warning("the counters are not stored: %s", error, extra={"event": "meter.keystore.failed"})
+                return
+        if behind:
+            LOG.warning(
+                "meter %s has seen invocation counter %d and ours stood at %d, so it refuses right keys too (an older "
+                "state was put back, or the device exchanged): ours goes on behind it",
+                meter.meter_id,
+                told,
+                min(behind),
+                extra={"event": "meter.counter"},
             )
 
     def failed(self, opening: Opening, error: DlmsError, *, was_open: bool) -> None:
@@ -259,6 +316,7 @@ class AccessBook:
             if opening.identify:
                 with self._lock:
                     state = self._state(meter)
+                    state.asks_counters = False
                     state.name_tries += 1
                     state.name_asked = state.name_tries >= NAME_TRIES_MAX
             return
@@ -269,11 +327,13 @@ class AccessBook:
         with self._lock:
             state = self._state(meter)
             if opening.identify:
-                state.name_asked = True
+                state.name_asked, state.asks_counters = True, False
                 return
             now = self._clock.monotonic()
             state.total += 1
             self._report_to(meter.key, state.total, opening.credentials.text)
+            if opening.access not in state.tried:
+                state.tried.append(opening.access)
             if opening.access == state.wanted and self._has_other(meter, state):
                 state.refused += 1
                 state.try_wanted_at = now + self._pauses.pause(state.refused, self._jitter)
@@ -281,8 +341,15 @@ class AccessBook:
                 return
             if opening.access != state.wanted:
                 state.try_wanted_at = 0.0  # the old keys do not work any more: next time the new ones again
+            if self._untried(meter, state):
+                self._log(
+                    meter, opening, error, state.failures + 1, "meter.key.pending", "keys that it was sent follow"
+                )
+                return
+            state.tried = []
             state.failures += 1
             state.name_asked = False
+            state.asks_counters = opening.credentials.security is not None and not isinstance(error, Replayed)
             state.not_before = now + self._pauses.pause(state.failures, self._jitter)
             event = "meter.replay" if isinstance(error, Replayed) else "meter.key"
             pause = f"next attempt in {state.not_before - now:.0f} s"
@@ -317,7 +384,17 @@ class AccessBook:
 
     def _has_other(self, meter: Meter, state: _State) -> bool:
         proven = self._store.proven(meter.key)
-        return proven is not None and proven != state.wanted
+        return proven is not None and not _alike(proven, state.wanted)
+
+    def _untried(self, meter: Meter, state: _State) -> list[MeterAccess]:
+        """Accesses that the meter was sent and has not refused yet, once it has refused what is usually tried."""
+        if not state.tried:
+            return []
+        proven = self._store.proven(meter.key)
+        usual = [state.wanted] if proven is None or _alike(proven, state.wanted) else [state.wanted, proven]
+        if any(one not in state.tried for one in usual):
+            return []
+        return [one for one in self._store.sent(meter.key) if one not in state.tried and one not in usual]
 
     def _asks_name(self, meter: Meter, state: _State) -> bool:
         if state.name_asked or not self._rules.needs_name(meter):
@@ -334,6 +411,11 @@ class AccessBook:
             consequence,
             extra={"event": event},
         )
+
+
+def _alike(one: MeterAccess, other: MeterAccess | None) -> bool:
+    """Whether an association with one proves the other: apart from the broadcast key they are the same."""
+    return other is not None and replace(one, broadcast_key=b"") == replace(other, broadcast_key=b"")
 
 
 def _secrets(access: MeterAccess) -> dict[str, bytes]:

@@ -6,7 +6,7 @@ makers share is known, AES-128-ECB of the challenge (`aes`); a meter with anothe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from agent.settings.provisioning import POLICIES, MeterAccess
@@ -47,6 +47,29 @@ def credentials(
     except DlmsError as error:  # a public key that is no point of the curve
         raise LocalError(str(error)) from error
     return Credentials(access.client, auth, security, describe(access))
+
+
+def push_security(
+    access: MeterAccess, system_title: bytes, counters: Callable[[bytes], InvocationCounters]
+) -> Security | None:
+    """What a meter with this access may protect notifications with; `None` where there are no keys for it. Signatures
+    are checked where both keys of ECDSA are there, whatever the association is authenticated with. Raises `LocalError`
+    as `credentials`."""
+    security = credentials(access, system_title, counters).security
+    if security is None:
+        return None
+    agreed = security.policy if access.policy != "plain" else Policy.NONE
+    if not (access.suite and access.signing_key and access.meter_key):
+        return replace(security, policy=agreed)
+    from dlms.security.keys import public_key
+
+    try:
+        ours, theirs = _private_key(access.signing_key), public_key(access.suite, access.meter_key)
+    except LocalError:
+        raise
+    except DlmsError as error:  # a public key that is no point of the curve
+        raise LocalError(str(error)) from error
+    return replace(security, policy=agreed, signing_key=ours, peer_signing_key=theirs, sign=False)
 
 
 def describe(access: MeterAccess) -> str:

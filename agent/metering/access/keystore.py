@@ -2,7 +2,8 @@
 
 Two documents in two generations each, mode 0600, written through the `Disk` port (`agent.tree.persistence`):
 
-    keys    our system title; the secrets that the head-end provisioned; per meter the access that is known to work;
+    keys    our system title; the secrets that the head-end provisioned; per meter the access that is known to work,
+            and those that it may have been given since (`sent`): of a transfer whose answer nobody has seen
             per encryption key the bound below which all invocation counters count as used
             per meter the system title that it proved
     seen    per meter and key the highest invocation counter that the meter used, in answers and in what it pushes
@@ -39,9 +40,12 @@ LOG = logging.getLogger("agent.metering.access")
 
 VERSION = 1
 BLOCK = 1024  # values reserved per write: some fifty visits of every meter; a start skips at most so many of 2^32
-_MEMBERS = ("version", "title", "floor", "bounds", "provisioned", "accesses", "titles", "proven")
+_MEMBERS = ("version", "title", "floor", "bounds", "provisioned", "accesses", "titles", "proven", "sent")
 RESERVE_MIN = 512  # values that a session finds reserved when it begins, so that it need not write in the middle
+TOLD_MAX = 1 << 31  # what a meter may tell of our counters: who lies to us cannot use a key up
 LOST_FLOOR = 1 << 30  # after the loss of all counters; twice as many APDUs as a meter takes in thirty years
+SENT_MAX = 4  # accesses of one meter that nobody knows to work; the oldest goes
+SENT_METERS_MAX = 4096  # likewise; a full network
 KEYS_MAX = 8192  # keys with counters of their own: two per meter of a full network
 SEEN_FLUSH_S = 300.0
 PROVEN_FLUSH_S = 10.0  # once for the many meters of a network that is read for the first time
@@ -94,6 +98,7 @@ class KeyStore:
         self._seen: dict[str, dict[str, int]] = {}
         self._provisioned: dict[str, dict[str, bytes]] = {}
         self._proven: dict[str, MeterAccess] = {}
+        self._sent: dict[str, tuple[MeterAccess, ...]] = {}
         self._titles: dict[str, bytes] = {}
         self._unsaved = False
         self._seen_unsaved = False
@@ -156,11 +161,49 @@ class KeyStore:
                     self._proven[meter] = old
                 raise
 
+    def sent(self, meter: str) -> tuple[MeterAccess, ...]:
+        """The accesses that this meter may have been given, the newest first."""
+        with self._lock:
+            self._open()
+            return self._sent.get(meter, ())
+
+    def note_sent(self, meter: str, access: MeterAccess) -> None:
+        """The meter is about to be given this access. Durable when this returns, for nobody else may have its keys by
+        the time its answer is lost."""
+        with self._lock:
+            self._open()
+            old = self._sent.get(meter, ())
+            if old[:1] == (access,):
+                return
+            self._keep_sent(meter, (access, *(one for one in old if one != access))[:SENT_MAX])
+            try:
+                self._save()
+            except KeyStoreError:
+                self._sent[meter] = old
+                raise
+
+    def settle_sent(self, meter: str) -> None:
+        """Which access the meter has is known. Written with the next change."""
+        with self._lock:
+            self._open()
+            self._unsaved |= self._sent.pop(meter, None) is not None
+
+    def _keep_sent(self, meter: str, accesses: tuple[MeterAccess, ...]) -> None:
+        self._sent.pop(meter, None)
+        self._sent[meter] = accesses
+        while len(self._sent) > SENT_METERS_MAX:
+            del self._sent[next(iter(self._sent))]
+
     def forget(self, meters: Iterable[str]) -> None:
-        """Forget what is known of these meters. Counters of ours stay: a key may come back."""
+        """Forget what is known of these meters, but for the keys that one may still have while others are provisioned:
+        they may be nowhere else any more. Counters of ours stay: a key may come back."""
         with self._lock:
             for meter in meters:
-                self._unsaved |= self._proven.pop(meter, None) is not None
+                proven = self._proven.pop(meter, None)
+                if proven is not None:
+                    kept = (one for one in self._sent.get(meter, ()) if one != proven)
+                    self._keep_sent(meter, (proven, *kept)[:SENT_MAX])
+                    self._unsaved = True
                 self._unsaved |= self._titles.pop(meter, None) is not None
                 for name in (meter, meter + PUSHED):
                     self._seen_unsaved |= self._seen.pop(name, None) is not None
@@ -217,6 +260,23 @@ class KeyStore:
             self._next[name] = value + 1
             return value
 
+    def counters_behind(self, key: bytes, told: int) -> int | None:
+        """Move the counters of `key` a block ahead of `told`, the highest one of ours that a meter says it has seen;
+        durable when this returns. They never go back.
+
+        Returns where they stood; None where they are ahead already, or `told` is above what anybody can have used.
+        """
+        name = _counters_name(key)
+        with self._lock:
+            self._open()
+            self._know(name)
+            stood = self._next[name]
+            if not stood <= told < TOLD_MAX:
+                return None
+            self._next[name] = self._bounds[name] = told + BLOCK
+            self._reserve()  # where that fails, the next counter that is asked for tries it again
+            return stood
+
     def seen_counter(self, meter: str, name: str) -> int | None:
         with self._lock:
             return self._seen.get(meter, {}).get(name)
@@ -269,7 +329,8 @@ class KeyStore:
 
     def _save(self) -> None:
         self._make_room()
-        accesses = {_fingerprint(access): access for access in self._proven.values()}
+        held = [*self._proven.values(), *(access for sent in self._sent.values() for access in sent)]
+        accesses = {_fingerprint(access): access for access in held}
         document = {
             **self._foreign,
             "version": VERSION,
@@ -283,6 +344,7 @@ class KeyStore:
             "accesses": {name: _access_document(access) for name, access in accesses.items()},
             "titles": {meter: title.hex() for meter, title in self._titles.items()},
             "proven": {meter: _fingerprint(access) for meter, access in self._proven.items()},
+            "sent": {meter: [_fingerprint(one) for one in sent] for meter, sent in self._sent.items() if sent},
         }
         try:
             self._open()[0].save(_emit(document))
@@ -342,6 +404,9 @@ class KeyStore:
         self._titles = {meter: bytes.fromhex(title) for meter, title in document.get("titles", {}).items()}
         accesses = {name: _access_of(held) for name, held in document["accesses"].items()}
         self._proven = {meter: accesses[name] for meter, name in document["proven"].items()}
+        # A program that does not know this member hands it on, and drops the accesses that only it names.
+        sent = document.get("sent", {}).items()
+        self._sent = {meter: tuple(accesses[name] for name in names if name in accesses) for meter, names in sent}
         if behind:
             LOG.error(
                 "the meters' keys: the newest file cannot be read, its last change is lost, counters go on after a gap",

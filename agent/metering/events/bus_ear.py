@@ -7,11 +7,12 @@ A meter pushes in UI frames to a client address that is not ours, during a conve
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from functools import partial
 
 from agent.metering.events.overheard import UNFINISHED_MAX, UNFINISHED_S, Overheard, Unfinished
 from dlms.codes import Apdu
 from dlms.link.datalink import MAY_BE_UNSOLICITED
-from dlms.link.hdlc.frames import CONTROLS, FrameType, HdlcAddress, HdlcDecoder, HdlcFrame
+from dlms.link.hdlc.frames import CONTROLS, FrameType, HdlcAddress, HdlcDecoder, HdlcFrame, unnumbered_control
 from dlms.link.hdlc.window import LLC_BYTES, LLC_COMMAND, LLC_RESPONSE
 from omadm.readings import EVENT_OCTETS_MAX
 
@@ -41,11 +42,6 @@ class HdlcEar:
         """What was heard, oldest first."""
         return self._heard.popleft() if self._heard else None
 
-    @property
-    def unfinished(self) -> dict[int, int]:
-        """How many octets have come of messages that have begun and not ended, by sender."""
-        return {_station(source): len(begun.parts) for source, begun in self._open.items()}
-
     def _take(self, frame: HdlcFrame, now: float) -> None:
         begun = self._open.pop(frame.source, None)
         if begun is not None and now - begun.at > UNFINISHED_S:
@@ -62,9 +58,16 @@ class HdlcEar:
             while len(self._open) > UNFINISHED_MAX:
                 self._open.popitem(last=False)
         elif parts and parts[0] in MAY_BE_UNSOLICITED:
-            self._heard.append(Overheard(_station(frame.source), frame.destination.upper, bytes(parts)))
+            back = partial(_framed, frame)
+            self._heard.append(Overheard(_station(frame.source), frame.destination.upper, bytes(parts), back))
 
 
 def _station(address: HdlcAddress) -> int:
     """The number by which a port knows a meter: the lower address, where there is one."""
     return address.upper if address.lower is None else address.lower
+
+
+def _framed(frame: HdlcFrame, apdu: bytes) -> bytes:
+    """A UI frame back to the sender of this one; the meter has nothing to say to it."""
+    control = unnumbered_control(FrameType.UI, poll_final=False)
+    return HdlcFrame(frame.source, frame.destination, control, LLC_COMMAND + apdu).emit()

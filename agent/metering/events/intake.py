@@ -1,7 +1,8 @@
 """What becomes of a notification: sans-IO, the time is an argument. It is an event, a repetition, or one too many.
 
 A meter that gets no acknowledgement pushes again. The same sender, invoke id and content within `REPEATED_S` is one
-event; where the message carries the meter's time it is one for ever, and its key says so to the head-end as well.
+event; where the message carries the meter's time it is one for ever, and its key says so to the head-end as well. A
+time of wildcards, or of a clock that begins anew with each power-up, tells no two messages apart and counts as none.
 Where it has neither time nor invoke id, two of the same are told apart after `ALIKE_S`.
 
 Each sender may have `BURST` events at once and one every `EVERY_S` seconds. What is beyond that is counted, and nothing
@@ -15,12 +16,16 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC
 
 from agent.metering.events.notification import Notice
+from dlms.cosem.time import CosemDateTime
+from dlms.errors import DlmsError
 from omadm.readings import TEXT_CHARS_MAX, EventReport
 
 REPEATED_S = 3600.0
 ALIKE_S = 30.0
+DATED_S = 7 * 86_400.0  # a meter may keep what it could not push; a clock that was lost is farther away
 KEYS_KEPT = 4096  # some 100 bytes each
 SENDERS_KEPT = 8192  # with an allowance of their own: twice a full network
 BURST = 20
@@ -77,15 +82,17 @@ class Intake:
     def take(self, heard: Heard, now: float) -> list[EventReport]:
         """Return what is to be stored for this notification: one event, none, or an alarm in its place."""
         content = _digest(heard)
-        until = self._keys.get(content)
-        if until is not None and now < until:
+        until, dated = self._keys.get(content), _is_dated(heard)
+        if until is not None and (now < until or dated):  # a time that comes once was heard before, by whatever clock
+            if dated:
+                self._keys[content] = float("inf")
             self.repeated += 1
             return []
         allowance = self._allowance(heard, now)
         if allowance.left < 1:
             return self._one_too_many(allowance, heard, now)
         allowance.left -= 1
-        if heard.notice.clock:
+        if dated:
             until, key = float("inf"), content
         else:
             until = now + (ALIKE_S if heard.notice.invoke is None else REPEATED_S)
@@ -139,6 +146,17 @@ class Intake:
         found.at = now
         self._allowances.move_to_end(heard.allowance)
         return found
+
+
+def _is_dated(heard: Heard) -> bool:
+    """Whether the message carries a time that comes once: a whole one, of the days around ours, which is trusted."""
+    try:
+        local = CosemDateTime.parse(heard.notice.clock).local()
+    except DlmsError:
+        return False
+    if local is None or not heard.trusted:
+        return False
+    return abs(local.replace(tzinfo=UTC).timestamp() - heard.received) <= DATED_S
 
 
 def _digest(heard: Heard) -> str:

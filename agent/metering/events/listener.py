@@ -1,7 +1,7 @@
 """Where meters call in to push: TCP, and UDP where that is configured, with COSEM wrappers around the APDUs.
 
 Anybody can call. So connections are few and short, a message is bounded before it is kept, and what comes is nothing
-but octets until the desk has found whose they are. Nothing is answered: a notification has no answer.
+but octets until the desk has found whose they are. Nothing is answered but what asks for a confirm, once it is kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from omadm.readings import EVENT_OCTETS_MAX
 
 LOG = logging.getLogger("agent.metering.events")
 
-CONNECTIONS_MAX = 64
+CALLS_MAX = 64
 CALL_IDLE_S = 60.0  # a connection on which nothing came for so long is closed
 LISTEN_S = 15.0  # the worker beats as often, also while nobody calls
 READ_BYTES_MAX = 4096
@@ -32,7 +32,7 @@ READ_BYTES_MAX = 4096
 class Desk(Protocol):
     """Takes what came (`agent.metering.events.desk.EventDesk`)."""
 
-    def called(self, where: str, apdu: bytes, meter: Meter | None) -> None: ...
+    def called(self, where: str, apdu: bytes, meter: Meter | None) -> bytes: ...
 
 
 class CallIn:
@@ -79,15 +79,15 @@ class CallIn:
 
     def serve(self, wait_s: float) -> None:
         """Take what comes within `wait_s` seconds."""
-        for key, _ in self._selector.select(wait_s):
-            if key.fileobj is self._wakeup:
-                self._wakeup.clear()
-            elif key.fileobj is self._tcp:
-                self._accept()
-            elif key.fileobj is self._udp:
-                self._datagram(self._udp)
-            elif isinstance(key.fileobj, socket.socket):
-                self._read(key.fileobj)
+        ready = {key.fileobj for key, _ in self._selector.select(wait_s)}
+        if self._wakeup in ready:
+            self._wakeup.clear()
+        for connection in [each for each in self._calls if each in ready]:
+            self._read(connection)
+        if self._udp is not None and self._udp in ready:
+            self._datagram(self._udp)
+        if self._tcp in ready:  # last: who calls now may take the place of one that was read just before
+            self._accept()
         now = self._clock.monotonic()
         for connection, call in list(self._calls.items()):
             if now - call.heard_at >= CALL_IDLE_S:
@@ -106,7 +106,7 @@ class CallIn:
         with contextlib.suppress(OSError):
             connection, peer = self._tcp.accept()
             connection.settimeout(0.0)
-            if len(self._calls) >= CONNECTIONS_MAX:
+            if len(self._calls) >= CALLS_MAX:
                 self._drop(min(self._calls, key=lambda each: self._calls[each].heard_at))
             self._calls[connection] = _Call(str(peer[0]), f"{peer[0]}:{peer[1]}", self._clock.monotonic())
             self._selector.register(connection, selectors.EVENT_READ)
@@ -124,7 +124,10 @@ class CallIn:
             return
         call.heard_at = self._clock.monotonic()
         for heard in call.ear.receive(data):
-            self._desk.called(call.where, heard.apdu, self._meter_at(call.host))
+            confirm = self._desk.called(call.where, heard.apdu, self._meter_at(call.host))
+            if confirm:
+                with contextlib.suppress(OSError):  # a caller that takes nothing calls again
+                    connection.send(heard.framed(confirm))
         if call.ear.broken:
             LOG.debug("%s: %s", call.where, call.ear.broken)
             self._drop(connection)
@@ -133,7 +136,9 @@ class CallIn:
         with contextlib.suppress(OSError):
             data, peer = udp.recvfrom(0xFFFF)
             for heard in WrapperEar(apdu_bytes_max=EVENT_OCTETS_MAX).receive(data):
-                self._desk.called(f"{peer[0]}:{peer[1]}", heard.apdu, self._meter_at(str(peer[0])))
+                confirm = self._desk.called(f"{peer[0]}:{peer[1]}", heard.apdu, self._meter_at(str(peer[0])))
+                if confirm:
+                    udp.sendto(heard.framed(confirm), peer)
 
     def _drop(self, connection: socket.socket) -> None:
         if self._calls.pop(connection, None) is not None:

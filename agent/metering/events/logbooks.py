@@ -55,6 +55,8 @@ def log_events(about: Circumstances, log: Obis, rows: Sequence[CapturedRow]) -> 
     for row in rows:
         values = [_value(ref, data) for ref, data in row.cells if isinstance(data, Data)]
         content = f"{about.meter}\0{log}\0{row.clock.hex()}\0{json.dumps(values)}"
+        if row.doubt or not row.clock:  # the time of a clock that begins anew: the same will come again
+            content += f"\0{about.received:.3f}"
         seen[content] += 1  # the same twice in one second are two
         code = next((_count(data) for ref, data in row.cells if is_event_code(ref.obis)), None)
         found.append(

@@ -7,7 +7,9 @@ those together that come in general blocks without anybody asking for the next (
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 
 from dlms.codes import Apdu
 from dlms.errors import DecodeError, DlmsError
@@ -22,11 +24,12 @@ UNFINISHED_S = 30.0  # after this long it will not go on
 @dataclass(frozen=True, slots=True)
 class Overheard:
     """An APDU that nobody asked for. `source`: the sender's address on a bus; its port on a connection. `destination`:
-    the client that it is for."""
+    the client that it is for. `framed` makes the octets by which an APDU goes back from there to the sender."""
 
     source: int
     destination: int
     apdu: bytes
+    framed: Callable[[bytes], bytes] = field(default=bytes, compare=False, repr=False)
 
 
 @dataclass(slots=True)
@@ -92,9 +95,16 @@ class WrapperEar:
         try:
             while (frame := self._decoder.next()) is not None:
                 if frame.destination != self._client and frame.apdu and frame.apdu[0] in MAY_BE_UNSOLICITED:
-                    found.append(Overheard(frame.source, frame.destination, frame.apdu))
+                    back = partial(_wrapped, frame.destination, frame.source)
+                    found.append(Overheard(frame.source, frame.destination, frame.apdu, back))
         except DecodeError as error:
             self.broken = str(error)
         if self._decoder.due_bytes > self._apdu_bytes_max:
             self.broken = f"an APDU of {self._decoder.due_bytes} octets is announced, at most {self._apdu_bytes_max}"
         return found
+
+
+def _wrapped(source: int, destination: int, apdu: bytes) -> bytes:
+    from dlms.link.wrapper import WrapperFrame
+
+    return WrapperFrame(source, destination, apdu).emit()

@@ -5,12 +5,15 @@ in general-glo-ciphering or in general-ciphering. Keys of an association (ded) a
 from an APDU before its tag was checked, and its invocation counter is checked after that, so that nobody without the
 key can advance it. What is encrypted and not authenticated may have been changed on its way: where authentication was
 agreed it counts as unauthenticated, and its counter is compared and not noted.
+
+A confirm is protected as the push was that it answers, in the same form, under the same key, in the same transaction,
+with the next invocation counter of ours, which is durable before it is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from agent.metering.events.notification import PLAIN_TAGS
@@ -18,25 +21,52 @@ from dlms.codes import GLO_OF_PLAIN, Apdu
 from dlms.cursor import Cursor
 from dlms.errors import DlmsError
 from dlms.security.gcm import Replayed, check_counter
-from dlms.security.settings import SYSTEM_TITLE_OCTETS, MemoryCounters, Policy
+from dlms.security.settings import SYSTEM_TITLE_OCTETS, InvocationCounters, MemoryCounters, Policy
 
 if TYPE_CHECKING:
     from dlms.security.settings import Security
 
 GLO_TAGS = frozenset(GLO_OF_PLAIN[tag] for tag in (Apdu.EVENT_NOTIFICATION, Apdu.INFORMATION_REPORT))
 OPENABLE_TAGS = frozenset((*GLO_TAGS, Apdu.GENERAL_GLO, Apdu.GENERAL_CIPHERING, Apdu.GENERAL_SIGNING))
-_LEVELS = {Policy.NONE: "none", Policy.AUTHENTICATE: "authenticated", Policy.ENCRYPT: "encrypted", Policy.BOTH: "both"}
+LEVELS = {Policy.NONE: "none", Policy.AUTHENTICATE: "authenticated", Policy.ENCRYPT: "encrypted", Policy.BOTH: "both"}
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
     """A notification without its protection; `apdu` is `None` where it could not be opened, or is none. `level` is one
-    of `omadm.readings.EVENT_SECURITY`. `replayed`: it is genuine, and was sent before."""
+    of `omadm.readings.EVENT_SECURITY`. `replayed`: it is genuine, and was sent before. `security` has the keys that
+    fitted."""
 
     apdu: bytes | None
     level: str
     error: str = ""
     replayed: bool = False
+    security: Security | None = field(default=None, repr=False, compare=False)
+
+
+class _Sending(MemoryCounters):
+    """Our counters of a key, for an answer: what the peer used was checked before."""
+
+    def __init__(self, counters: InvocationCounters) -> None:
+        super().__init__()
+        self._counters = counters
+
+    def next(self) -> int:
+        return self._counters.next()
+
+
+def seal_confirm(confirm: bytes, pushed: bytes, security: Security) -> bytes:
+    """Protect a confirm as the push `pushed` was, which these keys have opened. Raises `DlmsError`: a counter that is
+    used up, a key store that takes nothing.
+
+    Call it when the confirm goes out, and not before: requests that go out in between would have higher counters.
+    """
+    from dlms.security.ciphering import Ciphering
+
+    answering = Ciphering(replace(security, policy=Policy.NONE, counters=_Sending(security.counters)), is_server=True)
+    # An answer has the transaction, the choice of key and the protection of what it answers.
+    answering.unprotect(pushed)
+    return answering.protect(confirm, pushed[0])
 
 
 def title_of(apdu: bytes) -> bytes:
@@ -62,7 +92,8 @@ def open_pushed(apdu: bytes, keys: Sequence[Security], *, title: bytes = b"") ->
         return Opened(None, "unopened", f"protected by {named.hex()}, the meter is {title.hex()}")
     outcome = Opened(None, "unopened", "no keys are provisioned for this meter")
     for security in keys:
-        outcome = _open(apdu, replace(security, peer_title=title or named or None))
+        known = replace(security, peer_title=title or named or None)
+        outcome = replace(_open(apdu, known), security=known)
         if outcome.apdu is not None or outcome.replayed:
             break
     return outcome
@@ -88,13 +119,13 @@ def _open(apdu: bytes, security: Security) -> Opened:
     if agreed & ~level:
         if counter is not None and seen is not None and counter <= seen:
             return Opened(None, "unopened", f"invocation counter {counter} was used before", replayed=True)
-        return Opened(plain, "unauthenticated", f"protected less than agreed: {_LEVELS[level]}")
+        return Opened(plain, "unauthenticated", f"protected less than agreed: {LEVELS[level]}")
     try:
         if counter is not None:
             check_counter(security.counters, counter)
     except Replayed as error:
         return Opened(None, "unopened", str(error), replayed=True)
-    return Opened(plain, _LEVELS[level])
+    return Opened(plain, LEVELS[level])
 
 
 def _level(apdu: bytes) -> Policy | None:

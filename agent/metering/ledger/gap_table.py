@@ -7,13 +7,14 @@ and the reading that ends it cannot be torn apart.
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.metering.ledger.ledger import GOES_ON, Balance, Change, Gap
-from omadm.readings import GapReport, gap_digest
+from omadm.readings import RUN_MAX, GapKey, GapReport, gap_digest, gap_entry
 from omadm.schedule import GRID_S, schedule_of
 
 GAPS_MAX = 20_000  # open ones on this device, some 2 MB; beyond, the oldest are given up
@@ -26,7 +27,6 @@ class Kept:
 
     balances: tuple[Balance, ...]
     going_on: tuple[Gap, ...]
-    before: Mapping[tuple[str, str], int]
     alive: float
     loss: int
 
@@ -42,7 +42,6 @@ def load(db: sqlite3.Connection) -> Kept:
             for meter, task, every, phase, settled in accounts
         ),
         going_on=tuple(_gaps(db, "WHERE last = ?", (GOES_ON,))),
-        before={(meter, task): before for meter, task, before in db.execute("SELECT meter, task, before FROM era")},
         alive=alive[0] if alive else 0.0,
         loss=alive[1] if alive else 0,
     )
@@ -60,20 +59,26 @@ def digest(db: sqlite3.Connection) -> str:
     return gap_digest(report(Change(None, gap), 0.0) for gap in _each_gap(db))
 
 
-def page(db: sqlite3.Connection, after: str, size: int) -> tuple[str | None, tuple[GapReport, ...]]:
-    """Return the open gaps of the next meters after `after`, all of each, about `size` in number, and the last of these
-    meters; `None` where none has gaps after it."""
-    until, number = None, 0
-    query = "SELECT meter, COUNT(*) FROM gap WHERE meter > ? GROUP BY meter ORDER BY meter"
-    for meter, gaps in db.execute(query, (after,)):
-        if number >= size:
-            break
-        until, number = meter, number + gaps
-    else:
-        until = None
-    where, values = ("AND meter <= ?", (after, until)) if until is not None else ("", (after,))
-    found = _gaps(db, f"WHERE meter > ? {where}", values)
-    return until, tuple(report(Change(None, gap), 0.0) for gap in found)
+def page(
+    db: sqlite3.Connection, begin: GapKey | None, gaps_max: int, chars_max: int
+) -> tuple[GapKey | None, tuple[GapReport, ...]]:
+    """Return the open gaps from the place `begin` on (`None`: from the first), about `gaps_max` of them, no more than
+    twice as many, with about `chars_max` characters of JSON; and the place of the one after them, `None` where there is
+    none. Ranges that overlap are on one page, as long as they fit."""
+    where, values = ("WHERE (meter, task, profile, first) >= (?, ?, ?, ?)", begin) if begin is not None else ("", ())
+    found: list[GapReport] = []
+    chars, reach = 0, 0
+    for gap in _each_gap(db, where, values, 2 * gaps_max + 1):
+        entry = report(Change(None, gap), 0.0)
+        chars += len(json.dumps(gap_entry(entry)))
+        same = bool(found) and found[-1].key[:3] == entry.key[:3]
+        full = len(found) >= gaps_max or chars > chars_max
+        if found and ((full and not (same and gap.first <= reach)) or len(found) == 2 * gaps_max):
+            return gap.key, tuple(found)
+        found.append(entry)
+        end = RUN_MAX if gap.last == GOES_ON else gap.last
+        reach = max(reach, end) if same else end
+    return None, tuple(found)
 
 
 def count(db: sqlite3.Connection) -> int:
@@ -90,7 +95,6 @@ def write(
     db: sqlite3.Connection,
     changes: Sequence[Change],
     balances: Iterable[Balance],
-    before: Mapping[tuple[str, str], int],
     gone: Collection[tuple[str, str]],
     alive: tuple[float, int] | None,
 ) -> None:
@@ -107,9 +111,7 @@ def write(
         "INSERT OR REPLACE INTO account VALUES (?, ?, ?, ?, ?)",
         [(one.meter, one.task, _kept_every(db, one.every, one.times), one.phase, one.settled) for one in balances],
     )
-    for table in ("account", "era"):
-        db.executemany(f"DELETE FROM {table} WHERE meter=? AND task=?", list(gone))  # noqa: S608
-    db.executemany("INSERT OR REPLACE INTO era VALUES (?, ?, ?)", [(*key, run) for key, run in before.items()])
+    db.executemany("DELETE FROM account WHERE meter=? AND task=?", list(gone))
     if alive is not None:
         db.execute("INSERT OR REPLACE INTO alive VALUES (1, ?, ?)", alive)
 

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Literal
 
 from agent.metering.ledger import gap_table
-from agent.metering.ledger.ledger import GOES_ON, PROFILE, READ, Change, Gap, Ledger, Reason, refilled
+from agent.metering.ledger.ledger import (
+    GOES_ON,
+    PROFILE,
+    READ,
+    Change,
+    Corrected,
+    Gap,
+    Ledger,
+    Reason,
+    Verdict,
+    apply,
+    refilled,
+)
 from agent.metering.store.reading_store import Progress, Store
+from dlms.cosem.profile import BUFFER, PROFILE_CLASS
 from omadm.readings import GapReport, Reading
 from omadm.schedule import Schedule
 
@@ -21,13 +32,14 @@ LOG = logging.getLogger("agent.metering.ledger")
 ALIVE_EVERY_S = 300.0  # how exactly an outage of the concentrator can be told from one of its meters
 TOO_MANY = "too many open gaps"
 
+Code = tuple[int, str, int]  # class, logical name, attribute
+
 
 class LedgerKeeper:
     """Not thread-safe: its owner has a lock. What the store would not take stays pending for the next `flush`.
 
     `orphaned`: in this store no ledger was ever in order, so it is new, or took the place of one that was lost with
-    accounts in it. `last_alive`: when a life before this one had its ledger in order last, in whatever store; 0 where
-    nobody knows."""
+    accounts in it."""
 
     def __init__(self, store: Store) -> None:
         self.ledger = Ledger()
@@ -37,22 +49,30 @@ class LedgerKeeper:
         self._touched: set[tuple[str, str]] = set()
         self._gone: set[tuple[str, str]] = set()
         self._marks: list[Progress] = []
-        self._before: dict[tuple[str, str], int] = {}
         self._alive = 0.0
         self._loss, self._loss_of = 0, ""
         self.orphaned = False
-        self.last_alive = 0.0
+        self._alive_before: tuple[float, ...] = ()
 
-    def load(self, done: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
-        """Take up what an earlier life left; `done` are the last runs that were read. Returns the runs before theirs,
-        see `agent.metering.scheduling.slots.Done`. Raises `StoreError`."""
+    def load(self, done: dict[tuple[str, str], int]) -> None:
+        """Take up what an earlier life left; `done` are the last runs that were read. Raises `StoreError`."""
         kept = self._store.ask(gap_table.load)
         self.orphaned = not kept.alive
-        self.last_alive = kept.alive or self._store.last_alive()
-        self._add(self.ledger.load(kept.balances, kept.going_on, done, self.last_alive))
+        signs = self._store.last_alive()
+        self._alive_before = (kept.alive,) if kept.alive else signs
+        self._add(self.ledger.load(kept.balances, kept.going_on, done, self._alive_before[0]))
         self._alive, self._loss, self._loss_of = kept.alive, kept.loss, self._store.file.uuid
         self.loaded = True
-        return dict(kept.before)
+
+    def alive_before(self, wall: float) -> float:
+        """When a life before this one had its ledger in order last, in whatever store; 0 where nobody knows. A time
+        that lies ahead of `wall`, now, was told by a clock that was wrong: what was known before that one counts."""
+        return next((at for at in self._alive_before if 0 < at <= wall + ALIVE_EVERY_S), 0.0)
+
+    @property
+    def last_sign(self) -> float:
+        """The last sign of life as it stands there, whatever clock it was told by."""
+        return self._alive_before[0] if self._alive_before else 0.0
 
     # --- what happens to accounts ---
 
@@ -92,28 +112,29 @@ class LedgerKeeper:
     def settle(self, meter: str, task: str, latest: int, reason: Reason) -> None:
         self._add(self.ledger.settle(meter, task, latest, reason))
 
-    def reopen(self, meter: str, task: str, run: int) -> None:
-        """What was read after `run` was read under a clock that was not right. Raises `StoreError`."""
-        self._add(self.ledger.reopen(meter, task, run, self._gaps(meter, task)))
-        self._touched.add((meter, task))
+    def correct(self, meter: str, task: str, now: Corrected, listed: Sequence[Gap]) -> bool:
+        """The clock was corrected: see `Ledger.correct`. Returns whether that changes anything."""
+        changes = self.ledger.correct(meter, task, now, listed)
+        self._add(changes)
+        return bool(changes)
 
-    def judge(
-        self, verdict: Literal["doubted", "confirmed"], meter: str, task: str, runs: tuple[int, int],
-        schedule: Schedule | None, noted: float,
-    ) -> None:  # fmt: skip
-        """Readings of these runs, first to last, were said to be trusted, and are not; or the same was said before and
-        was wrong. `schedule`: of the task, where it is known."""
-        first, last = runs
+    def judge(self, verdict: Verdict, schedule: Schedule | None, noted: float, generation: int) -> None:
+        """Readings were said to be trusted, and are not; or the other way about. `schedule`: of the task, where it is
+        known; `generation`: the place of the present store in the order of the device's stores."""
+        first, last = verdict.first, verdict.last
         every, times = (schedule.every, schedule.times) if schedule is not None else (0, "")
         step = every if every and not (last - first) % every else max(1, last - first)
         self._pending.append(
-            GapReport(verdict, meter, task, None, first, last, step, Reason.CLOCK, None, round(noted, 3), times or None)
-        )
+            GapReport(
+                "confirmed" if verdict.trusted else "doubted", verdict.meter, verdict.task, None, first, last, step,
+                Reason.CLOCK, None, round(noted, 3), times or None, verdict.lowest, verdict.highest,
+                verdict.store, generation,
+            )
+        )  # fmt: skip
 
-    def correct(self, mark: Progress, before: int) -> None:
+    def mark(self, mark: Progress) -> None:
         """Have the store hold this mark."""
         self._marks.append(mark)
-        self._before[mark.meter, mark.task] = before
 
     def list_losses(self) -> None:
         """List what the store had and lost before the head-end got it. Raises `StoreError`.
@@ -138,23 +159,41 @@ class LedgerKeeper:
 
     # --- how gaps are closed ---
 
-    def refill(self, readings: Sequence[Reading]) -> None:
-        """Close what rows of profiles among these readings, which are stored, cover. Raises `StoreError`."""
-        rows: dict[tuple[str, str], set[float]] = {}
+    def refill(
+        self, readings: Sequence[Reading], periods: Mapping[str, float], codes_of: Callable[[str], frozenset[Code]]
+    ) -> None:
+        """Close what rows of profiles among these readings, which are stored, cover. Raises `StoreError`.
+
+        `periods`: the capture period of each profile, by its logical name: rows at no fixed times, as those of event
+        logs, hold no interval. `codes_of`: what a task reads; a row that has nothing of it tells nothing of its slots,
+        unless the task reads this profile.
+        """
+        rows: dict[tuple[str, str], dict[Code, set[float]]] = {}
         for reading in readings:
             if reading.profile and reading.meter_time and reading.error is None and reading.doubt is None:
                 at = _seconds(reading.meter_time)
-                if at is not None:
-                    rows.setdefault((reading.meter, reading.profile), set()).add(at)
-        for (meter, _), times in rows.items():
-            ascending = sorted(times)
-            period = min((b - a for a, b in itertools.pairwise(ascending)), default=0.0)
+                if at is not None and periods.get(reading.profile):
+                    code = (reading.cls, reading.obis, reading.attr)
+                    rows.setdefault((reading.meter, reading.profile), {}).setdefault(code, set()).add(at)
+        for (meter, profile), cells in rows.items():
             for gap in self._gaps(meter):
-                if gap.profile:
+                codes = codes_of(gap.task)
+                of_its_own = (PROFILE_CLASS, profile, BUFFER) in codes
+                held = cells.keys() if of_its_own else codes & cells.keys()
+                times = sorted(set().union(*(cells[code] for code in held)))
+                if gap.profile or not times:
                     continue
                 end = self.ledger.settled(gap.meter, gap.task) if gap.last == GOES_ON else gap.last
-                for first, last in reversed(refilled(gap, end, ascending, period or 1.0)):
+                for first, last in reversed(refilled(gap, end, times, periods[profile])):
                     self._close(meter, gap.task, first, last, PROFILE)
+
+    def caught_up(self, meter: str, task: str, run: int) -> None:
+        """Logs were read to their ends for this run, and so is what the runs before would have read. Raises
+        `StoreError`."""
+        for gap in self._gaps(meter, task):
+            if not gap.profile and gap.first <= run:
+                end = self.ledger.settled(meter, task) if gap.last == GOES_ON else gap.last
+                self._close(meter, task, gap.first, min(run, end), PROFILE)
 
     def give_up(self, meter: str, task: str, why: str) -> int:
         """Close all gaps of a meter, or of one task of it, for a person's reason. Returns how many. Raises
@@ -175,19 +214,24 @@ class LedgerKeeper:
             for gap in self._gaps(meter, limit=limit)
         ]
 
+    def by_account(self) -> dict[tuple[str, str], list[Gap]]:
+        """The open gaps, those included that are not durable yet, by meter and task. Raises `StoreError`."""
+        found: dict[tuple[str, str], list[Gap]] = {}
+        for gap in self._gaps():
+            found.setdefault((gap.meter, gap.task), []).append(gap)
+        return found
+
     def count(self) -> tuple[int, int]:
         """Return how many gaps are open, and how many of them go on. Raises `StoreError`."""
         return self._store.ask(gap_table.count), len(self.ledger.going_on())
 
     # --- the store ---
 
-    def flush(
-        self, wall: float, *, alive: bool, beside: Callable[[sqlite3.Connection], None] = lambda _db: None
-    ) -> None:
+    def flush(self, wall: float, *, alive: bool, beside: Callable[[sqlite3.Connection], None] | None = None) -> None:
         """Make everything durable. `alive`: the clock is trusted, and all is accounted for up to now; `beside` writes
         what belongs to it. Raises `StoreError`; then nothing was written, and it is tried again with the next flush."""
         due = alive and abs(wall - self._alive) >= ALIVE_EVERY_S
-        if not (self._pending or self._touched or self._gone or self._marks or due):
+        if not (self._pending or self._touched or self._gone or self._marks or due or beside):
             return
         changes = [change for change in self._pending if isinstance(change, Change)]
         reports = [_report(one, wall) for one in self._pending if isinstance(one, GapReport) or one.told]
@@ -195,15 +239,15 @@ class LedgerKeeper:
         stamp = (wall if alive else self._alive, self._loss)
 
         def also(db: sqlite3.Connection) -> None:
-            gap_table.write(db, changes, balances, self._before, self._gone, stamp)
-            beside(db)
+            gap_table.write(db, changes, balances, self._gone, stamp)
+            if beside is not None:
+                beside(db)
 
         self._store.append(reports, self._marks, also=also)
         self._pending.clear()
         self._touched.clear()
         self._gone.clear()
         self._marks.clear()
-        self._before.clear()
         if alive:
             self._alive = wall
         if due:
@@ -229,12 +273,14 @@ class LedgerKeeper:
     def _gaps(self, meter: str = "", task: str = "", limit: int = gap_table.GAPS_MAX) -> list[Gap]:
         """The open gaps, those included that are not durable yet."""
         found = {gap.key: gap for gap in self._store.ask(lambda db: gap_table.open_gaps(db, meter, task, limit))}
-        for change in self._pending:
-            if isinstance(change, Change) and meter in ("", change.gap.meter) and task in ("", change.gap.task):
-                if change.was is not None:
-                    found.pop(change.was.key, None)
-                if not change.how:
-                    found[change.gap.key] = change.gap
+        apply(
+            found,
+            (
+                change
+                for change in self._pending
+                if isinstance(change, Change) and meter in ("", change.gap.meter) and task in ("", change.gap.task)
+            ),
+        )
         return [found[key] for key in sorted(found)][:limit]
 
     def _bound(self) -> None:

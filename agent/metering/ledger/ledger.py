@@ -11,13 +11,14 @@ has begun and it is listed. Everything up to `settled` is accounted for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from omadm.schedule import Schedule, schedule_of
+from omadm.schedule import Range, Schedule, same, schedule_of, without
 
 GOES_ON = 0  # in place of the last slot
+EARLY_MAX = 8  # clocks of which an account keeps in mind what it listed before it began by a later one
 READ, PROFILE, WITHDRAWN, RENAMED = "read", "profile", "withdrawn", "renamed"  # how a gap is closed, or a sentence
 
 
@@ -75,11 +76,35 @@ class Change:
 
 @dataclass(slots=True)
 class _Account:
-    """One meter and one task."""
+    """One meter and one task. `ahead`: what was accounted for under a clock that was ahead of the one of now, should it
+    prove right in the end; `early`: the same of clocks by which it began earlier than by the one of now."""
 
     schedule: Schedule
     settled: int
     open: Gap | None = None
+    ahead: Ahead | None = None
+    early: tuple[Early, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """All after `start` and up to `settled` was read, but for `gaps`, as the clock of `epoch` had it (`None`: that of
+    an earlier boot)."""
+
+    epoch: int | None
+    start: int
+    settled: int
+    gaps: tuple[Gap, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Early:
+    """Up to `settled` all was accounted for, as the clock of `epoch` had it (`None`: that of an earlier boot); of that,
+    `gaps` lie before the account began by the clock that came after it, also what was read then and is doubted."""
+
+    epoch: int | None
+    settled: int
+    gaps: tuple[Gap, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +117,41 @@ class Balance:
     phase: int
     settled: int
     times: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """What is known of an account at a moment at which the clock was corrected. `bound`: the first run that is not
+    over; `begun`: the first one that it can owe, should all that is known of it be of one wrong clock, or 0; `good`:
+    all runs that were read; `doubted`: those of which that turns out not to be true only now; `wrong`: all such;
+    `done`: the last run that was read, also in an earlier boot. `epoch`: the number of the one that begins, `before`:
+    of the one that the ledger was kept in until now, `None` for one of an earlier boot; `agreeing`: of all whose clock
+    was that of now."""
+
+    bound: int
+    begun: int
+    good: Sequence[Range]
+    doubted: Sequence[Range]
+    wrong: Sequence[Range]
+    done: int
+    epoch: int = 0
+    before: int | None = None
+    agreeing: Collection[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Readings of a meter (empty: of all) and a task (empty: of all) with ids `lowest` to `highest` in `store`, of the
+    runs `first` to `last`, are `trusted`, or not, whatever was said of them before."""
+
+    meter: str
+    task: str
+    first: int
+    last: int
+    lowest: int
+    highest: int
+    trusted: bool
+    store: str
 
 
 class Ledger:
@@ -139,7 +199,7 @@ class Ledger:
         from it. A task whose times were changed begins anew. `settled`: an account of before is lost, and this run was
         the last that is known to have been accounted for."""
         account = self._accounts.get((meter, task))
-        if account is not None and _same(account.schedule, schedule):
+        if account is not None and same(account.schedule, schedule):
             return False, []
         changes = self._end(account) if account is not None else []
         before = schedule.previous(latest)
@@ -184,28 +244,171 @@ class Ledger:
         opened = Change(None, account.open)
         return [opened] if before is None else [*_ended(before, settled), opened]
 
+    def schedule(self, meter: str, task: str) -> Schedule | None:
+        """When the slots of an account are; `None` without one."""
+        account = self._accounts.get((meter, task))
+        return account.schedule if account is not None else None
+
     def unsettled(self, meter: str, task: str, latest: int) -> bool:
         """Whether something is missing before the run `latest` that is not listed yet."""
         account = self._accounts.get((meter, task))
         return account is not None and account.schedule.previous(latest) > account.settled
 
-    def reopen(self, meter: str, task: str, run: int, listed: Sequence[Gap]) -> list[Change]:
-        """Runs after `run` were read or listed under a clock that was wrong; `listed` are the gaps of this account."""
+    def correct(self, meter: str, task: str, now: Corrected, listed: Sequence[Gap]) -> list[Change]:
+        """The clock was corrected. `listed` are the gaps of this account.
+
+        What was listed of a time that is to come, or from before the meter was there, is no gap. What was accounted for
+        before, under a clock that was so far ahead, counts again; where it is the clock of now, in place of all that
+        came after it. So does what was listed before the meter was there by another clock. Doubted runs are missing,
+        good ones are not, and what lies between good ones is.
+        """
         account = self._accounts.get((meter, task))
         if account is None:
             return []
-        settled, account.settled, account.open = account.settled, min(account.settled, run), None
+        schedule, changes = account.schedule, list[Change]()
+        held = {gap.key: gap for gap in listed if not gap.profile}
+
+        def take(new: list[Change]) -> None:
+            changes.extend(new)
+            apply(held, new)
+
+        limit = max(schedule.previous(now.bound), now.done)
+        stepped, settled, was_settled = now.before != now.epoch, account.settled, account.settled
+        begun = now.begun if account.ahead is None else 0
+        ahead = account.ahead if stepped else None
+        doubted = list(now.doubted)
+        if ahead is not None and (ahead.epoch is None or ahead.epoch in now.agreeing):
+            take(self._withdraw(account, ahead.start, list(held.values())))
+            doubted = [(first, min(last, ahead.start)) for first, last in doubted if first <= ahead.start]
+            account.ahead = ahead
+        elif ahead is not None:
+            doubted.append((settled + 1, ahead.settled))  # by that clock the meter may not have been there yet
+        limit = max(schedule.previous(now.bound), now.done)
+        take(self._restore(account, limit) if stepped else [])
+        settled = account.settled
+        take(self._withdraw(account, limit, list(held.values())))
+        if settled > max(limit, now.bound) and stepped:
+            self._keep_ahead(account, now.before, settled, listed)
+        for early in account.early if stepped else ():
+            if early.epoch is None or early.epoch in now.agreeing:
+                missing = [gap for gap in early.gaps if gap.key not in held and gap.first <= account.settled]
+                take([Change(None, rest) for gap in missing for rest in _unread(gap, now.good)])
+                doubted.append((early.settled + 1, account.settled))  # nobody has listed what passed meanwhile
+                account.early = tuple(one for one in account.early if one is not early)
+        if begun:
+            read = [Gap(meter, task, "", *one, schedule.every, Reason.CLOCK, schedule.times) for one in now.doubted]
+            self._keep_early(account, now.before, was_settled, begun, [*listed, *read])
+            take(self._begin_at(account, begun, list(held.values())))
+        spans = [(gap.first, gap.last or account.settled) for gap in held.values()]
+        for first, last in without(without(doubted, now.good, schedule), spans, schedule):
+            first, last = max(schedule.next(first - 1), begun), min(last, account.settled)
+            if 0 < first <= last:
+                take([Change(None, Gap(meter, task, "", first, last, schedule.every, Reason.CLOCK, schedule.times))])
+        for first, last in now.good:
+            for gap in list(held.values()):
+                take(self.close(gap, first, last, READ))
+            if last > account.settled:
+                first = max(first, schedule.next(account.settled))
+                take(self.settle(meter, task, first, Reason.CLOCK))
+                take(self.read(meter, task, last, first))
+        return changes
+
+    def _withdraw(self, account: _Account, upto: int, listed: Iterable[Gap]) -> list[Change]:
+        """Take back what was settled after `upto`."""
+        settled = account.settled
+        if settled <= upto:
+            return []
+        account.settled = upto
         changes: list[Change] = []
         for gap in listed:
-            if gap.last == GOES_ON:
-                changes += _ended(gap, max(settled, gap.first))
             ended = replace(gap, last=gap.last or max(settled, gap.first))
-            if gap.first > run:
+            if gap.first > upto:
+                if gap.last == GOES_ON:
+                    changes += _ended(gap, ended.last)
+                    account.open = None
                 changes.append(Change(ended, ended, WITHDRAWN))
-            elif ended.last > run:
-                changes.append(Change(ended, replace(gap, first=gap.schedule.next(run), last=ended.last), WITHDRAWN))
-                changes.append(Change(None, replace(gap, last=run), told=False))
+            elif gap.last > upto:
+                changes.append(Change(gap, replace(gap, first=gap.schedule.next(upto)), WITHDRAWN))
+                changes.append(Change(None, replace(gap, last=gap.schedule.newest(upto)), told=False))
         return changes
+
+    def _keep_ahead(self, account: _Account, epoch: int | None, settled: int, listed: Iterable[Gap]) -> None:
+        """Keep in mind what was withdrawn: all after what is settled now, up to `settled`. Where something was kept
+        before, that stays, and what lies before it is added."""
+        start, end = account.settled, settled
+        kept: list[Gap] = []
+        if account.ahead is not None:
+            epoch, settled, kept = account.ahead.epoch, account.ahead.settled, list(account.ahead.gaps)
+            start, end = min(start, account.ahead.start), min(end, account.ahead.start)
+        for gap in listed:
+            first, last = max(gap.first, gap.schedule.next(start)), min(gap.last or end, gap.schedule.newest(end))
+            if not gap.profile and first <= last:
+                kept.append(replace(gap, first=first, last=last))
+        account.ahead = Ahead(epoch, start, settled, tuple(kept))
+
+    def _keep_early(
+        self, account: _Account, epoch: int | None, settled: int, begun: int, listed: Iterable[Gap]
+    ) -> None:
+        """Keep in mind what was listed before the run `begun`, as the clock had it until now."""
+        kept: list[Gap] = []
+        for gap in listed:
+            last = min(gap.last or settled, gap.schedule.newest(begun - 1))
+            if not gap.profile and gap.first <= last:
+                kept.append(replace(gap, last=last))
+        if kept or settled < begun:
+            account.early = (*account.early, Early(epoch, settled, tuple(kept)))[-EARLY_MAX:]
+
+    def _restore(self, account: _Account, upto: int) -> list[Change]:
+        """Let what was accounted for under a clock that was ahead count again, as far as that time has come."""
+        ahead, settled = account.ahead, account.settled
+        if ahead is None or min(upto, ahead.settled) <= settled:
+            account.ahead = ahead if ahead is not None and ahead.settled > settled else None
+            return []
+        upto = min(upto, ahead.settled)
+        changes = self._end(account)
+        for gap in ahead.gaps:
+            if gap.last > settled and gap.first <= upto:
+                first, last = max(gap.first, gap.schedule.next(settled)), min(gap.last, gap.schedule.newest(upto))
+                changes.append(Change(None, replace(gap, first=first, last=last)))
+        account.settled = upto
+        rest = tuple(gap for gap in ahead.gaps if gap.last > upto)
+        account.ahead = Ahead(ahead.epoch, upto, ahead.settled, rest) if ahead.settled > upto else None
+        return changes
+
+    def _begin_at(self, account: _Account, first: int, listed: Iterable[Gap]) -> list[Change]:
+        """The meter was not there before the run `first`: nothing was owed."""
+        changes: list[Change] = []
+        for gap in listed:
+            end = gap.last or max(account.settled, gap.first)
+            if gap.first >= first:
+                continue
+            last = min(end, gap.schedule.newest(first - 1))
+            if gap.last == GOES_ON:
+                changes += _ended(gap, end)
+                account.open, gap = None, replace(gap, last=end)
+            changes.append(Change(gap, replace(gap, last=last), WITHDRAWN))
+            if end > last:
+                changes.append(Change(None, replace(gap, first=gap.schedule.next(last)), told=False))
+        account.settled = max(account.settled, account.schedule.newest(first - 1))
+        return changes
+
+    def ahead(self) -> Iterator[tuple[tuple[str, str], Ahead]]:
+        """What is kept in mind of a time to come, by account."""
+        return ((key, account.ahead) for key, account in self._accounts.items() if account.ahead is not None)
+
+    def early(self) -> Iterator[tuple[tuple[str, str], Early]]:
+        """What is kept in mind of the time before an account began, by account."""
+        return ((key, early) for key, account in self._accounts.items() for early in account.early)
+
+    def remember(self, key: tuple[str, str], kept: Ahead | Early) -> None:
+        """Take up what an earlier life kept in mind."""
+        account = self._accounts.get(key)
+        if account is None:
+            return
+        if isinstance(kept, Early):
+            account.early = (*account.early, kept)[-EARLY_MAX:]
+        else:
+            account.ahead = kept
 
     def lose(self, meter: str, task: str, since: float, until: float, listed: Sequence[Gap]) -> list[Change]:
         """What was read from `since` to `until`, seconds since the epoch, is lost: list its slots, but for those that
@@ -295,6 +498,21 @@ class Ledger:
         return [] if gap is None else _ended(gap, account.settled)
 
 
+def apply(held: dict[tuple[str, str, str, int], Gap], changes: Iterable[Change]) -> None:
+    """Bring open gaps, by their keys, up to date."""
+    for change in changes:
+        if change.was is not None:
+            held.pop(change.was.key, None)
+        if not change.how:
+            held[change.gap.key] = change.gap
+
+
+def _unread(gap: Gap, good: Sequence[Range]) -> Iterator[Gap]:
+    """What is left of a gap without the runs that are known to be good."""
+    for first, last in without([(gap.first, gap.last)], good, gap.schedule):
+        yield replace(gap, first=first, last=last)
+
+
 def _ended(gap: Gap, last: int) -> list[Change]:
     """The gap goes on no more. One in which no slot is left was none."""
     if last >= gap.first:
@@ -323,7 +541,3 @@ def refilled(gap: Gap, end: int, times: Sequence[float], period: float) -> list[
         else:
             found.append((slot, slot))
     return found
-
-
-def _same(one: Schedule, other: Schedule) -> bool:
-    return (one.every, one.phase, one.times) == (other.every, other.phase, other.times)

@@ -3,7 +3,8 @@
 `accept` is durable before anybody is told that the order was accepted, `note` of `SENT` before its request leaves. An
 order without a file of its own does not exist; files of its meters that a power cut left behind are removed at the next
 start. Each file carries a version and a checksum. The record of an order that cannot be read is set aside; where only
-that of a meter cannot be read, it is not known whether a change was carried out there. Members that a later version has
+that of a meter cannot be read, it is not known whether a change was carried out there. Its id is `spoiled` from then
+on: nothing says what was done under it, so it is not done again. Members that a later version has
 added are passed over, an order of a kind or version that only that one knows is set aside for it.
 """
 
@@ -33,7 +34,8 @@ DAMAGED = "the record of it is damaged"
 
 _ORDER_FILE = re.compile(r"([A-Za-z0-9_-]{1,64})\.json", re.ASCII)
 _METER_FILE = re.compile(r"([A-Za-z0-9_-]{1,64})\.(\d{1,4})\.json", re.ASCII)
-_ASIDE = "damaged"
+_SPOILED_FILE = re.compile(r"([A-Za-z0-9_-]{1,64})\.(?:damaged|json\.newer-\d{1,9})", re.ASCII)
+SPOILED_MAX = 256  # records that are kept set aside, and known by their ids
 _UNCHANGED = MeterResult()
 
 
@@ -43,6 +45,7 @@ class Journal:
     def __init__(self, disk: Disk, folder: Path) -> None:
         self._disk = disk
         self._folder = folder
+        self.spoiled: set[str] = set()  # ids of orders that were accepted, and whose record cannot be read
 
     def accept(self, order: Order) -> None:
         """Make the order durable."""
@@ -78,6 +81,7 @@ class Journal:
             LOG.warning("the orders cannot be read: %s", error, extra={"event": "orders.load.failed"})
             return []
         records = [record for name in names if (record := self._load(name, names)) is not None]
+        self._find_spoiled({record.order.id for record in records})
         known = {record.order.id for record in records}
         for name in names:
             of_meter = _METER_FILE.fullmatch(name)
@@ -85,6 +89,18 @@ class Journal:
                 with suppress(OSError):
                     self._disk.remove_durable(self._folder / name)
         return sorted(records, key=lambda record: record.order.number)
+
+    def _find_spoiled(self, known: set[str]) -> None:
+        """Find the ids that are spoiled, and remove records of them beyond those that are kept."""
+        try:
+            names = [name for name in self._disk.listdir(self._folder) if _SPOILED_FILE.fullmatch(name)]
+            for name in names[SPOILED_MAX:]:
+                self._disk.remove_durable(self._folder / name)
+        except OSError as error:
+            LOG.warning("the orders set aside: %s", error, extra={"event": "orders.load.failed"})
+            return
+        found = (_SPOILED_FILE.fullmatch(name) for name in names[:SPOILED_MAX])
+        self.spoiled = (self.spoiled | {match[1] for match in found if match}) - known
 
     def _load(self, name: str, names: list[str]) -> OrderRecord | None:
         if not _ORDER_FILE.fullmatch(name):
@@ -98,8 +114,9 @@ class Journal:
             return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             LOG.warning("order %s cannot be read: %s", name, error, extra={"event": "orders.damaged"})
-            with suppress(OSError):  # the last one is kept to be looked at
-                self._disk.rename_durable(path, self._folder / _ASIDE)
+            self.spoiled.add(path.stem)
+            with suppress(OSError):  # kept to be looked at, and because nobody may do it again
+                self._disk.rename_durable(path, path.with_suffix(".damaged"))
             return None
         present = set(names)
         return OrderRecord(order, [self._result(order, index, present) for index in range(len(order.meters))])

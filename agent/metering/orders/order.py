@@ -129,9 +129,10 @@ TRANSITIONS: Final = Transitions(
 @dataclass(frozen=True, slots=True)
 class Order:
     """`parameters` are those of the kind (`agent.metering.orders.types`), checked. `asked_at` is in seconds since the
-    epoch; `deadline_s` is how long after that a meter may still be asked. A higher `priority` (0 to 9) goes first,
-    among equals the one that was accepted earlier (`number`). `asked_by` says who and by which way. `asked_for`: what
-    was named in place of `meters`, where groups or ways to reach a meter were among it."""
+    epoch, by a clock that was `asked_trusted` or not, and `asked_monotonic` in monotonic seconds of this `boot`;
+    `deadline_s` is how long after that a meter may still be asked. A higher `priority` (0 to 9) goes first, among
+    equals the one that was accepted earlier (`number`). `asked_by` says who and by which way. `asked_for`: what was
+    named in place of `meters`, where groups or ways to reach a meter were among it."""
 
     id: str
     kind: OrderType
@@ -143,6 +144,9 @@ class Order:
     priority: int = 5
     number: int = 0
     asked_for: tuple[str, ...] = ()
+    asked_trusted: bool = True  # as orders were taken of before this field
+    asked_monotonic: float = 0.0
+    boot: str = ""
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from agent.clock import Clock
 from agent.jobs.orders import DEADLINE_S, PRIORITY
 from agent.metering.access.accessbook import Which
+from agent.metering.orders.deadlines import UNTRUSTED, Deadline, Verdict
 from agent.metering.orders.images import IMAGES_BYTES_MAX, ImageStore, WantedImage
-from agent.metering.orders.journal import ID, Journal
+from agent.metering.orders.journal import DAMAGED, ID, Journal
 from agent.metering.orders.order import (
     ENDS,
     TRANSITIONS,
@@ -56,7 +57,8 @@ class JournalError(OrderError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What somebody asks for, not checked yet. The same `id` again is the same order, which is not done again."""
+    """What somebody asks for, not checked yet. The same `id` again is the same order, which is not done again while
+    it is kept: until `KEPT_MAX` others are over after it."""
 
     id: str
     kind: str
@@ -97,17 +99,20 @@ class Task:
 
 @dataclass(slots=True)
 class _Open:
-    """An order that is not over. `until` and `not_before` are in monotonic seconds, the latter per meter."""
+    """An order that is not over. `not_before` is in monotonic seconds, per meter, `until` in seconds since the epoch of
+    a trusted clock."""
 
     record: OrderRecord
-    until: float
+    deadline: Deadline
     not_before: dict[int, float] = field(default_factory=dict)
+    until: dict[int, float] = field(default_factory=dict)
 
 
 class OrderBook:
     """`allowed` are the permissions that dcu.yaml gives, `known` says which meters there are; without `images` there is
     no order of firmware. `expand` gives the meters that a group stands for (`agent.metering.orders.targets`),
-    `own_name` the id of a meter that is named by the way it is reached, and any other name as it is."""
+    `own_name` the id of a meter that is named by the way it is reached, and any other name as it is. `boot` is the id
+    of this boot, empty where nothing tells boots apart."""
 
     def __init__(
         self,
@@ -119,15 +124,18 @@ class OrderBook:
         images: ImageStore | None = None,
         expand: Callable[[str], list[str]] = lambda target: [target],
         own_name: Callable[[str], str] = lambda name: name,
+        boot: str = "",
     ) -> None:
         self._journal = journal
         self._clock = clock
         self._allowed = {Permission.READ, *allowed}
         self._known = known
         self.on_submit: Callable[[], None] = lambda: None  # called when an order was accepted
+        self.locked: Callable[[], bool] = lambda: False  # whether no orders are taken now
         self._images = images
         self._expand = expand
         self._own_name = own_name
+        self._boot = boot
         self._lock = threading.RLock()
         self._records: dict[str, OrderRecord] = {record.order.id: record for record in journal.load()}
         self._number = max((record.order.number for record in self._records.values()), default=0)
@@ -135,7 +143,9 @@ class OrderBook:
         self._open: dict[str, _Open] = {}
         for record in self._records.values():
             if not record.over:
-                self._open[record.order.id] = _Open(record, self._until(record.order))
+                deadline = Deadline.of_kept(record.order, boot, clock.monotonic())
+                self._open[record.order.id] = _Open(record, deadline)
+                self._settle(self._open[record.order.id])
                 for meter in record.order.meters:
                     self._rename(record, meter, own_name(meter))
 
@@ -145,6 +155,8 @@ class OrderBook:
         """Accept an order; it is durable when this returns. Raises `OrderRefusedError`, `JournalError`."""
         with self._lock:
             order = self._checked(request)
+            if self.locked():
+                raise OrderRefusedError("the device is locked")
             known = self._records.get(order.id)
             if known is not None:
                 if _same(known.order, order):
@@ -153,6 +165,8 @@ class OrderBook:
             if len(self._open) >= OPEN_MAX:
                 raise OrderRefusedError(f"{OPEN_MAX} orders are under way")
             order = replace(order, number=self._number + 1)
+            if order.id in self._journal.spoiled:
+                return self._spoiled(order)
             try:
                 self._journal.accept(order)
             except OSError as error:
@@ -160,7 +174,7 @@ class OrderBook:
             self._number = order.number
             record = OrderRecord(order, [MeterResult(at=order.asked_at) for _ in order.meters])
             self._records[order.id] = record
-            self._open[order.id] = _Open(record, self._until(order))
+            self._open[order.id] = _Open(record, Deadline.of_new(order, self._clock.monotonic()))
             self._forget_old()
         LOG.info(
             "order %s: %s on %s, asked by %s", order.id, order.kind, _named(order.meters), order.asked_by,
@@ -208,7 +222,7 @@ class OrderBook:
         now = self._clock.monotonic()
         with self._lock:
             ranked = sorted(
-                [each for each in self._open.values() if self._prepared(each.record.order)],
+                [each for each in self._open.values() if self._may_go(each) and self._prepared(each.record.order)],
                 key=_rank,
             )
             found: dict[str, Task] = {}
@@ -217,7 +231,8 @@ class OrderBook:
                 for index, meter_id in enumerate(each.record.order.meters):
                     waits = each.record.results[index].state in WAITING
                     waits = waits and not _held_up(each.record, held.get(meter_id, {}))
-                    if waits and meter_id in meters and now >= each.not_before.get(index, 0.0) and now < each.until:
+                    waits = waits and now >= each.not_before.get(index, 0.0) and self._is_time(each, index)
+                    if waits and meter_id in meters:
                         found.setdefault(meter_id, Task(each.record.order, index))
             return list(found.values())
 
@@ -271,13 +286,18 @@ class OrderBook:
                     raise JournalError(f"the journal cannot be written: {error}") from error
             self._records[task.order.id].results[task.index] = result
 
-    def paused(self, task: Task, after_s: float, progress: Progress | None = None) -> None:
-        """The visit ends in good order, and the order goes on in another one. Only of kinds that resume."""
+    def paused(self, task: Task, after_s: float, progress: Progress | None = None, until: float | None = None) -> None:
+        """The visit ends in good order, and the order goes on in another one, `after_s` seconds later and when a clock
+        that is trusted says `until`. Only of kinds that resume."""
         with self._lock:
             before = self._result(task)
             event = Event.CUT if before.sent else Event.LOST
             self._move(task, event, error="", attempts=0, progress=progress or before.progress)
-            self._open[task.order.id].not_before[task.index] = self._clock.monotonic() + after_s
+            each = self._open[task.order.id]
+            each.not_before[task.index] = self._clock.monotonic() + after_s
+            each.until.pop(task.index, None)
+            if until is not None:
+                each.until[task.index] = until
 
     def ended(self, task: Task, ended: Ended) -> None:
         """The meter has answered."""
@@ -311,11 +331,13 @@ class OrderBook:
     def tick(self) -> None:
         """Give up what is past its deadline, and write what the storage did not take. Called about every second."""
         with self._lock:
-            now = self._clock.monotonic()
             for each in list(self._open.values()):
+                self._settle(each)
                 wrong = self._wrong(each.record.order)
-                if now < each.until and not wrong:
+                if self._judge(each) is not Verdict.OVER and not wrong:
                     continue
+                if each.deadline.civil is not None:
+                    wrong = wrong or UNTRUSTED
                 for index, result in enumerate(each.record.results):
                     if result.state in WAITING:
                         why = wrong or result.error or self._too_late(each.record.order, result)
@@ -426,6 +448,9 @@ class OrderBook:
             deadline_s=float(request.deadline_s),
             priority=request.priority,
             asked_for=() if meters == targets else targets,
+            asked_trusted=self._clock.trusted(),
+            asked_monotonic=self._clock.monotonic(),
+            boot=self._boot,
         )
         if table.latest(kind, parameters) >= order.asked_at + order.deadline_s:
             raise OrderRefusedError(f"{kind}: the deadline is before the time of the activation")
@@ -433,11 +458,48 @@ class OrderBook:
             self._check_image(order)
         return order
 
-    def _until(self, order: Order) -> float:
-        """Until when a meter may be asked, in monotonic seconds. A clock that was set back meanwhile does not make it
-        longer than it was at first."""
-        left = order.asked_at + order.deadline_s - self._clock.wall()
-        return self._clock.monotonic() + min(max(left, 0.0), order.deadline_s)
+    def _spoiled(self, order: Order) -> OrderRecord:
+        """An order that was accepted once, and of which no record can be read: what of it was done is not known, and
+        it is not done again. Raises `JournalError`."""
+        record = OrderRecord(
+            order, [MeterResult(State.UNKNOWN, error=DAMAGED, at=order.asked_at) for _ in order.meters]
+        )
+        try:
+            for index, result in enumerate(record.results):
+                self._journal.note(order, index, result)
+            self._journal.accept(order)
+        except OSError as error:
+            raise JournalError(f"the order cannot be kept: {error}") from error
+        self._number = order.number
+        self._records[order.id] = record
+        self._forget_old()
+        return record
+
+    def _judge(self, each: _Open) -> Verdict:
+        clock = self._clock
+        return each.deadline.judge(clock.monotonic(), clock.wall(), trusted=clock.trusted())
+
+    def _may_go(self, each: _Open) -> bool:
+        return self._judge(each) is Verdict.OPEN
+
+    def _is_time(self, each: _Open, index: int) -> bool:
+        """Whether the time has come that the meter waits for; a clock that nobody vouches for does not say so."""
+        until = each.until.get(index)
+        return until is None or (self._clock.trusted() and self._clock.wall() >= until)
+
+    def _settle(self, each: _Open) -> None:
+        """Take what a trusted clock says: when the order is over, and when it was asked for."""
+        if not self._clock.trusted():
+            return
+        now, wall, order = self._clock.monotonic(), self._clock.wall(), each.record.order
+        each.deadline = each.deadline.settled(now, wall)
+        if not order.asked_trusted and self._boot and order.boot == self._boot:
+            asked_at = wall - (now - order.asked_monotonic)
+            each.record.order = replace(order, asked_at=asked_at, asked_trusted=True)
+            try:
+                self._journal.accept(each.record.order)
+            except OSError as error:  # a start after a power cut then does not know how old it is, and says so
+                LOG.debug("when order %s was asked for cannot be kept: %s", order.id, error)
 
     def _result(self, task: Task) -> MeterResult:
         return self._records[task.order.id].results[task.index]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from agent.metering.orders.order import MeterResult, OrderError
 from agent.metering.orders.order_book import Task
@@ -35,6 +35,9 @@ from dlms.errors import DlmsError
 from dlms.xdlms.apdu.common import AccessError
 from dlms.xdlms.exchange import GetAnswer
 
+if TYPE_CHECKING:
+    from agent.metering.registry.entry import Meter
+
 NOT_VERIFIED = "carried out; what came of it could not be read"
 
 
@@ -45,18 +48,29 @@ class Book(Protocol):
 
     def sending(self, task: Task, progress: Progress | None = None, *, noted: bool = True) -> None: ...
 
-    def paused(self, task: Task, after_s: float, progress: Progress | None = None) -> None: ...
+    def paused(
+        self, task: Task, after_s: float, progress: Progress | None = None, until: float | None = None
+    ) -> None: ...
 
     def ended(self, task: Task, ended: Ended) -> None: ...
 
     def lost(self, task: Task, why: str, *, final: bool = False) -> None: ...
 
 
+class KeyTransfer(Protocol):
+    """Is told of keys that go to the meter, in an order that transfers some. Both raise `DlmsError`."""
+
+    def sending(self, meter: Meter) -> None: ...
+
+    def broadcast_taken(self, meter: Meter) -> None: ...
+
+
 @dataclass(slots=True)
 class OrderVisit(Visit):
     """Call `give_up` when the visit is over, however it went: an order that has no outcome by then is lost.
 
-    `image` gives octets of the order's image. A visit that gives way is paused with the answer to come.
+    `image` gives octets of the order's image, `transfer` is told of keys. A visit that gives way is paused with the
+    answer to come.
     """
 
     for_order: ClassVar[bool] = True
@@ -66,6 +80,7 @@ class OrderVisit(Visit):
     trusted: bool = field(kw_only=True)
     keys: Keys = field(default_factory=Keys)
     image: Callable[[int, int], bytes] | None = None
+    transfer: KeyTransfer | None = None
     began: float = 0.0
     settled: bool = False
     hopeless: bool = False
@@ -81,7 +96,7 @@ class OrderVisit(Visit):
         self._write(now)
 
     def give_way(self, now: float) -> None:
-        """Pause the order with the answer to what was asked last. To be called of kinds that resume only."""
+        """Pause the order once the last request is answered. Only for kinds of orders that can be resumed."""
         del now
         self.gives_way = True
 
@@ -166,12 +181,14 @@ class OrderVisit(Visit):
                 self.session.request(self.session.reading((item,)), now)
             case Change(make=make, progress=progress, noted=noted):
                 exchange = make(wall, self.session.request_octets)
+                if self.transfer is not None:
+                    self.transfer.sending(self.meter)
                 # Durable: from here on it may have been carried out.
                 self.book.sending(self.task, progress, noted=noted)
                 self.session.request(exchange, now)
-            case Pause(after_s=after_s, progress=progress):
+            case Pause(after_s=after_s, progress=progress, until=until):
                 self.settled = True
-                self.book.paused(self.task, after_s, progress)
+                self.book.paused(self.task, after_s, progress, until)
                 self._leave("", now)
 
     def _replied(self, outcome: object, now: float, wall: float) -> None:
@@ -188,6 +205,8 @@ class OrderVisit(Visit):
     def _settle(self, ended: Ended) -> None:
         if not self.settled:
             self.settled = True
+            if self.transfer is not None and ended.broadcast_taken:
+                self.transfer.broadcast_taken(self.meter)
             self.book.ended(self.task, ended)
 
     def _leave(self, why: str, now: float) -> None:

@@ -124,6 +124,12 @@ class PortState:
         LOG.log(level, "port %s is lost: %s", self._port.name, why, extra={"event": "port.lost"})
         self._gone = why
 
+    def defective(self, why: str) -> None:
+        """What speaks the port's protocol has a defect, whose exception is being handled. News once, as above."""
+        level = logging.DEBUG if self._gone else logging.ERROR
+        LOG.log(level, "port %s is lost: %s", self._port.name, why, exc_info=True, extra={"event": "port.defect"})
+        self._gone = why
+
     def try_again_later(self, why: str) -> None:
         """The port is closed: open it after a pause."""
         self._open_failures += 1

@@ -23,17 +23,17 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, TypeGuard
 
 from agent.clock import Clock
-from agent.metering.access.accessbook import AccessBook, Which
+from agent.metering.access.accessbook import AccessBook, Opening, Which
 from agent.metering.access.session import AccessSession
+from agent.metering.events import scaler_check
 from agent.metering.events.desk import EventDesk
-from agent.metering.events.logbooks import ALARMS, Circumstances, alarm_events, log_events
 from agent.metering.events.port_ears import PortEars
 from agent.metering.ledger.ledger import Reason
 from agent.metering.orders.order_book import OrderBook, Task
@@ -41,33 +41,30 @@ from agent.metering.ports.line_watch import LineWatch
 from agent.metering.ports.patience import Patience
 from agent.metering.ports.port_state import Bridge, PortHealth, PortState
 from agent.metering.ports.probe import Probe
-from agent.metering.registry.capabilities import Offered
-from agent.metering.registry.counters import failure_kind
+from agent.metering.ports.visit_results import VisitResults
+from agent.metering.registry.counters import FailureKind, failure_kind
 from agent.metering.registry.device_book import DeviceBook
 from agent.metering.registry.entry import Meter
 from agent.metering.registry.network import NetworkBook
 from agent.metering.registry.registry import Registry
-from agent.metering.scheduling.tasks import Job, TaskBook
+from agent.metering.scheduling.tasks import OwedRun, TaskBook
 from agent.metering.store.reading_store import Store, StoreError
-from agent.metering.visit.profile_catchup import ProfileReading
-from agent.metering.visit.visit import Channel, ProfileKey, Visit, is_profile
+from agent.metering.visit.visit import Channel, Visit
 from agent.metering.visit.visit_memory import (
     KnowledgeCache,
     Leftovers,
     NameQuestions,
     Retries,
-    positions,
-    values_stored,
 )
 from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, MeteringConfig, PortConfig
 from agent.wakeup import Wakeup
-from dlms.cosem.obis import AttributeRef
+from dlms.client.knowledge import MeterKnowledge
+from dlms.cosem.obis import FIRMWARE_ID, AttributeRef
 from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError
 from dlms.link.datalink import DataLink, LineSettings, heard_by
 from dlms.link.roundtrip import Bounds, NodeRoundTrip, RoundTrips
-from omadm.readings import EventReport
-from plc.errors import PlcError, PlcLocalError, PlcSilentError
+from plc.errors import PlcDefectError, PlcError, PlcLocalError, PlcSilentError
 from plc.events import (
     BaseNodeRestarted,
     BaseNodeSilent,
@@ -135,6 +132,7 @@ class PortReader:
         self._policy = ClockPolicy(utc_offset_minutes=metering.meter_utc_offset_min)
         self._retries = Retries(metering, deps.clock, deps.rng.random)
         self._knowledge = KnowledgeCache(deps.store)
+        self._results = VisitResults(deps.store, deps.tasks, deps.devices, self._knowledge, deps.clock, self._policy)
         self._wakeup = Wakeup()
         self._leftovers = Leftovers()
         self._patience = Patience(port.response_timeout_s)
@@ -197,6 +195,9 @@ class PortReader:
             return pause_s
         try:
             self._round(bridge, self._clock.monotonic())
+        except PlcDefectError as error:
+            self._state.defective(str(error))
+            self._drop(str(error))
         except PlcSilentError as error:
             self._state.silent(str(error))
             self._drop(str(error))
@@ -208,7 +209,7 @@ class PortReader:
     def close(self) -> None:
         """Close the port and drop the visits under way."""
         for visit in self._visits.values():
-            self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=False)
+            self._deps.tasks.ended(visit.runs, visit.meter.meter_id, ok=False, final=False)
         self._visits.clear()
         self._state.close()
 
@@ -224,6 +225,8 @@ class PortReader:
     # --- a round ---
 
     def _round(self, bridge: Bridge, now: float) -> None:
+        if self._ears is not None:
+            self._ears.send(bridge, now)
         self._begin(bridge, now)
         self._set_line(bridge)
         look_at = self._deps.network.look(self._port.name, bridge, now)
@@ -349,9 +352,9 @@ class PortReader:
             self._look_at = self._next_look(now)
         while room > 0 and self._line:
             meter = self._line.popleft()
-            jobs = self._jobs_of(meter, now)
-            if jobs:
-                self._visit(bridge, meter, jobs, now)
+            runs = self._runs_of(meter, now)
+            if runs:
+                self._visit(bridge, meter, runs, now)
                 room -= 1
         if self._deps.tasks.quiet():
             return
@@ -453,28 +456,31 @@ class PortReader:
         due = self._deps.devices.due(self._port.name, now)
         if due is None or self._retries.resting(due[0], now) or self._deps.access.resting(due[0]):
             return 0
-        self._visit(bridge, due[0], [], now, extra=due[1])
+        meter, extra = due
+        if FIRMWARE_ID in extra:  # the question of each day
+            extra += scaler_check.to_ask(self._knowledge.of(meter.key))
+        self._visit(bridge, meter, [], now, extra=extra)
         return 1
 
     def _waiting(self, now: float) -> list[Meter]:
         """Return the meters that owe something and may be visited, the most important and longest waiting first."""
         ranked: list[tuple[tuple[int, int, float], Meter]] = []
         for meter in self._deps.registry.present(self._port.name):
-            jobs = self._jobs_of(meter, now)
-            if jobs:
-                ranked.append(((-jobs[0].task.priority, jobs[0].run, self._retries.since(meter)), meter))
+            runs = self._runs_of(meter, now)
+            if runs:
+                ranked.append(((-runs[0].task.priority, runs[0].run, self._retries.since(meter)), meter))
         ranked.sort(key=lambda entry: (entry[0], entry[1].key))
         return [meter for _, meter in ranked]
 
-    def _jobs_of(self, meter: Meter, now: float) -> list[Job]:
+    def _runs_of(self, meter: Meter, now: float) -> list[OwedRun]:
         """Return what this meter is to be read for now; nothing while it is visited, or rests after a failure."""
         if meter.address in self._visits or self._retries.resting(meter, now) or self._deps.access.resting(meter):
             return []
         try:
-            owed = self._deps.tasks.owed(meter.meter_id)
+            runs = self._deps.tasks.owed(meter.meter_id)
         except StoreError:
             return []  # its owner reports it; without knowing what was read, nothing is read
-        return [job for job in owed if not self._retries.given_up(meter, job)]
+        return [owed for owed in runs if not self._retries.given_up(meter, owed)]
 
     # --- visits ---
 
@@ -482,32 +488,25 @@ class PortReader:
         self,
         bridge: Bridge,
         meter: Meter,
-        jobs: list[Job],
+        runs: list[OwedRun],
         now: float,
         task: Task | None = None,
         extra: tuple[AttributeRef, ...] = (),
     ) -> None:
-        """Begin a visit of a meter for these jobs, for the order `task`, or for what it is (`extra`)."""
+        """Begin a visit of a meter for these runs, for the order `task`, or for what it is (`extra`)."""
         knowledge = self._knowledge.of(meter.key)
         try:
             which = Which.USUAL if task is None else self._deps.orders.which_keys(task)
-            pending = self._deps.access.pending(meter)
+            pending, superseded = self._deps.access.pending(meter), self._deps.access.superseded(meter)
             opening = self._deps.access.open(meter, which)
-            client = opening.credentials.client
-            session = AccessSession(
-                self._link(meter, client),
-                opening,
-                self._deps.access,
-                server=MANAGEMENT_LOGICAL_DEVICE,
-                pdu_size=self._metering.pdu_size,
-                known=knowledge,
-                response_timeout_s=max(RESPONSE_TIMEOUT_MIN_S, 2 * self._port.response_timeout_s),
-                pushes=self._ears,
-                round_trip=NodeRoundTrip(self._round_trips, meter.key, 0 if meter.key in self._silent else REPEATS_MAX),
+            if knowledge.invoke_id is None:  # a late answer may be one to an earlier process
+                knowledge.invoke_id = int(now)
+            session = self._session(meter, opening, knowledge)
+            channel = bridge.channel(
+                meter.address, dst_lsap=MANAGEMENT_LOGICAL_DEVICE, src_lsap=opening.credentials.client
             )
-            channel = bridge.channel(meter.address, dst_lsap=MANAGEMENT_LOGICAL_DEVICE, src_lsap=client)
             if self._ears is not None:
-                self._ears.conversation(meter.address, client)
+                self._ears.conversation(meter.address, opening.credentials.client, channel)
         except (DlmsError, PlcLocalError) as error:
             # What was provisioned or configured does not make a session: say so, and wait like after any failure.
             if task is not None:
@@ -515,50 +514,66 @@ class PortReader:
                 self._deps.orders.lost(task, str(error), final=True)
                 return
             self._deps.registry.attempted(meter.key, str(error))
-            self._retries.note(meter, jobs)
+            self._retries.note(meter, runs)
             return
         if task is not None and not opening.identify:
-            self._visit_for_order(task, (pending, opening.wanted), meter, session, channel, now)
+            self._visit_for_order(task, (pending, opening.wanted, superseded), meter, session, channel, now)
             return
         if opening.identify or self._deps.registry.name_only(meter):
             # The public client reads the name; the next visit, with the meter's own keys, does the rest, or the order.
-            jobs = []
+            runs = []
         visit = Visit(
             meter=meter,
-            jobs=jobs,
+            runs=runs,
             session=session,
             channel=channel,
             until=now + self._metering.visit_timeout_s,
             knowledge=knowledge,
             policy=self._policy,
-            profiles=self._profiles(meter, jobs),
+            profiles=self._results.profiles(meter, runs),
             first_s=self._metering.profile_first_s,
             best_now=self._best_now,
-            tasks_stored=self._tasks_stored(meter, jobs),
-            taken=self._leftovers.take(meter, jobs),
+            tasks_stored=self._results.tasks_stored(meter, runs),
+            taken=self._leftovers.take(meter, runs),
             extra=extra,
         )
         self._visits[meter.address] = visit
-        self._deps.tasks.began(jobs)
+        self._deps.tasks.began(runs)
         self._advance(visit, partial(visit.start, now))
+
+    def _session(self, meter: Meter, opening: Opening, knowledge: MeterKnowledge) -> AccessSession:
+        """Make the session of a visit, over its link. Raises `DlmsError`."""
+        repeats = 0 if meter.key in self._silent else REPEATS_MAX
+        return AccessSession(
+            self._link(meter, opening.credentials.client),
+            opening,
+            self._deps.access,
+            server=MANAGEMENT_LOGICAL_DEVICE,
+            pdu_size=self._metering.pdu_size,
+            known=knowledge,
+            response_timeout_s=max(RESPONSE_TIMEOUT_MIN_S, 2 * self._port.response_timeout_s),
+            pushes=self._ears,
+            round_trip=NodeRoundTrip(self._round_trips, meter.key, repeats),
+        )
 
     def _visit_for_order(
         self,
         task: Task,
-        keys: tuple[Mapping[str, int], bool],
+        keys: tuple[Mapping[str, int], bool, bool],
         meter: Meter,
         session: AccessSession,
         channel: Channel,
         now: float,
     ) -> None:
-        """`keys`: what is provisioned anew, and whether the session uses it."""
+        """`keys`: what is provisioned anew, whether the session uses it, and whether the meter was sent others."""
+        from agent.metering.orders.order import OrderType
         from agent.metering.orders.order_visit import OrderVisit  # not at the top: for days there may be no order
         from agent.metering.orders.types.steps import Keys
 
-        pending, new_in_use = keys
+        pending, new_in_use, superseded = keys
         visit = OrderVisit(
             meter=meter,
-            jobs=[],
+            runs=[],
             session=session,
             channel=channel,
             until=now + self._metering.visit_timeout_s,
@@ -567,8 +582,9 @@ class PortReader:
             task=task,
             book=self._deps.orders,
             trusted=self._clock.trusted(),
-            keys=Keys.of(pending, new_in_use=new_in_use),
+            keys=Keys.of(pending, new_in_use=new_in_use, superseded=superseded),
             image=self._deps.orders.image(task),
+            transfer=self._deps.access if task.order.kind is OrderType.KEYS else None,
         )
         self._visits[meter.address] = visit
         self._deps.orders.begun(task)
@@ -602,20 +618,6 @@ class PortReader:
         else:
             self._patience.unanswered(meter.address, self._clock.monotonic())
 
-    def _profiles(self, meter: Meter, jobs: Sequence[Job]) -> dict[ProfileKey, ProfileReading]:
-        """Return the profiles that these jobs ask for, each at the place that it was read to."""
-        found: dict[ProfileKey, ProfileReading] = {}
-        for job in jobs:
-            for item in job.items.items:
-                if is_profile(item.ref):
-                    place = self._knowledge.position(meter.meter_id, job.task.task_id, item.ref.obis)
-                    found[job.task.task_id, item.ref.obis] = ProfileReading(item.ref.obis, place, item.rows)
-        return found
-
-    def _tasks_stored(self, meter: Meter, jobs: Sequence[Job]) -> set[str]:
-        """Return the tasks of which a visit before, cut while it read profiles, has stored all else for this run."""
-        return {job.task.task_id for job in jobs if job.trusted and self._knowledge.has_values(meter.meter_id, job)}
-
     def _best_now(self) -> datetime | None:
         return datetime.fromtimestamp(self._clock.wall(), UTC) if self._clock.trusted() else None
 
@@ -625,9 +627,13 @@ class PortReader:
         if meter is None:
             return
         if meter.meter_id != visit.meter.meter_id and not visit.described:
-            visit.profiles_from(self._profiles(meter, visit.jobs))  # it may have been read under its name before
+            visit.profiles_from(
+                self._results.profiles(meter, visit.runs)
+            )  # it may have been read under its name before
+        if self._falls_short(visit):
+            return
         try:
-            self._store(visit, meter, final=False)
+            self._results.store(visit, meter, final=False)
         except StoreError as error:
             self._over(visit, f"the readings cannot be stored: {error}", trouble=Reason.STORE)
             return
@@ -651,29 +657,31 @@ class PortReader:
             self._over(visit, outcome.error)
             return
         meter = self._identified(visit)
-        if meter is None:
+        if meter is None or self._falls_short(visit):
             return
         try:
-            self._store(visit, meter, final=True)
+            self._results.store(visit, meter, final=True)
         except StoreError as error:
             self._over(visit, f"the readings cannot be stored: {error}", trouble=Reason.STORE)
             return
         self._close(visit)
-        self._retries.reset(meter)
-        self._deps.registry.attempted(meter.key)
-        self._learn(visit, meter)
+        if visit.runs or visit.extra:
+            self._retries.reset(meter)
+            self._deps.registry.attempted(meter.key, flaw=visit.shortfall().text)
+        else:
+            self._deps.registry.identified(meter.key)
+        self._results.learn(visit, meter)
 
-    def _learn(self, visit: Visit, meter: Meter) -> None:
-        """Keep what a visit that went well has shown of the meter itself."""
-        opened = visit.opened
-        known = visit.knowledge
-        self._deps.devices.visited(
-            meter, Offered(int(opened.conformance), opened.pdu_size, known.list_max) if opened else None
-        )
-        if visit.extra:
-            self._deps.devices.answered(meter.key)
-            if self._deps.devices.told(meter.key, {ref: visit.data(ref) for ref in visit.extra}):
-                known.forget()  # of another firmware
+    def _falls_short(self, visit: Visit) -> bool:
+        """End a visit of a meter that has too many errors, or some that another visit may not get. Returns whether it
+        was ended."""
+        short = visit.shortfall()
+        passing = short.passing and not self._retries.is_last(visit.meter, visit.runs)
+        if not (passing or (short.hopeless and visit.complete)):
+            return False
+        self._leftovers.keep(visit)
+        self._over(visit, short.text, gained=0)
+        return True
 
     def _identified(self, visit: Visit) -> Meter | None:
         """Return the meter that a visit reached, under the name that it gave.
@@ -698,91 +706,9 @@ class PortReader:
             return None
         if name and not meter.named:
             meter = self._deps.registry.name(meter.key, name) or meter
-            self._deps.tasks.renamed(visit.meter.meter_id, meter.meter_id)
+            if meter.meter_id != visit.meter.meter_id:
+                self._deps.tasks.renamed(visit.meter.meter_id, meter.meter_id)
         return meter
-
-    def _store(self, visit: Visit, meter: Meter, *, final: bool) -> None:
-        """Store what the visit gave since the last time, how far the meter was read, and what was learned, in one
-        commit; `final`: that is all for the visit's runs. Raises `StoreError`."""
-        trusted = self._deps.tasks.vouches(visit.jobs)
-        # A meter that has only now told its name may have been read for this run by another way.
-        owed = {(job.task.task_id, job.run) for job in self._deps.tasks.owed(meter.meter_id)}
-        jobs = [job for job in visit.jobs if meter is visit.meter or (job.task.task_id, job.run) in owed]
-        if meter is not visit.meter:  # and so may a visit that was cut
-            visit.tasks_stored |= self._tasks_stored(meter, jobs)
-        readings = [reading for job in jobs for reading in visit.readings(job, meter.meter_id, trusted=trusted)]
-        marks, also = self._deps.tasks.marks(meter.meter_id, jobs if trusted and final else [])
-        knowledge: dict[str, Mapping[str, object]] = {}
-        for job in jobs:
-            knowledge |= positions(meter.meter_id, job.task.task_id, visit.positions(job))
-            if trusted and not final and job.task.task_id not in visit.tasks_stored:
-                knowledge |= values_stored(meter.meter_id, job)
-        learned = visit.learned()
-        if learned:
-            knowledge[meter.key] = learned
-        happened = self._happened(visit, meter, jobs, knowledge, trusted=trusted)
-        if final or readings or knowledge:
-            self._deps.store.append(readings, marks, knowledge, also, urgent=happened)
-        self._report_doubts(visit, meter)
-        visit.stored()
-        if final:
-            self._deps.tasks.ended(visit.jobs, meter.meter_id, ok=True, final=True, trusted=trusted)
-        self._deps.tasks.stored(readings)
-
-    def _happened(
-        self,
-        visit: Visit,
-        meter: Meter,
-        jobs: Sequence[Job],
-        knowledge: dict[str, Mapping[str, object]],
-        *,
-        trusted: bool,
-    ) -> list[EventReport]:
-        """Return the events in what a step of a visit has read: new rows of event logs, new bits of alarm registers,
-        which `knowledge` then has."""
-        where, wall = f"{meter.port}/{meter.address}", self._clock.wall()
-        key = meter.meter_id + ALARMS
-        found: list[EventReport] = []
-        before: Mapping[str, object] | None = None
-        for job in jobs:
-            about = Circumstances(meter.meter_id, job.task.task_id, where, wall, trusted, self._policy)
-            for (task_id, obis), profile in visit.profiles.items():
-                if task_id == job.task.task_id:
-                    found += log_events(about, obis, profile.rows)
-            registers = visit.alarm_registers(job) if job.task.task_id not in visit.tasks_stored else []
-            if registers:
-                if before is None:
-                    before = self._deps.store.knowledge(key) or {}
-                alarms, now = alarm_events(about, registers, before)
-                found += alarms
-                if now != before:
-                    before = knowledge[key] = now
-        return found
-
-    @staticmethod
-    def _report_doubts(visit: Visit, meter: Meter) -> None:
-        """Log profiles whose rows began to be doubtful, or are plausible again."""
-        for (task_id, obis), profile in visit.profiles.items():
-            doubtful = next((row for row in profile.rows if row.doubt), None)
-            if profile.turned and doubtful is not None:
-                LOG.warning(
-                    "profile %s of %s (task %s): the time stamp %s of a row is %s; the row is kept and marked",
-                    obis,
-                    meter.meter_id,
-                    task_id,
-                    doubtful.clock.hex() or "-",
-                    doubtful.doubt,
-                    extra={"event": "profile.doubtful"},
-                )
-            elif profile.turned:
-                LOG.info(
-                    "profile %s of %s (task %s): the time stamps of rows are plausible again",
-                    obis,
-                    meter.meter_id,
-                    task_id,
-                    extra={"event": "profile.plausible"},
-                )
-            profile.turned = False
 
     def _over(
         self,
@@ -806,12 +732,12 @@ class PortReader:
                 self._look_at = 0.0
             return
         if visit.gives_way:
-            self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=False)
+            self._deps.tasks.ended(visit.runs, visit.meter.meter_id, ok=False, final=False)
             self._look_at = 0.0  # it goes on as soon as the order is done
             return
         outcome = visit.outcome
         if counts:
-            kind = "other" if outcome is None or outcome.ok else failure_kind(outcome.cause)
+            kind: FailureKind = "other" if outcome is None or outcome.ok else failure_kind(outcome.cause)
             self._deps.devices.failed(visit.meter.key, kind)
         if visit.extra:
             return  # nobody waits for it
@@ -822,12 +748,12 @@ class PortReader:
             trouble = Reason.FAILING if reached else Reason.SILENT
         self._deps.registry.attempted(visit.meter.key, error, silent=trouble is Reason.SILENT)
         gained = visit.gained if gained is None else gained
-        final = self._retries.note(visit.meter, visit.jobs, gained=gained) if counts else False
+        final = self._retries.note(visit.meter, visit.runs, gained=gained) if counts else False
         if counts and self._deps.access.resting(visit.meter):
             final = True  # its keys are wrong: it will not be read for this run
         if final and not reached and self._port.scan is not None:
             self._deps.registry.leave(visit.meter.key)  # the scan finds it when it is back
-        self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=final, trouble=trouble)
+        self._deps.tasks.ended(visit.runs, visit.meter.meter_id, ok=False, final=final, trouble=trouble)
 
     def _close(self, visit: Visit) -> None:
         visit.channel.close()
@@ -844,7 +770,7 @@ def _for_order(visit: Visit) -> TypeGuard[OrderVisit]:
 def _gives_way(visit: Visit, task: Task) -> bool:
     """Whether a visit ends, so that an order need not wait. One that is for the name of a meter alone is short, and
     may be what the order waits for."""
-    return visit.task.gives_way_to(task) if _for_order(visit) else bool(visit.jobs)
+    return visit.task.gives_way_to(task) if _for_order(visit) else bool(visit.runs)
 
 
 def answer_bounds(response_timeout_s: float) -> Bounds:

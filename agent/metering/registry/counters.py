@@ -13,14 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from dlms.errors import DecodeError, LinkError, PeerError, SecurityError
 
 COUNT_MAX = 2**31 - 1  # an int of the management tree
-FAILURES = ("timeout", "refused", "decode", "auth", "other")
+FailureKind = Literal["timeout", "refused", "decode", "auth", "other"]
 
 
-def failure_kind(error: Exception | None) -> str:
+def failure_kind(error: Exception | None) -> FailureKind:
     """Return the kind of a failure; a visit that ran out of time has no error of its own and is a timeout."""
     match error:
         case None | LinkError():
@@ -46,8 +47,8 @@ class Counters:
     auth: int = 0
     other: int = 0
 
-    def count(self, kind: str) -> None:
-        """One more of `read` or of one of `FAILURES`."""
+    def count(self, kind: FailureKind | Literal["read"]) -> None:
+        """One more visit, that went well or failed."""
         setattr(self, kind, min(COUNT_MAX, getattr(self, kind) + 1))
 
     def dump(self) -> dict[str, int]:

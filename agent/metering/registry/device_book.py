@@ -20,7 +20,7 @@ from typing import Protocol
 
 from agent.clock import Clock
 from agent.metering.registry.capabilities import OBJECT_LIST, ObjectList, Offered, model_of, text_of
-from agent.metering.registry.counters import Counters
+from agent.metering.registry.counters import Counters, FailureKind
 from agent.metering.registry.entry import Meter
 from agent.metering.registry.registry import Registry
 from agent.metering.store.store_file import StoreError
@@ -143,8 +143,8 @@ class DeviceBook:
             if changed:
                 self._changed(meter.key)
 
-    def failed(self, key: str, kind: str) -> None:
-        """A visit failed; `kind` is of `registry.counters.FAILURES`."""
+    def failed(self, key: str, kind: FailureKind) -> None:
+        """A visit failed."""
         with self._lock:
             if self._registry.get(key) is not None:
                 self._of(key).counters.count(kind)

@@ -13,7 +13,8 @@ ERROR_CHARS_MAX = 160
 @dataclass(frozen=True, slots=True)
 class Meter:
     """One meter. `joined`: first contact, seconds since the epoch; 0 for one that was added by hand and has not been
-    heard yet. `named`: `meter_id` is its own name.
+    heard yet. `named`: `meter_id` is its own name. `double_of`: a name that it says, and that another meter has, which
+    answers too: such a meter is known by the way it is reached.
 
     `model` is what its logical device name, device type and firmware say it is (`registry.capabilities`), `None` while
     that is not known.
@@ -27,12 +28,19 @@ class Meter:
     named: bool
     joined: float
     model: str | None = None
+    double_of: str = ""
+
+    @property
+    def place(self) -> str:
+        """The id of a meter that has no name of its own."""
+        return self.eui48 or f"{self.port}-{self.address}"
 
 
 @dataclass(slots=True)
 class Entry:
     """What changes, beside the meter. `absent_since`: monotonic seconds, `None` while it is in the network.
-    `asked_name`: a visit has ended well without the meter telling its name."""
+    `asked_name`: a visit has ended well without the meter telling its name. `claims`: a name that it has told, and that
+    is another meter's, which may have been there before and be gone. `flaw`: what a good visit had errors for."""
 
     meter: Meter
     absent_since: float | None
@@ -44,8 +52,11 @@ class Entry:
     security: str = ""
     silent: bool = False
     asked_name: bool = False
+    claims: str = ""
+    flaw: str = ""
 
     def status(self, *, admitted: bool = True) -> MeterStatus:
+        double = f"it says the name of another meter: {self.claims}" if self.claims else ""
         if not admitted:
             state = "unlisted"
         elif not self.meter.joined:
@@ -64,7 +75,7 @@ class Entry:
             joined=self.meter.joined,
             last_success=self.last_success,
             last_attempt=self.last_attempt,
-            last_error=self.last_error,
+            last_error=self.last_error or double or self.flaw,
             key_failures=self.key_failures,
             security=self.security,
             model=self.meter.model,

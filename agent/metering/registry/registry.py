@@ -1,8 +1,9 @@
 """The meters this concentrator has seen: who they are, how they are reached, how reading them goes.
 
 A meter is known by the way it is reached (`key`: port and EUI-48, or port and address) until it has told its logical
-device name, which from then on is its id everywhere. Joins and leaves come and go on a power line; a meter counts as
-left only after it was away for `leave_after_s`.
+device name, which from then on is its id everywhere. Of two that say one name, and both answer, the one that had it
+keeps it, and the other is known by the way it is reached. Joins and leaves come and go on a power line; a meter counts
+as left only after it was away for `leave_after_s`.
 
 The file holds what must survive (identity and first contact), not the counters of the day: it is written when a meter
 is new, named or moved, a few seconds later and once for many. It carries a version and a checksum; a damaged one is set
@@ -74,8 +75,8 @@ class Registry:
             entry = self._entries.get(key)
             if entry is None:
                 self._make_room()
-                meter_id = eui48.hex() or f"{port}-{address}"
-                meter = Meter(key, port, address, eui48.hex(), meter_id, named=False, joined=self._clock.wall())
+                meter = Meter(key, port, address, eui48.hex(), "", named=False, joined=self._clock.wall())
+                meter = replace(meter, meter_id=meter.place)
                 entry = self._entries[key] = Entry(meter, None)
                 LOG.info("meter %s joined, address %d", key, address, extra={"event": "meter.joined"})
                 self._touch(identity=True)
@@ -98,7 +99,8 @@ class Registry:
             entry = self._entries.get(key)
             if entry is None:
                 self._make_room()
-                meter = Meter(key, port, address, eui48, eui48 or f"{port}-{address}", named=False, joined=0.0)
+                meter = Meter(key, port, address, eui48, "", named=False, joined=0.0)
+                meter = replace(meter, meter_id=meter.place)
                 entry = self._entries[key] = Entry(meter, self._clock.monotonic())
                 LOG.info("meter %s is expected", key, extra={"event": "meter.expected"})
                 self._touch(identity=True)
@@ -131,15 +133,19 @@ class Registry:
                     self._set_absent(entry)
 
     def name(self, key: str, meter_id: str) -> Meter | None:
-        """The meter said who it is. Returns the meter as it is now, `None` when it is not registered any more."""
+        """The meter said who it is. Returns the meter as it is now, `None` when it is not registered any more; under
+        another id than this where another meter has the name, and answers."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
                 return None
             if entry.meter.named and entry.meter.meter_id == meter_id:
+                self._confirm_doubles(meter_id)
                 return entry.meter
             for other in [other for other in self._entries.values() if other.meter.meter_id == meter_id]:
                 if other.meter.key != key:
+                    if _holds(other, entry, meter_id):
+                        return self._known_by_place(entry, other, meter_id)
                     LOG.warning(
                         "meter %s is now reached as %s, no longer as %s",
                         meter_id,
@@ -149,13 +155,15 @@ class Registry:
                     )
                     del self._entries[other.meter.key]
             LOG.info("meter %s is %s", key, meter_id, extra={"event": "meter.named"})
-            named = entry.meter = replace(entry.meter, meter_id=meter_id, named=True)
+            entry.claims = ""
+            named = entry.meter = replace(entry.meter, meter_id=meter_id, named=True, double_of="")
             self._touch(identity=True)
         self.on_named(key, meter_id)
         return named
 
-    def attempted(self, key: str, error: str = "", *, silent: bool = False) -> None:
-        """A visit ended: well, or with `error`. `silent`: the meter answered nothing."""
+    def attempted(self, key: str, error: str = "", *, silent: bool = False, flaw: str = "") -> None:
+        """A visit ended: well, or with `error`. `silent`: the meter answered nothing; `flaw`: what it had errors for,
+        where the visit went well."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -163,11 +171,24 @@ class Registry:
             entry.last_attempt = self._clock.wall()
             entry.last_error, entry.silent = error[:ERROR_CHARS_MAX], silent
             if not error:
+                self._note_flaw(entry, flaw)
                 entry.last_success = entry.last_attempt
                 entry.asked_name = not entry.meter.named
                 if not entry.meter.joined:  # of a line where nobody joins
                     entry.meter = replace(entry.meter, joined=entry.last_attempt)
                     self._touch(identity=True)
+            self._touch()
+
+    def identified(self, key: str) -> None:
+        """A visit for nothing but the name ended well, which says nothing of whether the meter can be read."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                return
+            entry.asked_name = not entry.meter.named
+            if not entry.meter.joined:
+                entry.meter = replace(entry.meter, joined=self._clock.wall())
+                self._touch(identity=True)
             self._touch()
 
     def note_keys(self, key: str, failures: int, security: str) -> None:
@@ -316,6 +337,37 @@ class Registry:
 
     # --- inside ---
 
+    def _note_flaw(self, entry: Entry, flaw: str) -> None:
+        """Keep it for the status; that it begins and ends is logged."""
+        if bool(flaw) != bool(entry.flaw):
+            level, event = (logging.WARNING, "meter.flawed") if flaw else (logging.INFO, "meter.unflawed")
+            LOG.log(
+                level, "meter %s: %s", entry.meter.meter_id, flaw or "no more errors in the place of values",
+                extra={"event": event},
+            )  # fmt: skip
+        entry.flaw = flaw[:ERROR_CHARS_MAX]
+
+    def _known_by_place(self, entry: Entry, holder: Entry, name: str) -> Meter:
+        """The name that this meter says is that of another one, which answers: it is known by the way it is reached."""
+        if entry.claims != name:
+            entry.claims = name
+            LOG.warning(
+                "%s says that it is %s, as %s does: it is known as %s until one of them is gone",
+                entry.meter.key, name, holder.meter.key, entry.meter.place, extra={"event": "meter.double_name"},
+            )  # fmt: skip
+            self._touch()
+        if entry.meter.named:
+            entry.meter = replace(entry.meter, meter_id=entry.meter.place, named=False)
+            self._touch(identity=True)
+        return entry.meter
+
+    def _confirm_doubles(self, name: str) -> None:
+        """The meter that has this name has said it again: others that say it are not where it went."""
+        for other in self._entries.values():
+            if other.claims == name and other.meter.double_of != name:
+                other.meter = replace(other.meter, double_of=name)
+                self._touch(identity=True)
+
     def _status(self, entry: Entry) -> MeterStatus:
         return entry.status(admitted=self._whitelist.admits(entry.meter))
 
@@ -363,7 +415,7 @@ class Registry:
             self._set_aside()
             return
         for meter in loaded[:METERS_MAX]:
-            self._entries[meter.key] = Entry(meter, absent_since)
+            self._entries[meter.key] = Entry(meter, absent_since, claims=meter.double_of)
 
     def _set_aside(self) -> None:
         try:
@@ -373,6 +425,14 @@ class Registry:
 
     def _not_set_aside(self, error: OSError) -> None:
         LOG.warning("%s cannot be set aside: %s", self._file, error, extra={"event": "registry.aside.failed"})
+
+
+def _holds(holder: Entry, claimant: Entry, name: str) -> bool:
+    """Whether the meter that has the name keeps it. One that is silent or away may be where the other one is now,
+    unless both were heard to say it: then the name is the other one's until a person forgets that."""
+    if claimant.meter.double_of == name:
+        return True
+    return holder.absent_since is None and not holder.silent
 
 
 def _worth(entry: Entry) -> tuple[bool, bool, float, float]:

@@ -1,7 +1,8 @@
 """The file of the registry: who was ever in the network, with a version and a checksum.
 
-It holds identities and nothing else, in the form that it has always had: after a rollback, an earlier version of this
-software reads it like its own. Members that a later version adds to a meter are kept and written back.
+It holds identities and nothing else, in the form that it has always had, with `double_of` where a meter has that: after
+a rollback, an earlier version of this software reads it like its own. Members that a later version adds to a meter are
+kept and written back.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Foreign = Mapping[str, Mapping[str, object]]
 
 def dump(meters: Iterable[Meter], foreign: Foreign) -> bytes:
     """Return the contents of the file."""
-    rows = [{**foreign.get(meter.key, {}), **{name: getattr(meter, name) for name in _TYPES}} for meter in meters]
+    rows = [{**foreign.get(meter.key, {}), **_row(meter)} for meter in meters]
     return json.dumps({"version": VERSION, "crc32": zlib.crc32(_canonical(rows)), "meters": rows}).encode()
 
 
@@ -41,8 +42,14 @@ def parse(data: bytes) -> tuple[list[Meter], Foreign]:
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     meters = [Meter(**_checked(row)) for row in rows]
-    foreign = {row["key"]: {name: value for name, value in row.items() if name not in _TYPES} for row in rows}
+    known = {*_TYPES, _DOUBLE}
+    foreign = {row["key"]: {name: value for name, value in row.items() if name not in known} for row in rows}
     return meters, {key: members for key, members in foreign.items() if members}
+
+
+def _row(meter: Meter) -> dict[str, object]:
+    row = {name: getattr(meter, name) for name in _TYPES}
+    return row | {_DOUBLE: meter.double_of} if meter.double_of else row
 
 
 def _canonical(rows: Iterable[object]) -> bytes:
@@ -58,6 +65,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "named": bool,
     "joined": (int, float),
 }
+_DOUBLE = "double_of"
 
 
 def _checked(meter: object) -> dict[str, Any]:
@@ -67,4 +75,5 @@ def _checked(meter: object) -> dict[str, Any]:
     for name, kind in _TYPES.items():
         if not isinstance(meter[name], kind):
             raise ValueError(f"{name} of a meter")  # noqa: TRY004 - what is wrong is the file, not the call
-    return {name: meter[name] for name in _TYPES}
+    double_of = meter.get(_DOUBLE)
+    return {name: meter[name] for name in _TYPES} | {_DOUBLE: double_of if isinstance(double_of, str) else ""}

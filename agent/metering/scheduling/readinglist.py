@@ -5,7 +5,8 @@ are optional. `type` matters in two cases: `clock` and `dt` say that twelve octe
 rows of a profile, and `obis` may ask for values of billing resets (`1.0.1.8.0.VZ`), both as in
 `agent.settings.reading_codes`. A list of an active software package takes the place of one of the same name in the
 image. It belongs to that package: another one with a list of that name is not activated (`problem_of`). Where two are
-active all the same, the one whose id comes first counts.
+active all the same, the one whose id comes first counts, and that is a problem (`problems`), as is a list that a task
+wants and that is nowhere.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import io
 import logging
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.settings.reading_codes import ITEMS_MAX, ReadingItem, billing_of, rows_of
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import DlmsError
+from updateagent.layout import folder_name
 
 LOG = logging.getLogger("agent.metering.scheduling.readinglist")
 
@@ -98,6 +100,7 @@ class ReadingLists:
         self._lock = threading.Lock()
         self._cache: dict[str, ReadingList] = {}
         self._before: dict[str, ReadingList] = {}  # as they were when the set of active packages changed last
+        self._wanted: dict[str, str] = {}
 
     def get(self, name: str) -> ReadingList:
         """Return the list of this name, read when first asked for. Raises `ReadingListError`."""
@@ -122,6 +125,11 @@ class ReadingLists:
                 return made
         raise ReadingListError(f"reading list {name}: in no active software package, and not in {self._image_dir}")
 
+    def want(self, wanted: Mapping[str, str]) -> None:
+        """Which lists tasks want, each with a task."""
+        with self._lock:
+            self._wanted = dict(wanted)
+
     def names(self) -> list[str]:
         """Return the names of all lists there are, sorted."""
         return sorted({file.stem for folder in self._folders() for file in _csv_files(folder)})
@@ -134,8 +142,9 @@ class ReadingLists:
 
     def problem_of(self, software_id: str, version: str) -> str:
         """Why this installed version must not become active; empty for nothing. Any list in it that is malformed, or
-        that is another active package's already."""
-        folder = self._software_dir / software_id / version
+        that is another active package's already; a list that a task wants and that would be gone."""
+        home = self._software_dir / software_id
+        folder = home / folder_name([one.name for one in home.iterdir()] if home.is_dir() else [], version, "")
         try:
             for file in (*_csv_files(folder / "reading-lists"), *_csv_files(folder)):
                 parse(file.stem, _read(file) or "", f"{version}/{file.relative_to(folder)}")
@@ -144,7 +153,10 @@ class ReadingLists:
                     return f"the reading list {file.stem} belongs to software {owner}"
         except ReadingListError as error:
             return str(error).splitlines()[0]
-        return ""
+        left = {file.stem for file in (*_csv_files(folder / "reading-lists"), *_csv_files(folder))}
+        left |= {file.stem for other in self._folders(without=software_id) for file in _csv_files(other)}
+        gone = sorted((self._wanted.keys() & set(self.names())) - left)
+        return f"the reading list {gone[0]}, which task {self._wanted[gone[0]]} reads, is not in it" if gone else ""
 
     def problems(self) -> list[str]:
         """What is wrong with the lists that are in use, one line for each, by name."""
@@ -155,14 +167,21 @@ class ReadingLists:
                 parse(name, _read(file) or "", str(file))
             except (ReadingListError, StopIteration) as error:
                 found.append(str(error).splitlines()[0] if str(error) else f"reading list {name}: gone")
-        return found
+            owners = self._owners(name)
+            if len(owners) > 1:
+                found.append(f"reading list {name}: in software {' and '.join(owners)}; that of {owners[0]} counts")
+        gone = sorted(self._wanted.keys() - set(self.names()))
+        return [*found, *(f"reading list {name}: nowhere, and task {self._wanted[name]} reads it" for name in gone)]
 
     def _owner(self, name: str) -> str:
         """The id of the active package that has this list; empty for none."""
-        for package in self._packages():
-            if any((folder / f"{name}.csv").exists() for folder in (package / "reading-lists", package)):
-                return package.name
-        return ""
+        return next(iter(self._owners(name)), "")
+
+    def _owners(self, name: str) -> list[str]:
+        return [
+            package.name for package in self._packages()
+            if any((folder / f"{name}.csv").exists() for folder in (package / "reading-lists", package))
+        ]  # fmt: skip
 
     def _candidates(self, name: str) -> Iterable[Path]:
         return (folder / f"{name}.csv" for folder in self._folders())
@@ -177,11 +196,9 @@ class ReadingLists:
         except OSError:
             return []
 
-    def _folders(self) -> Sequence[Path]:
-        return [
-            *(folder for package in self._packages() for folder in (package / "reading-lists", package)),
-            self._image_dir,
-        ]
+    def _folders(self, without: str = "") -> Sequence[Path]:
+        packages = [package for package in self._packages() if package.name != without]
+        return [*(folder for package in packages for folder in (package / "reading-lists", package)), self._image_dir]
 
 
 def _csv_files(folder: Path) -> list[Path]:

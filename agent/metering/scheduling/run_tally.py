@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from agent.metering.ledger.ledger import Reason
@@ -71,7 +71,8 @@ class Troubles:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """The meters of one run. `waiting`: not read yet, and nothing is known that would prevent it."""
+    """The meters of one run. `waiting`: not read yet, and nothing is known that would prevent it; `flawed`: read, with
+    errors in the place of values."""
 
     total: int
     read: int
@@ -79,6 +80,7 @@ class Count:
     silent: int = 0
     failing: int = 0
     absent: int = 0
+    flawed: int = 0
 
     @property
     def unread(self) -> int:
@@ -86,13 +88,14 @@ class Count:
         return self.silent + self.failing + self.absent
 
     def text(self) -> str:
-        """`2 of 4 read, 1 silent, 1 absent`."""
+        """`2 of 4 read, 1 with errors, 1 silent, 1 absent`."""
         names = ("waiting", "silent", "failing", "absent")
         rest = [f"{getattr(self, name)} {name}" for name in names if getattr(self, name)]
-        return ", ".join([f"{self.read} of {self.total} read", *rest])
+        flawed = [f"{self.flawed} with errors"] if self.flawed else []
+        return ", ".join([f"{self.read} of {self.total} read", *flawed, *rest])
 
 
-def count(read: set[str], meters: Sequence[MeterStatus], troubles: Troubles) -> Count:
+def count(read: set[str], meters: Sequence[MeterStatus], troubles: Troubles, flawed: Collection[str] = ()) -> Count:
     """Sort all meters that ought to have been read."""
     waiting = silent = failing = absent = done = 0
     for meter in meters:
@@ -107,22 +110,24 @@ def count(read: set[str], meters: Sequence[MeterStatus], troubles: Troubles) -> 
             failing += 1
         else:
             waiting += 1
-    return Count(len(meters), done, waiting, silent, failing, absent)
+    with_errors = sum(meter.meter_id in read and meter.meter_id in flawed for meter in meters)
+    return Count(len(meters), done, waiting, silent, failing, absent, with_errors)
 
 
 @dataclass(slots=True)
 class RunTally:
-    """A task's newest run: the meters that were read for it, and how many are being visited now. `told`: the log has
-    its summary; `begun`: something happened in this life of the process."""
+    """A task's newest run: the meters that were read for it, those with errors, and how many are being visited now.
+    `told`: the log has its summary; `begun`: something happened in this life of the process."""
 
     run: int = 0
     read: set[str] = field(default_factory=set)
+    flawed: set[str] = field(default_factory=set)
     active: int = 0
     told: bool = False
     begun: bool = False
 
     def begin(self, run: int) -> None:
-        self.run, self.read, self.told = run, set(), False
+        self.run, self.read, self.flawed, self.told = run, set(), set(), False
 
     def recall(self, meter_id: str, run: int) -> None:
         """An earlier life has read this meter for this run."""
@@ -132,4 +137,4 @@ class RunTally:
             self.read.add(meter_id)
 
     def count(self, meters: Sequence[MeterStatus], troubles: Troubles) -> Count:
-        return count(self.read, meters, troubles)
+        return count(self.read, meters, troubles, self.flawed)

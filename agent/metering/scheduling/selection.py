@@ -1,4 +1,4 @@
-"""Which meters a task reads: pure functions.
+"""Which meters a task reads: pure functions, sans-IO.
 
 What a selection asks for may not be known of a meter yet: its name before the first visit, its model before somebody
 has asked for it. Such a meter is neither in nor out: it *waits*, and is listed with what is missing.
@@ -10,9 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from agent.settings.provisioning import AccessRule, MeterSelection
-from agent.status import MeterStatus
+
+if TYPE_CHECKING:
+    from agent.status import MeterStatus
 
 NAME_UNKNOWN = "its name is not known yet"
 MODEL_UNKNOWN = "its model is not known yet"

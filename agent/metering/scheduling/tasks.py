@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from agent.clock import Clock
 from agent.metering.ledger import gap_table
-from agent.metering.ledger.keeper import LedgerKeeper
-from agent.metering.ledger.ledger import Gap, Reason
-from agent.metering.scheduling.eras import EraBook
+from agent.metering.ledger.keeper import Code, LedgerKeeper
+from agent.metering.ledger.ledger import Corrected, Gap, Reason
+from agent.metering.ledger.ledger import Verdict as Judgement
+from agent.metering.scheduling.epochs import EpochBook
 from agent.metering.scheduling.readinglist import ReadingList, ReadingListError, ReadingLists
 from agent.metering.scheduling.run_tally import Count, RunTally, Troubles, count
 from agent.metering.scheduling.schedule import Hours
@@ -25,7 +24,6 @@ from agent.settings.provisioning import MeterSelection, Provisioning, ReadingTas
 from agent.status import MeterStatus
 from omadm.local_time import DayTimes, Zone
 from omadm.readings import Reading
-from omadm.schedule import Schedule
 
 LOG = logging.getLogger("agent.metering.scheduling.tasks")
 
@@ -36,18 +34,19 @@ SWEEP_EVERY_S = 10.0  # how often meters that came or went are noticed; new runs
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """Read `items` from a meter, for this run of this task. `trusted`: something vouches for the clock that the run was
-    reckoned with, which was monotonic time plus `offset`."""
+class OwedRun:
+    """A run of a task that a meter owes: `items` are to be read. `trusted`: something vouches for the clock that it was
+    reckoned with, which was monotonic time plus `offset`, in this `boot` ("" where nobody knows)."""
 
     task: ReadingTask
     run: int
     items: ReadingList
     trusted: bool = True
     offset: float = 0.0
+    boot: str = ""
 
     def is_of(self, run: int, offset: float) -> bool:
-        """Whether what was noted of a run under a clock with this offset was of this job's slot: under a clock that was
+        """Whether what was noted of a run under a clock with this offset was of this run's slot: under a clock that was
         a day wrong, it was of another one with the same name."""
         return run == self.run and abs(offset - self.offset) <= CORRECTION_S
 
@@ -71,7 +70,7 @@ class TaskBook:
         boot: str = "",
     ) -> None:
         self._store = store
-        self._eras = EraBook(store, boot)
+        self._epochs, self._boot = EpochBook(store, boot), boot
         self._lists = lists
         self._clock = clock
         self._hours = Hours(catch_up_s=catch_up_s, device=device)
@@ -83,6 +82,8 @@ class TaskBook:
         self._verdicts: dict[MeterSelection, dict[str, Verdict]] = {}  # by meter; of selections that do not take all
         self._judged_at: float | None = None
         self._slots = Slots()
+        self._kept_in: int | None = None  # the number of the epoch in which the ledger was in order last
+        self._loaded = False
         self._keeper = LedgerKeeper(store)
         self._troubles = Troubles(clock.monotonic)
         self._tallies: dict[str, RunTally] = {}
@@ -110,6 +111,7 @@ class TaskBook:
             self._hours = replace(self._hours, quiet=quiet)
             self._judged_at = None
             self._reading_lists.clear()
+            self._lists.want({task.reading_list: task.task_id for task in provisioning.tasks if not task.codes})
             self._recall()
             self._sweep_at = 0.0
             self.generation += 1
@@ -143,7 +145,7 @@ class TaskBook:
 
     # --- what is owed ---
 
-    def owed(self, meter_id: str) -> list[Job]:
+    def owed(self, meter_id: str) -> list[OwedRun]:
         """Return what the meter owes now, the most important first.
 
         Raises `StoreError` while it is not known what the meter was read for.
@@ -153,17 +155,22 @@ class TaskBook:
             return []
         with self._lock:
             self._load()
-            if now.trusted and self._newest(now) != self._swept:
-                self._account(now)  # what passed is listed before anything that ends it can be read
-            jobs: list[Job] = []
+            # What passed is listed before anything that ends it can be read, and the epoch is durable before anything
+            # is read in it.
+            if now.trusted and (self._newest(now) != self._swept or not self._is_corrected(now)):
+                self._account(now)
+            self._slots.begin(now, self._store.file.uuid, self._store.next_id)
+            if self._slots.changed:
+                self._keep_epochs(now)
+            runs: list[OwedRun] = []
             for task in self._provisioning.tasks:
                 if not self._hours.may_visit(task, now.wall) or self._verdict(task, meter_id, now).fit is not Fit.IN:
                     continue
                 run = self._slots.owed(task, meter_id, now, self._hours.limit(task))
                 items = self._list_of(task) if run is not None else None
                 if run is not None and items is not None:
-                    jobs.append(Job(task, run, items, now.trusted, now.offset))
-            return sorted(jobs, key=lambda job: (-job.task.priority, job.run, job.task.task_id))
+                    runs.append(OwedRun(task, run, items, now.trusted, now.offset, self._boot))
+            return sorted(runs, key=lambda owed: (-owed.task.priority, owed.run, owed.task.task_id))
 
     def next_start(self) -> float | None:
         """Return the seconds until some task may have something to do that it had not before; `None` without an enabled
@@ -187,53 +194,46 @@ class TaskBook:
 
     # --- what became of it ---
 
-    def began(self, jobs: Iterable[Job]) -> None:
+    def began(self, runs: Iterable[OwedRun]) -> None:
         with self._lock:
-            for job in jobs:
-                self._tally_of(job).active += 1
+            for owed in runs:
+                self._tally_of(owed).active += 1
 
-    def vouches(self, jobs: Iterable[Job]) -> bool:
-        """Return whether the clock was trusted when these jobs were reckoned, and still is, and was not corrected in
+    def vouches(self, runs: Iterable[OwedRun]) -> bool:
+        """Return whether the clock was trusted when these runs were reckoned, and still is, and was not corrected in
         between: a clock that was set in the middle of a visit makes neither the run nor the times before it true."""
         now = self._now()
-        return now.trusted and all(job.trusted and abs(job.offset - now.offset) <= CORRECTION_S for job in jobs)
+        return now.trusted and all(owed.trusted and abs(owed.offset - now.offset) <= CORRECTION_S for owed in runs)
 
-    def marks(self, meter_id: str, jobs: Iterable[Job]) -> tuple[list[Progress], Callable[[sqlite3.Connection], None]]:
-        """Return what the store is to hold of these jobs together with their readings, whose clock was trusted: marks,
-        and what else to write in the same transaction."""
-        now = self._now()
+    def marks(self, meter_id: str, runs: Iterable[OwedRun], *, final: bool) -> list[Progress]:
+        """Return what the store is to hold of these runs together with their readings, whose clock was trusted, when
+        that is all of them."""
         with self._lock:
-            done = {job.task.task_id: self._slots.next(meter_id, job.task.task_id, job.run, now) for job in jobs}
-        before = {(meter_id, task_id): one.before for task_id, one in done.items() if one.before}
-
-        def also(db: sqlite3.Connection) -> None:
-            if before:
-                gap_table.write(db, (), (), before, (), None)
-            if now.trusted:
-                self._eras.write(db, now)
-
-        return [Progress(meter_id, task_id, one.run) for task_id, one in done.items()], also
+            for owed in runs:
+                self._slots.touch(owed.task, meter_id)
+        return [Progress(meter_id, owed.task.task_id, owed.run) for owed in runs] if final else []
 
     def ended(
-        self, jobs: Sequence[Job], meter_id: str, *, ok: bool, final: bool, trusted: bool = False,
-        trouble: Reason | None = None,
+        self, runs: Sequence[OwedRun], meter_id: str, *, ok: bool, final: bool, trusted: bool = False,
+        trouble: Reason | None = None, flawed: bool = False,
     ) -> None:  # fmt: skip
-        """Record that a visit for these jobs is over. `ok`: the readings are stored, `trusted` as `vouches` said;
-        `final`: no retry will follow; `trouble`: what is wrong with the meter, where it is to blame."""
+        """Record that a visit for these runs is over. `ok`: the readings are stored, `trusted` as `vouches` said,
+        `flawed`: with errors in the place of values; `final`: no retry will follow; `trouble`: what is wrong with the
+        meter, where it is to blame."""
         with self._lock:
-            if ok and trusted:
-                self._eras.written()
-            if ok:
+            if ok and runs:
                 self._troubles.over(meter_id)
             elif trouble is not None:
                 self._troubles.note(meter_id, trouble, final=final)
-            for job in jobs:
-                tally = self._tally_of(job)
+            for owed in runs:
+                tally = self._tally_of(owed)
                 tally.active = max(0, tally.active - 1)
                 if ok:
-                    self._note_done(meter_id, job, trusted)
-                if ok and tally.run == job.run:
+                    self._note_done(meter_id, owed, trusted)
+                if ok and tally.run == owed.run:
                     tally.read.add(meter_id)
+                    if flawed:
+                        tally.flawed.add(meter_id)
 
     def renamed(self, old: str, new: str) -> None:
         """A meter that was known by the way it is reached has told its name."""
@@ -245,13 +245,23 @@ class TaskBook:
             except StoreError as error:
                 LOG.debug("gaps of %s stay under that name: %s", old, error)
 
-    def stored(self, readings: Sequence[Reading]) -> None:
-        """Close the gaps that rows of profiles among these readings fill."""
+    def stored(self, readings: Sequence[Reading], periods: Mapping[str, float]) -> None:
+        """Close the gaps that rows of profiles among these readings of one meter fill. `periods`: the capture period of
+        each profile, by its logical name, 0 for one whose rows come at no fixed times."""
         with self._lock:
             try:
-                self._keeper.refill(readings)
+                self._keeper.refill(readings, periods, self._codes_of)
             except StoreError as error:
                 LOG.debug("gaps that a profile fills stay open: %s", error)
+
+    def caught_up(self, meter_id: str, runs: Iterable[OwedRun]) -> None:
+        """Close the gaps of tasks that read logs alone, which these runs have read to their ends."""
+        with self._lock:
+            for owed in runs:
+                try:
+                    self._keeper.caught_up(meter_id, owed.task.task_id, owed.run)
+                except StoreError as error:
+                    LOG.debug("gaps of logs stay open: %s", error)
 
     def count(self, meters: Sequence[MeterStatus]) -> Count:
         """Sort these meters by whether they can be read now, apart from any run."""
@@ -335,13 +345,21 @@ class TaskBook:
     def _now(self) -> Moment:
         return Moment(self._clock.monotonic(), self._clock.wall(), self._clock.trusted())
 
+    def _is_corrected(self, now: Moment) -> bool:
+        """Whether the store agrees with the clock, and is the one that did."""
+        same = self._corrected is not None and abs(now.offset - self._corrected) < 1.0
+        return same and self._slots.epochs[-1].store == self._store.file.uuid
+
     def _load(self) -> None:
-        if self._keeper.loaded:
+        if self._loaded:
             return
-        progress = self._store.dated_progress()
-        before = self._keeper.load({key: run for key, (_, run) in progress.items()})
-        self._eras.load()
-        self._slots = Slots(self._eras.done(progress, before))
+        if not self._keeper.loaded:
+            self._keeper.load(self._store.progress())
+        joined = {meter.meter_id: meter.joined for meter in self._meters()}
+        ledger = self._keeper.ledger
+        self._slots = self._epochs.load(ledger, self._keeper.by_account(), joined)
+        self._kept_in = self._slots.epochs[-1].number if self._slots.epochs else None
+        self._loaded = True
         self._recall()
 
     def _recall(self) -> None:
@@ -355,9 +373,12 @@ class TaskBook:
         if now.trusted:
             unswept = self._unswept
             self._correct(now)
+            self._say_again(now)
             self._sweep(now)
             if unswept and not self._unswept:  # a new account may be there for the one that was lost
                 self._keeper.list_losses()
+            if self._slots.changed:
+                self._keep_epochs(now)
         else:
             self._unlisted, self._corrected, self._swept = Reason.CLOCK, None, ()
         self._keeper.flush(now.wall, alive=now.trusted and not self._unswept)
@@ -408,62 +429,89 @@ class TaskBook:
 
     def _correct(self, now: Moment) -> None:
         """Have the store agree with the clock, after it was corrected or came to be trusted."""
-        if self._corrected is not None and abs(now.offset - self._corrected) < 1.0:
+        if self._is_corrected(now):
             return
-        schedules = {task.task_id: task.schedule for task in self._provisioning.tasks}
-        # A run may have been read under both clocks: then doubt has the last word, for reports tell runs, not readings.
-        for meter, task_id, runs in self._slots.confirmed(now):
-            self._judge("confirmed", meter, task_id, runs, schedules.get(task_id), now)
-        for meter, task_id, runs in self._slots.doubtful(now):
-            self._judge("doubted", meter, task_id, runs, schedules.get(task_id), now)
-        found = self._slots.corrections(now)
-        for one in found:
-            self._doubt_future(one, schedules.get(one.task), now)
-            self._keeper.correct(Progress(one.meter, one.task, one.done.run), one.done.before)
-            self._list_correction(one, schedules.get(one.task))
-        # The marks are right by the clock of now, whose era they are of from here on.
-        first = self._store.next_id() if found else None
-        self._keeper.flush(now.wall, alive=False, beside=lambda db: self._eras.write(db, now, first) if found else None)
-        self._eras.written()
-        self._slots.corrected(found)
+        keeper, tasks = self._keeper, {task.task_id: task for task in self._provisioning.tasks}
+        listed = keeper.by_account()  # before anything changes here: the store may not answer
+        next_id = self._store.next_id()
+        self._slots.begin(now, self._store.file.uuid, lambda: next_id)
+        self._epochs.follow(self._store.file.uuid)
+        self._say_again(now)
+        schedules = {key: keeper.ledger.schedule(*key) for key in keeper.ledger.series()}
+        verdicts, corrections = self._slots.correct(now, next_id, schedules)
+        self._judge(verdicts, now)
+        self._epochs.note(verdicts)
+        joined = {meter.meter_id: meter.joined for meter in self._meters()}
+        moved, recounted, changed = set[str](), set[str](), False
+        for one in corrections:
+            task = tasks.get(one.task)
+            if task is not None and task.enabled:
+                known = self._corrected_of(one, task, joined.get(one.meter, 0.0), now)
+                changed |= keeper.correct(one.meter, one.task, known, listed.get((one.meter, one.task), ()))
+            if one.done != one.was:
+                moved.add(one.meter)
+                recounted.add(one.task)
+                keeper.mark(Progress(one.meter, one.task, one.done))
+        if verdicts:
+            self._unlisted = Reason.CLOCK
+        self._slots.changed |= changed
         self._corrected, self._sweep_at = now.offset, 0.0
-        if found:
+        self._kept_in = self._slots.epochs[-1].number
+        self._keep_epochs(now)
+        self._recount(recounted, now)
+        if moved:
             LOG.warning(
                 "the clock was corrected: runs of %d meters are counted anew",
-                len({one.meter for one in found}),
+                len(moved),
                 extra={"event": "tasks.clock"},
-            )  # fmt: skip
+            )
 
-    def _judge(
-        self, verdict: Literal["doubted", "confirmed"], meter: str, task_id: str, runs: tuple[int, int],
-        schedule: Schedule | None, now: Moment,
-    ) -> None:  # fmt: skip
-        """Tell the verdict on the runs of a meter. Of an earlier life it is known when its era began, and not which run
-        was its first: the newest one then."""
-        first = runs[0] if schedule is None else schedule.newest(runs[0])
-        self._keeper.judge(verdict, meter, task_id, (first, runs[1]), schedule, now.wall)
+    def _recount(self, task_ids: set[str], now: Moment) -> None:
+        """A run of the same name may be of a clock that was wrong: what counts is what meters were read for by now."""
+        meters = [meter.meter_id for meter in self._meters()]
+        for task_id in task_ids & self._tallies.keys():
+            done = {meter: self._slots.done(meter, task_id, now) for meter in meters}
+            tally, run = self._tallies[task_id], max(done.values(), default=0)
+            told, flawed = tally.told and tally.run == run, tally.flawed if tally.run == run else set()
+            tally.begin(run)
+            tally.read.update(meter for meter in meters if run and done[meter] == run)
+            tally.told, tally.flawed = told, flawed & tally.read
 
-    def _doubt_future(self, one: Correction, schedule: Schedule | None, now: Moment) -> None:
-        """Runs that an earlier life stored and that lie in the future were read under a clock that was wrong."""
-        if one.was > now.wall + CORRECTION_S:
-            first = one.was if schedule is None else min(one.was, schedule.next(now.wall + CORRECTION_S))
-            self._keeper.judge("doubted", one.meter, one.task, (first, one.was), schedule, now.wall)
+    def _say_again(self, now: Moment) -> None:
+        """Tell the head-end once more what it may have lost of what it was told of the trust of readings."""
+        again = self._epochs.to_say_again(self._store.resends_asked())
+        self._judge(again, now)
+        self._slots.changed |= bool(again)
 
-    def _list_correction(self, one: Correction, schedule: Schedule | None) -> None:
-        keeper = self._keeper
-        if schedule is None:
-            return
-        if one.done.run < one.was:
-            self._unlisted = Reason.CLOCK
-            keeper.reopen(one.meter, one.task, one.done.run)
-            return
-        since = one.first or one.done.run
-        keeper.settle(one.meter, one.task, since, Reason.CLOCK)
-        for first, last in sorted(one.missed):
-            keeper.read(one.meter, one.task, schedule.previous(first), since)
-            since = schedule.next(last)
-            keeper.settle(one.meter, one.task, since, Reason.CLOCK)
-        keeper.read(one.meter, one.task, one.done.run, since)
+    def _judge(self, verdicts: Iterable[Judgement], now: Moment) -> None:
+        tasks = {task.task_id: task for task in self._provisioning.tasks}
+        for said in verdicts:
+            task = tasks.get(said.task)
+            self._keeper.judge(said, task.schedule if task is not None else None, now.wall, self._epochs.generation)
+
+    def _corrected_of(self, one: Correction, task: ReadingTask, joined: float, now: Moment) -> Corrected:
+        """What is known of one account now. A meter that joined under a clock that was wrong joined at another time."""
+        begun = self._slots.reckoned(joined, now) if joined else None
+        return Corrected(
+            bound=self._hours.settled(task, now.wall),
+            begun=0 if begun is None else task.schedule.newest(begun),
+            good=one.good,
+            doubted=one.doubted,
+            wrong=one.wrong,
+            done=one.done,
+            epoch=self._slots.epochs[-1].number,
+            before=self._kept_in,
+            agreeing={epoch.number for epoch in self._slots.epochs if epoch.agrees(now)},
+        )
+
+    def _keep_epochs(self, now: Moment) -> None:
+        """Make durable what was corrected, with the epochs that it follows from."""
+        slots, ledger = self._slots, self._keeper.ledger
+        if slots.changed:
+            self._epochs.save(slots)
+        beside = (lambda db: self._epochs.write(db, slots, ledger)) if slots.changed else None
+        self._keeper.flush(now.wall, alive=False, beside=beside)
+        self._slots.changed = False
 
     def _sweep(self, now: Moment) -> None:
         """List what passed unread before the newest runs, and begin to expect meters that are new."""
@@ -505,8 +553,9 @@ class TaskBook:
                 keeper.read(meter_id, task.task_id, bound)
         if self._unswept:
             started = self._hours.settled(task, now.wall - (now.monotonic - self._started))
-            if keeper.orphaned and keeper.last_alive:  # what passed while it was alive was listed, and that was lost
-                alive = self._hours.settled(task, keeper.last_alive)
+            last_alive = keeper.alive_before(now.wall)
+            if keeper.orphaned and last_alive:  # what passed while it was alive was listed, and that was lost
+                alive = self._hours.settled(task, last_alive)
                 keeper.settle(meter_id, task.task_id, min(alive, started, bound), Reason.STORE_LOST)
             keeper.settle(meter_id, task.task_id, min(started, bound), Reason.OFF)
         if keeper.ledger.unsettled(meter_id, task.task_id, bound):
@@ -515,10 +564,19 @@ class TaskBook:
     def _say_unknown(self, meters: Sequence[MeterStatus], now: Moment) -> None:
         started = now.wall - (now.monotonic - self._started)
         known = sum(0 < meter.joined < started for meter in meters)
-        if known and self._keeper.orphaned and not self._keeper.last_alive:
+        keeper = self._keeper
+        alive = keeper.alive_before(now.wall)
+        if keeper.orphaned and keeper.last_sign > alive:
+            LOG.warning(
+                "the last sign of life is of %.0f, which has not come yet: a clock was wrong; what counts is %s",
+                keeper.last_sign,
+                f"the one of {alive:.0f}" if alive else "none",
+                extra={"event": "ledger.ahead"},
+            )
+        if known and keeper.orphaned and not alive:
             LOG.error(
                 "the store is new, and nothing tells when the ledger was in order last: what %d meters missed until now"
-                " is listed nowhere",
+                " may be listed nowhere",
                 known,
                 extra={"event": "ledger.unknown"},
             )
@@ -534,7 +592,7 @@ class TaskBook:
         done = self._slots.done(meter.meter_id, task.task_id, now)
         if done:
             return done
-        known = self._keeper.last_alive
+        known = self._keeper.alive_before(now.wall)
         since = max(known, meter.joined)
         return task.schedule.previous(task.schedule.newest(since)) if known and since <= now.wall else None
 
@@ -557,26 +615,35 @@ class TaskBook:
         text = tally.count(self._members(task, self._meters(), self._now()), self._troubles).text()
         LOG.info("task %s, run %d: %s", task.task_id, tally.run, text, extra={"event": "tasks.run"})
 
-    def _note_done(self, meter_id: str, job: Job, trusted: bool) -> None:
+    def _note_done(self, meter_id: str, owed: OwedRun, trusted: bool) -> None:
         now = self._now()
-        durable = self._slots.next(meter_id, job.task.task_id, job.run, now) if trusted else None
-        self._slots.note(job.task, meter_id, job.run, job.offset, now.monotonic, durable)
+        self._slots.begin(now, self._store.file.uuid, self._store.next_id)
+        if not self._slots.epochs[-1].agrees(Moment(now.monotonic, now.monotonic + owed.offset, owed.trusted)):
+            return  # the clock was set in the middle of the visit: of which slot the readings are nobody knows
+        self._slots.note(owed.task, meter_id, owed.run, trusted=trusted)
         if not trusted:
             self._corrected = None  # the clock may prove to have been right
             return
         try:
-            self._keeper.read(meter_id, job.task.task_id, job.run)
+            self._keeper.read(meter_id, owed.task.task_id, owed.run)
         except StoreError as error:  # the readings are durable; a later life ends the gap
             LOG.debug("the ledger waits: %s", error)
 
-    def _tally_of(self, job: Job) -> RunTally:
-        """Return the counts of the job's task; a new run begins with zeros."""
-        tally = self._tallies.setdefault(job.task.task_id, RunTally())
-        if tally.run != job.run and (tally.active == 0 or job.run > tally.run):
-            self._summarise(job.task, tally)
-            tally.begin(job.run)
+    def _tally_of(self, owed: OwedRun) -> RunTally:
+        """Return the counts of the task; a new run begins with zeros."""
+        tally = self._tallies.setdefault(owed.task.task_id, RunTally())
+        if tally.run != owed.run and (tally.active == 0 or owed.run > tally.run):
+            self._summarise(owed.task, tally)
+            tally.begin(owed.run)
         tally.begun = True
         return tally
+
+    def _codes_of(self, task_id: str) -> frozenset[Code]:
+        """The attributes whose present values a task reads; none for a task that is no more."""
+        task = next((task for task in self._provisioning.tasks if task.task_id == task_id), None)
+        items = self._list_of(task) if task is not None else None
+        refs = (item.ref for item in items.items if item.billing is None) if items is not None else ()
+        return frozenset((ref.class_id, str(ref.obis), ref.attribute) for ref in refs)
 
     def _list_of(self, task: ReadingTask) -> ReadingList | None:
         name = _list_name(task)

@@ -6,12 +6,19 @@ that what a meter sends again is known for one it sent before, after a restart t
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import sqlite3
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
-from agent.metering.store.blocks import block_rows, blocks
+from agent.metering.store.blocks import block_rows, blocks, pack
 from agent.metering.store.delivery import open_ranges
+from agent.metering.store.life_sign import LifeSign
+from agent.metering.store.store_schema import NO_MARKS
 from omadm.readings import EventReport, record
+
+LOG = logging.getLogger("agent.metering.store")
 
 KEPT = 1024  # some 50 bytes each; more than a meter's own repetitions and a busy day bring
 
@@ -34,9 +41,53 @@ def add(db: sqlite3.Connection, first: int, now: float, reports: Sequence[EventR
         db.execute("DELETE FROM event WHERE id IN (SELECT id FROM event ORDER BY id LIMIT ?)", (excess,))
 
 
-def delivered(db: sqlite3.Connection, first: int, last: int) -> None:
-    """The head-end holds the records `first` to `last`."""
-    db.execute("UPDATE event SET urgent=0 WHERE urgent=1 AND id BETWEEN ? AND ?", (first, last))
+def append(db: sqlite3.Connection, counters: dict[str, int], now: float, reports: Sequence[EventReport]) -> int:
+    """Store those reports whose keys are not known, in a block of their own. Returns how many."""
+    fresh = new_ones(db, reports)
+    if fresh:
+        first = counters["next"]
+        counters["next"] += len(fresh)
+        about = (fresh[0].meter, NO_MARKS, min(report.received for report in fresh))
+        db.execute(
+            "INSERT INTO block (first, last, made, meter, marks, since, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (first, counters["next"] - 1, now, *about, pack([report.row() for report in fresh])),
+        )
+        add(db, first, now, fresh)
+    return len(fresh)
+
+
+def waiting(db: sqlite3.Connection, first: int = 0) -> tuple[int, int, float]:
+    """Return how many events with ids from `first` on the head-end does not have, the id of the first of them, and when
+    that was stored."""
+    query = "SELECT COUNT(*), MIN(id), MIN(at) FROM event WHERE urgent=1 AND id >= ?"
+    count, lowest, since = db.execute(query, (first,)).fetchone()
+    return (count, lowest, since) if count else (0, 0, 0.0)
+
+
+def say_lost(
+    db: sqlite3.Connection, counters: dict[str, int], now: float, sign: LifeSign, count: int, since: float
+) -> None:
+    """Tell the head-end that events are lost which meters have told once only: an event of its own."""
+    begin, end = _iso(since), _iso(now)
+    name = f"events were stored from {begin} to {end}, and lost with the store"
+    span: list[dict[str, object]] = [{"tag": "str", "raw": begin}, {"tag": "str", "raw": end}]
+    LOG.error("%d events of meters are lost with the store, stored from %s on", count, begin,
+              extra={"event": "event.lost"})  # fmt: skip
+    append(db, counters, now, [EventReport(
+        event="notice", meter="", sender="the concentrator", code=None, name=name, grave=True, obis=None,
+        meter_time=None, received=now, trusted=False, invoke=None, security="none", values=span, octets=None,
+        error=None, count=count, key=hashlib.sha256(f"{sign.store} {sign.events_first}".encode()).hexdigest()[:32],
+    )])  # fmt: skip
+
+
+def _iso(at: float) -> str:
+    # Python has no year after 9999; 2**37 is in 6325.
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if 0 < at < 2**37 else "an unknown time"
+
+
+def delivered(db: sqlite3.Connection, first: int, last: int) -> int:
+    """The head-end holds the records `first` to `last`. Returns how many of them were urgent."""
+    return db.execute("UPDATE event SET urgent=0 WHERE urgent=1 AND id BETWEEN ? AND ?", (first, last)).rowcount
 
 
 def next_span(db: sqlite3.Connection, counters: dict[str, int], first: int, limit: int) -> tuple[int, int] | None:
@@ -67,6 +118,6 @@ def newest(db: sqlite3.Connection, limit: int) -> list[dict[str, object]]:
     for (record_id,) in db.execute("SELECT id FROM event ORDER BY id DESC LIMIT ?", (limit,)).fetchall():
         for first, last, body in blocks(db, record_id, record_id, 1):
             rows = block_rows(first, last, body)
-            if rows is not None and first <= record_id <= last:
+            if rows is not None:
                 found.append(record(record_id, rows[record_id - first]))
     return found

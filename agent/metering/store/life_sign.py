@@ -1,14 +1,18 @@
 """The sign of life: the few facts that must be known even where the store's file cannot be read, or has become older.
 
 It lies beside the store in a file of its own, `NAME-alive`, as two generations on pages of their own, which are written
-in turn and in place: a write costs some 150 octets and one sync, and one that is cut leaves the generation before.
+in turn and in place: a write costs twice 200 octets and one sync, and one that is cut leaves the generation before.
+Each generation has its line twice, half a page apart. So a write that was cut can be told from a medium that has lost
+what it held: the one leaves at least one line, of the new sign or of the old; after the other the newest sign may be
+the one that is gone (`Look.doubtful`).
 
     octets 0 to 7   CRC-32 of the rest of the line, as hexadecimal digits
     octet 8         a blank
     then            a JSON object up to the line's end; members that are not known are passed over
 
-It is written before a record leaves the device under an id that no sign has covered yet, and every five minutes by the
-ledger. So a store that holds less than its sign says has lost what it once had given away: its log was cut short.
+It is written before a record leaves the device under an id that no sign has covered yet, with every event of a meter,
+and every five minutes by the ledger. So a store that holds less than its sign says has lost what it once had given away
+or was told once only: its log was cut short.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import logging
 import math
 import zlib
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from omadm.readings import ID_MAX
@@ -32,7 +36,11 @@ BAD_SUFFIX = ".bad"  # of one that the medium does not give or take any more
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})  # not the file's fault: another one fares no better
 GENERATIONS = 2
 GENERATION_BYTES = 4096  # more than the page of any flash that a file system rewrites whole
+COPY_AT = (0, 2048)  # of the line within its generation
 LINE_BYTES_MAX = 512
+TRANSIENT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN})  # not the file's fault
+UNREADABLE = b"unreadable\n"  # in place of a sign
+JUMP_S = 900.0  # signs come every five minutes: after more, the clock was set, or nobody was there
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +48,9 @@ class LifeSign:
     """`number` ascends with each write. `store`: whose ids these are. `reached`: the highest id that was given out; no
     higher one was ever sent to anybody. `released`: the head-end had everything up to this id. `delivered_to`: it had
     all that was stored before this time. `alive`: when the ledger was in order last, under a clock that was trusted; 0
-    when it never was. Times in seconds since the epoch."""
+    when it never was. `steady`: the same before the last time that this moved on by more than a quarter of an hour at
+    once. `events`: how many events of meters it did not have, the first of them with the id `events_first`, stored at
+    `events_since`. Times in seconds since the epoch."""
 
     number: int = 0
     store: str = ""
@@ -48,6 +58,10 @@ class LifeSign:
     released: int = 0
     delivered_to: float = 0.0
     alive: float = 0.0
+    steady: float = 0.0
+    events: int = 0
+    events_first: int = 0
+    events_since: float = 0.0
 
     def emit(self) -> bytes:
         text = json.dumps(asdict(self), separators=(",", ":")).encode()
@@ -61,15 +75,36 @@ class LifeSign:
             if int(line[:8], 16) != zlib.crc32(line[9:]):
                 return None
             members = json.loads(line[9:])
-            number, reached, released = (int(members[name]) for name in ("number", "reached", "released"))
-            delivered_to, alive = (float(members[name]) for name in ("delivered_to", "alive"))
-            if not all(0 <= one <= ID_MAX for one in (number, reached, released)):
+            counts = [int(members[name]) for name in ("number", "reached", "released")]
+            counts += [int(members.get(name, 0)) for name in ("events", "events_first")]
+            times = [float(members[name]) for name in ("delivered_to", "alive")]
+            times += [float(members.get(name, 0.0)) for name in ("steady", "events_since")]
+            if not all(0 <= one <= ID_MAX for one in counts) or not all(map(math.isfinite, times)):
                 return None
-            if not (math.isfinite(delivered_to) and math.isfinite(alive)):
-                return None
-            return cls(number, str(members["store"]), reached, released, delivered_to, alive)
+            number, reached, released, events, first = counts
+            delivered_to, alive, steady, since = times
+            store = str(members["store"])
+            return cls(number, store, reached, released, delivered_to, alive, steady, events, first, since)
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return None
+
+    def alive_at(self, wall: float) -> LifeSign:
+        """This sign with `alive` at this time."""
+        steady = self.steady
+        if self.alive and wall > self.alive + JUMP_S:
+            steady = self.alive
+        elif wall < self.alive:  # the clock was set back
+            steady = min(steady, wall)
+        return replace(self, alive=wall, steady=steady)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the file says. `sign`: the newest that is sound, `None` where there is none; `doubtful`: there may have been
+    a newer one, or any, that cannot be read."""
+
+    sign: LifeSign | None
+    doubtful: bool
 
 
 class LifeSignFile:
@@ -83,17 +118,28 @@ class LifeSignFile:
 
     def read(self) -> LifeSign | None:
         """The newest sign that is sound; `None` where there is none, or none that can be read."""
+        return self.look().sign
+
+    def look(self) -> Look:
+        """Read the file. Raises `OSError` for what says nothing about it."""
         found: list[LifeSign] = []
+        doubtful = False
         try:
             with self._disk.open_raw(self._file) as file:
                 for generation in range(GENERATIONS):
-                    sign = LifeSign.parse(file.pread(LINE_BYTES_MAX, generation * GENERATION_BYTES))
-                    found += [sign] if sign is not None else []
+                    at = generation * GENERATION_BYTES
+                    lines = [file.pread(LINE_BYTES_MAX, at + copy) for copy in COPY_AT]
+                    signs = [sign for line in lines if (sign := LifeSign.parse(line)) is not None]
+                    found += signs
+                    doubtful |= not signs and any(line.strip(b"\0") for line in lines)
         except FileNotFoundError:
             pass
         except OSError as error:
+            if error.errno in TRANSIENT:
+                raise
             LOG.warning("the sign of life cannot be read: %s", error, extra={"event": "store.sign.bad"})
-        return max(found, key=lambda sign: sign.number, default=None)
+            doubtful = True
+        return Look(max(found, key=lambda sign: sign.number, default=None), doubtful)
 
     def write(self, sign: LifeSign) -> None:
         """Make a sign durable in the place of the one before the last. Raises `OSError` when no file takes it, not even
@@ -107,13 +153,16 @@ class LifeSignFile:
             self._write(sign)
 
     def _write(self, sign: LifeSign) -> None:
+        if self._opened is not None and not self._disk.exists(self._file):
+            self.close()
         if self._opened is None:
             fresh = not self._disk.exists(self._file)
             self._opened = self._disk.open_raw(self._file, write=True, create=fresh)
             if fresh:
                 self._disk.sync_dir(self._file.parent)
         try:
-            self._opened.pwrite(sign.emit(), sign.number % GENERATIONS * GENERATION_BYTES)
+            for copy in COPY_AT:
+                self._opened.pwrite(sign.emit(), sign.number % GENERATIONS * GENERATION_BYTES + copy)
             self._opened.sync()
         except OSError:
             self.close()
@@ -132,10 +181,15 @@ class LifeSignFile:
         )
 
     def copy(self, target: Path) -> None:
-        """Keep the present sign, where there is one, in another file."""
-        sign = self.read()
-        if sign is not None:
-            self._disk.write_durable(target, sign.emit())
+        """Keep what the file says, where there is one, in another file: doubt about it as well."""
+        try:
+            with self._disk.open_raw(self._file) as file:
+                octets = file.pread(GENERATIONS * GENERATION_BYTES, 0)
+        except FileNotFoundError:
+            return
+        except OSError:
+            octets = UNREADABLE
+        self._disk.write_durable(target, octets)
 
     def close(self) -> None:
         if self._opened is not None:

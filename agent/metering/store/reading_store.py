@@ -22,6 +22,7 @@ store_file.py) are delivered first, under the identity that they have.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sqlite3
@@ -38,7 +39,7 @@ from agent.metering.store.recovery import note_loss
 from agent.metering.store.resend import ResendBatch
 from agent.metering.store.salvage import marks_of
 from agent.metering.store.sinks import SinkBatch, SinkState
-from agent.metering.store.store_file import StoreError, StoreFile
+from agent.metering.store.store_file import StoreDefectError, StoreError, StoreFile
 from agent.metering.store.store_schema import NO_MARKS
 from agent.status import QueueStatus
 from omadm.readings import (
@@ -55,7 +56,7 @@ from omadm.readings import (
     record,
 )
 
-__all__ = ["Batch", "Loss", "Progress", "Refusal", "Store", "StoreError", "StoreStats"]
+__all__ = ["Batch", "Loss", "Progress", "Refusal", "Store", "StoreDefectError", "StoreError", "StoreStats"]
 
 LOG = logging.getLogger("agent.metering.store")
 
@@ -66,6 +67,7 @@ REFUSED_MAX = 1000  # records that the head-end would not take, kept for a perso
 SINK_SHARE = 4  # this part of `records_max` is kept at most for a sink that is behind
 DROP_SHARE = 1 / 4  # so many more delivered records than are to be kept may be there: few at a time wear the flash
 REFUSED_AT = "refused_at"  # beside the fields of a record that is set aside
+REFUSED_STORE = "refused_store"  # likewise: the store whose record it is
 UNKNOWN_KIND = "unknown_kind"  # likewise: the head-end did not know this kind of record, and may one day
 
 # An update, not a row in place of another: that would change the index and free pages as well.
@@ -113,14 +115,16 @@ class Loss:
     until: float
     records: int
     reason: str
-    reach: float = 0.0
+    reach: float
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A record that the head-end will never take, and its reason. `refused_at`: seconds since the epoch by this
-    device's clock, 0 when it is not known; `record` has the fields of docs/uplink.md."""
+    """A record that the head-end will never take, and its reason. `store`: the store that it has its id in, empty where
+    that is not known; `refused_at`: seconds since the epoch by this device's clock, 0 when it is not known; `record`
+    has the fields of docs/uplink.md."""
 
+    store: str
     id: int
     refused_at: float
     reason: str
@@ -141,7 +145,7 @@ class StoreStats:
     lost: int
     refused: int
     refused_at: float
-    lost_at: float = 0.0
+    lost_at: float
 
     def on(self, status: QueueStatus) -> QueueStatus:
         """The published status, with these counts."""
@@ -193,7 +197,7 @@ class Store:
 
         def work(db: sqlite3.Connection, counters: _Counters) -> tuple[int, int]:
             if urgent:
-                self._add_events(db, counters, urgent)
+                events.append(db, counters, self._clock.wall(), urgent)
             first = counters["next"]
             if body:
                 counters["next"] += len(readings)
@@ -211,22 +215,11 @@ class Store:
             return first, counters["next"] - 1
 
         ids = self._with_room(work)
+        if urgent:
+            self._sign()
         if readings or urgent:  # the ledger's sign of life, every few minutes, is nothing to send
             self.on_append()
         return ids
-
-    def _add_events(self, db: sqlite3.Connection, counters: _Counters, reports: Sequence[EventReport]) -> None:
-        fresh = events.new_ones(db, reports)
-        if not fresh:
-            return
-        first, now = counters["next"], self._clock.wall()
-        counters["next"] += len(fresh)
-        about = (fresh[0].meter, NO_MARKS, _earliest(fresh))
-        db.execute(
-            "INSERT INTO block (first, last, made, meter, marks, since, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (first, counters["next"] - 1, now, *about, pack([report.row() for report in fresh])),
-        )
-        events.add(db, first, now, fresh)
 
     def ask(self, query: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         """Return what `query` reads from the ledger's tables."""
@@ -236,7 +229,8 @@ class Store:
         """Return the last id, and what `query` reads, while the head-end has all that is stored; else `None`."""
 
         def work(db: sqlite3.Connection, counters: _Counters) -> tuple[int, ResultT] | None:
-            if _pending(db, counters) or db.execute("SELECT 1 FROM recovered LIMIT 1").fetchone():
+            recovered = db.execute("SELECT 1 FROM recovered LIMIT 1").fetchone()
+            if self.file.recovering or recovered or _pending(db, counters):
                 return None
             return counters["next"] - 1, query(db)
 
@@ -254,7 +248,7 @@ class Store:
             newest = {(meter, task): (at, run) for meter, task, run, at in db.execute(_PROGRESS)}
             for first, text in db.execute(_MARKS):
                 for meter, task, run in marks_of(text):
-                    if newest.get((meter, task), (0, 0))[0] <= first:
+                    if (meter, task) not in newest or newest[meter, task][0] <= first:
                         newest[meter, task] = (first, run)
             return newest
 
@@ -333,38 +327,46 @@ class Store:
         """The head-end holds every record of `store` from id `first` (all, without it) to `last`. Returns how many of
         these were pending. An acknowledgement for another store, the one before this one, changes nothing."""
 
+        signs: list[int] = []
+
         def work(db: sqlite3.Connection, counters: _Counters) -> int:
             if store != self.file.uuid:
-                return _release_recovered(db, counters, store, last)
+                fresh = _release_recovered(db, store, last)
+                counters["forwarded"] += fresh
+                return fresh
             if not counters["released"] < last < counters["next"]:
                 return 0
             fresh = mark(db, counters, first, last)
-            events.delivered(db, first, last)
+            signs.append(events.delivered(db, first, last))
             counters["forwarded"] += fresh
             self._drop_kept(db, counters)
             self._loss_logged = False
             return fresh
 
-        return self._run(work)
+        released = self._run(work)
+        if any(signs):
+            self._sign()
+        return released
 
     def refuse(self, batch: Batch, why: str, *, unknown_kind: bool = False) -> None:
         """The head-end will never take this batch: set it aside, so that the others get through. `unknown_kind`: this
         head-end will not, since it is of before such records (`offer_again`)."""
-        # The time goes into the record's text and not into a column of its own: an older version of this software,
-        # started again after a rollback, would take a table of another shape for a damaged file.
-        refused_at = self._clock.wall()
-        beside = {REFUSED_AT: refused_at} | ({UNKNOWN_KIND: True} if unknown_kind else {})
-        rows = [(entry["id"], json.dumps({**entry, **beside}), why) for entry in batch.records]
+        # Time and store go into the record's text and not into columns of their own: an older version of this software,
+        # started again after a rollback, would take a table of another shape for a damaged file. The row has a number
+        # of its own: stores that followed each other have the same ids.
+        beside = {REFUSED_AT: self._clock.wall(), REFUSED_STORE: batch.store}
+        beside |= {UNKNOWN_KIND: True} if unknown_kind else {}
+        rows = [(json.dumps({**entry, **beside}), why) for entry in batch.records]
 
         def work(db: sqlite3.Connection, counters: _Counters) -> None:
             if batch.store != self.file.uuid:
-                if not _release_recovered(db, {"forwarded": 0}, batch.store, batch.last):
+                if not _release_recovered(db, batch.store, batch.last):
                     return
             elif not open_ranges(db, counters, batch.first, batch.last):
                 return
             else:
                 mark(db, counters, batch.first, batch.last)
-            db.executemany("INSERT OR REPLACE INTO refused VALUES (?, ?, ?)", rows)
+            db.executemany("INSERT INTO refused (record, why) VALUES (?, ?)", rows)
             keep = "SELECT id FROM refused ORDER BY id DESC LIMIT ?"
             db.execute(f"DELETE FROM refused WHERE id NOT IN ({keep})", (REFUSED_MAX,))  # noqa: S608 - constants only
             counters["refused"] += len(rows)
@@ -384,26 +386,30 @@ class Store:
         """The head-end knows these kinds of records by now: store anew those that were set aside for that. Returns how
         many. They get new ids, under which no head-end holds them."""
         rows = self._run(lambda db, _: db.execute("SELECT id, record FROM refused ORDER BY id").fetchall())
-        found = [(record_id, _again(text, kinds)) for record_id, text in rows]
+        found = [(number, _again(text, kinds)) for number, text in rows]
         gaps: dict[str, list[tuple[int, Reading | GapReport]]] = {}
-        for record_id, report in found:
+        for number, report in found:
             if isinstance(report, GapReport):
-                gaps.setdefault(report.meter, []).append((record_id, report))
-        events_ = [(record_id, report) for record_id, report in found if isinstance(report, EventReport)]
+                gaps.setdefault(report.meter, []).append((number, report))
+        events_ = [(number, report) for number, report in found if isinstance(report, EventReport)]
         for entries in gaps.values():
-            self.append(
-                [report for _, report in entries], also=_forget_refused([record_id for record_id, _ in entries])
-            )
+            self.append([report for _, report in entries], also=_forget_refused([number for number, _ in entries]))
         if events_:
-            ids = [record_id for record_id, _ in events_]
-            # Their keys first, or they would be taken for repetitions of themselves.
-            self._run(lambda db, _: db.executemany("DELETE FROM event WHERE id=?", [(each,) for each in ids]))
-            self.append([], urgent=[report for _, report in events_], also=_forget_refused(ids))
+            numbers = [number for number, _ in events_]
+            texts = dict(rows)
+            keys = [(_refusal(number, texts[number], "").id, report.key) for number, report in events_]
+            # Their keys first, or they would be taken for repetitions of themselves. One with another id came since.
+            self._run(lambda db, _: db.executemany("DELETE FROM event WHERE id=? AND key=?", keys))
+            self.append([], urgent=[report for _, report in events_], also=_forget_refused(numbers))
         return sum(map(len, gaps.values())) + len(events_)
 
     def order_resend(self, orders: Iterable[ResendOrder]) -> int:
         """Remember that the head-end wants these once more. Returns how many of the orders are new."""
         return self._run(lambda db, counters: resend.take(db, counters, self.file.uuid, orders))
+
+    def resends_asked(self) -> int:
+        """How many orders to send again this store has taken."""
+        return self._run(lambda db, _: resend.asked(db))
 
     def resend_batch(self, records_max: int) -> ResendBatch | None:
         """The next delivered records, at most `records_max`, that the head-end wants once more."""
@@ -446,9 +452,10 @@ class Store:
 
     # --- signs of life ---
 
-    def last_alive(self) -> float:
-        """When the ledger was in order last, also in a store before this one; seconds since the epoch, 0 for never."""
-        return self._run(lambda _db, _counters: self.file.sign.alive)
+    def last_alive(self) -> tuple[float, float]:
+        """When the ledger was in order last, also in a store before this one, seconds since the epoch, 0 for never; and
+        when it was before the clock moved on at once (`LifeSign.steady`)."""
+        return self._run(lambda _db, _counters: (self.file.sign.alive, self.file.sign.steady))
 
     def note_alive(self, wall: float) -> None:
         """The ledger is in order up to now, in this store."""
@@ -500,7 +507,7 @@ class Store:
         """Return the counts for the status."""
 
         def work(db: sqlite3.Connection, counters: _Counters) -> StoreStats:
-            above, own = delivered_above(db), _pending(db, counters)
+            own = _pending(db, counters)
             recovered, since = db.execute(
                 "SELECT COALESCE(SUM(last - first + 1), 0), MIN(made) FROM recovered"
             ).fetchone()
@@ -511,7 +518,7 @@ class Store:
             return StoreStats(
                 uuid=self.file.uuid,
                 pending=own + recovered,
-                kept=max(0, counters["released"] - _oldest(db, counters) + 1 + above),
+                kept=_size(db, counters) - own,
                 oldest=since if since is not None else oldest[0] if oldest else 0.0,
                 forwarded=counters["forwarded"],
                 lost=counters["lost"],
@@ -533,6 +540,11 @@ class Store:
             self.file.note_sign(db, counters)
         return batch
 
+    def _sign(self) -> None:
+        """Which events wait has changed, durably. Without a sign of it a damaged log could take them in silence."""
+        with contextlib.suppress(StoreError):  # the next one that succeeds says it
+            self._run(self.file.note_sign)
+
     def _run(self, work: Callable[[sqlite3.Connection, _Counters], ResultT]) -> ResultT:
         try:
             result = self.file.run(work)
@@ -548,7 +560,8 @@ class Store:
             try:
                 return self._run(work)
             except StoreError as error:
-                if not error.full or not self._run(self._shed):
+                # Not by `_run`: that something could be given up does not mean that the visit is stored.
+                if not error.full or not self.file.run(self._shed):
                     raise
         return self._run(work)
 
@@ -586,7 +599,6 @@ class Store:
         first, last, made, meter, since, marks = rows[0]
         _keep_progress(db, first, meter, marks)
         lost = mark(db, counters, first, last)  # of a damaged block none: its loss was noted when that was found
-        mark(db, counters, 0, last)
         db.execute("DELETE FROM block WHERE first=?", (first,))
         if lost:
             counters["lost"] += lost
@@ -697,7 +709,6 @@ def _keep_progress(db: sqlite3.Connection, first: int, meter: str, text: object)
     left = {mark[:2] for mark in marks}
     while left and (row := later.fetchone()) is not None:
         left -= {mark[:2] for mark in marks_of(row[0])}
-    later.close()
     _set_progress(db, [mark for mark in marks if mark[:2] in left], first)
 
 
@@ -720,7 +731,7 @@ def _forget_marks(db: sqlite3.Connection, meters: Collection[str], tasks: Collec
 
 
 def _size(db: sqlite3.Connection, counters: Mapping[str, int]) -> int:
-    """Return how many records are in the file."""
+    """Return how many records are in the file, those not counted whose bodies are gone."""
     return counters["next"] - _oldest(db, counters) - empty(db)
 
 
@@ -745,9 +756,9 @@ def _empty_delivered(db: sqlite3.Connection) -> bool:
     return False
 
 
-def _release_recovered(db: sqlite3.Connection, counters: _Counters, store: str, last: int) -> int:
+def _release_recovered(db: sqlite3.Connection, store: str, last: int) -> int:
     """The head-end holds the records of an earlier store up to `last`, those of the first blocks. A part of a block
-    that it holds goes on from there."""
+    that it holds goes on from there. Returns how many of them waited."""
     fresh = 0
     for seq, first, block_last, body in db.execute(
         "SELECT seq, first, last, body FROM recovered WHERE store=? AND first <= ? ORDER BY seq", (store, last)
@@ -758,7 +769,6 @@ def _release_recovered(db: sqlite3.Connection, counters: _Counters, store: str, 
             continue
         rest = (block_rows(first, block_last, body) or [])[last - first + 1 :]
         db.execute("UPDATE recovered SET first=?, body=? WHERE seq=?", (last + 1, pack(rest), seq))
-    counters["forwarded"] += fresh
     return fresh
 
 
@@ -778,9 +788,9 @@ def _time_of(reading: Stored) -> float:
     return reading.received if time is None else time
 
 
-def _forget_refused(ids: Sequence[int]) -> Callable[[sqlite3.Connection], None]:
+def _forget_refused(numbers: Sequence[int]) -> Callable[[sqlite3.Connection], None]:
     def forget(db: sqlite3.Connection) -> None:
-        db.executemany("DELETE FROM refused WHERE id=?", [(each,) for each in ids])
+        db.executemany("DELETE FROM refused WHERE id=?", [(each,) for each in numbers])
 
     return forget
 
@@ -798,7 +808,7 @@ def _again(text: str, kinds: Collection[str]) -> GapReport | EventReport | None:
         return None
 
 
-def _refusal(record_id: int, text: str, why: str) -> Refusal:
+def _refusal(number: int, text: str, why: str) -> Refusal:
     try:
         entry = json.loads(text)
     except (ValueError, RecursionError):
@@ -806,4 +816,6 @@ def _refusal(record_id: int, text: str, why: str) -> Refusal:
     entry = entry if isinstance(entry, dict) else {}  # a damaged one is still worth its id and its reason
     at = entry.pop(REFUSED_AT, 0.0)
     entry.pop(UNKNOWN_KIND, None)
-    return Refusal(record_id, float(at) if isinstance(at, int | float) else 0.0, why, entry)
+    store, record_id = entry.pop(REFUSED_STORE, ""), entry.get("id", number)  # before, the row's number was the id
+    refused_at = float(at) if isinstance(at, int | float) else 0.0
+    return Refusal(str(store), record_id if isinstance(record_id, int) else number, refused_at, why, entry)

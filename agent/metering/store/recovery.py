@@ -8,26 +8,32 @@ a power cut in the middle costs one step and brings nothing twice.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import sqlite3
 from dataclasses import dataclass
 from itertools import islice, takewhile
 
+from agent.metering.store import events
 from agent.metering.store.blocks import profile_reach
 from agent.metering.store.delivery import Range, count, without
 from agent.metering.store.life_sign import LifeSign
 from agent.metering.store.salvage import Block, SalvageReader, marks_of
 from agent.metering.store.store_schema import LEDGER
 
+LOG = logging.getLogger("agent.metering.store")
+
 BLOCKS_PER_STEP = 64
 LOSSES_MAX = 1000  # intervals remembered
+_NOTE_LOSS = "INSERT INTO loss (noted, meter, since, until, records, why, reach) VALUES (?, ?, ?, ?, ?, ?, ?)"
 UNSEEN_S = 86_400.0  # a profile is read at least so often: the longest period of a usual task
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedFile:
     """A file in quarantine. `reached` counts in ids of its blocks; `store` names what they are records of.
-    `uncounted`: more may be lost than `lost`, since its end could not be read."""
+    `uncounted`: more may be lost than `lost`, since its end could not be read. `at_most`: less may be, since the
+    head-end may have had some of it: how much stood where nothing can be read any more, or in a log that is gone."""
 
     name: str
     store: str
@@ -37,6 +43,7 @@ class QuarantinedFile:
     lost: int
     done: bool
     uncounted: bool = False
+    at_most: bool = False
 
 
 def recovery_state(db: sqlite3.Connection, name: str) -> QuarantinedFile | None:
@@ -64,8 +71,8 @@ def begin(
         [row for row in salvage.knowledge() if isinstance(row[0], str) and isinstance(row[1], bytes)],
     )
     db.executemany(
-        "INSERT OR IGNORE INTO refused VALUES (?, ?, ?)",
-        [row for row in salvage.refused() if isinstance(row[1], str) and isinstance(row[2], str)],
+        "INSERT INTO refused (record, why) VALUES (?, ?)",
+        [row[1:] for row in salvage.refused() if isinstance(row[1], str) and isinstance(row[2], str)],
     )
     for table, (columns, _) in LEDGER.items():
         places = ", ".join("?" * len(columns))
@@ -73,19 +80,40 @@ def begin(
     db.executemany("INSERT OR IGNORE INTO quarantined VALUES (?, ?, ?, ?, ?, ?, ?, ?)", salvage.quarantined())
     for counter in ("forwarded", "lost", "refused"):
         counters[counter] += head.counts.get(counter, 0)
+    for noted, meter, since, until, records, why, reach in salvage.losses():
+        db.execute(_NOTE_LOSS, (noted, meter, since, until, records, why, reach))  # profiles are asked again for it
+    if head.next is not None and salvage.losses_unread:  # of which profiles, and since when, nobody knows
+        note_loss(db, now, "", (now, now), 0.0, 0, "damaged")
     for _, store, block in salvage.recovered(0):
         _put(db, store, block)
+    if head.next is not None and salvage.recovered_unread:  # else all since the last delivery is lost
+        _note_lost_again(db, salvage, file.store, now)
     _save(db, file, now)
     return file
+
+
+def _note_lost_again(db: sqlite3.Connection, salvage: SalvageReader, store: str, now: float) -> None:
+    """What an earlier damage had spared, and waited for the head-end, may be lost now: nobody knows how much. It was
+    stored before the recovery of that file came to its end, and after all that the head-end has."""
+    sign = salvage.life().sign
+    since = sign.delivered_to if sign is not None and sign.store == store else 0.0
+    ended = [row[1] for row in salvage.quarantined() if row[-1] == 1 and isinstance(row[1], float)]
+    until = max(ended, default=now)
+    LOG.error(
+        "records that were recovered from an earlier file are lost, stored up to %.0f; how many is not known",
+        until,
+        extra={"event": "store.salvaged"},
+    )
+    note_loss(db, now, "", (min(since, until), until), max(0.0, since - UNSEEN_S), 0, "damaged")
 
 
 def proceed(
     db: sqlite3.Connection, counters: dict[str, int], file: QuarantinedFile, salvage: SalvageReader, now: float
 ) -> QuarantinedFile:
     """Recover some more blocks. The result is `done` when nothing is left."""
-    sign = salvage.sign()
-    if sign is None or sign.store != file.store:
-        sign = LifeSign()
+    look = salvage.life()
+    sign = look.sign if look.sign is not None and look.sign.store == file.store else LifeSign()
+    known = bool(sign.store) and not look.doubtful
     head, losses = salvage.head(), _Losses(db, salvage, now, sign.delivered_to)
     blocks = list(islice(salvage.blocks(file.reached), BLOCKS_PER_STEP))
     reached, stored_at, salvaged = file.reached, file.stored_at, 0
@@ -109,8 +137,13 @@ def proceed(
     if done and head.next is not None and head.next > reached + 1:
         losses.note_hole((reached + 1, head.next - 1), (stored_at, now))
     newest = max(reached, (head.next or 1) - 1)
+    if done and sign.reached > max(newest, sign.released):  # its log was cut short, or nothing is left at all
+        losses.note_hole((max(newest, sign.released) + 1, sign.reached), (stored_at, max(now, sign.alive)))
     # What was in it and is not any more may have been delivered: only up to `released` that is certain.
-    uncounted = done and (not salvage.end_found or sign.reached > max(newest, sign.released))
+    rolled_back = sign.reached > max(newest, sign.released)
+    uncounted = done and (not salvage.end_found or rolled_back or (head.signed and not known))
+    if done and sign.reached > newest and (gone := sign.events - salvage.events_waiting(sign.events_first)) > 0:
+        events.say_lost(db, counters, now, sign, gone, max(sign.events_since, stored_at))
     if uncounted:
         losses.note_uncounted(newest, stored_at)
     counters["lost"] += losses.records
@@ -123,9 +156,22 @@ def proceed(
         file.lost + losses.records,
         done=done,
         uncounted=uncounted,
+        at_most=file.lost + losses.records > 0 and (rolled_back or not salvage.delivery_known),
     )
     _save(db, after, now)
     return after
+
+
+def note_store_lost(db: sqlite3.Connection, counters: dict[str, int], sign: LifeSign, now: float) -> None:
+    """Nothing is left of a store but its sign of life: note what the head-end did not have of it, at most, and tell it
+    of the events. What was stored after the sign is owed, since accounts went with the store."""
+    if sign.events:
+        events.say_lost(db, counters, now, sign, sign.events, sign.events_since)
+    lost = sign.reached - sign.released
+    if lost > 0:
+        until = max(now, sign.alive, sign.delivered_to)  # the clock may have lost its time
+        note_loss(db, now, "", (sign.delivered_to, until), max(0.0, sign.delivered_to - UNSEEN_S), lost, "damaged")
+        counters["lost"] += lost
 
 
 class _Losses:
@@ -183,8 +229,7 @@ def note_loss(
     db: sqlite3.Connection, now: float, meter: str, span: tuple[float, float], reach: float, records: int, why: str
 ) -> None:
     """Remember that records are gone for good; the fields are those of `Loss`, `span` is its `since` and `until`."""
-    row = (now, meter, *span, records, why, reach)
-    db.execute("INSERT INTO loss (noted, meter, since, until, records, why, reach) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    db.execute(_NOTE_LOSS, (now, meter, *span, records, why, reach))
     db.execute("DELETE FROM loss WHERE seq <= (SELECT MAX(seq) FROM loss) - ?", (LOSSES_MAX,))
 
 

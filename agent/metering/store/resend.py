@@ -15,6 +15,8 @@ from agent.metering.store.blocks import BLOCKS_PER_BATCH_MAX, block_rows, blocks
 from agent.metering.store.delivery import Range, open_ranges, without
 from omadm.readings import RANGES_MAX, RESENDS_MAX, ResendOrder, ResendReport, record
 
+ASKED = "asked"  # in `meta`: how many orders were taken
+
 
 @dataclass(frozen=True, slots=True)
 class ResendBatch:
@@ -38,7 +40,15 @@ def take(db: sqlite3.Connection, counters: dict[str, int], uuid: str, orders: It
             "INSERT INTO resend (request, store, reached, last, since, until) VALUES (?, ?, ?, ?, ?, ?)",
             (order.request, order.store or uuid, ids[0] - 1, ids[1], order.since, order.until),
         )
+    if fresh:
+        db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (ASKED, asked(db) + len(fresh)))
     return len(fresh)
+
+
+def asked(db: sqlite3.Connection) -> int:
+    """Return how many orders this store has taken."""
+    row = db.execute("SELECT value FROM meta WHERE key=?", (ASKED,)).fetchone()
+    return row[0] if row is not None and isinstance(row[0], int) else 0
 
 
 def next_records(db: sqlite3.Connection, counters: dict[str, int], uuid: str, records_max: int) -> ResendBatch | None:

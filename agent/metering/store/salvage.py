@@ -13,14 +13,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from agent.metering.store import life_sign
 from agent.metering.store.carving import FILE_HEADER_BYTES, Carver, Field, page_bytes_of
-from agent.metering.store.life_sign import LifeSign, LifeSignFile
-from agent.metering.store.store_schema import COUNTERS, LEDGER, NO_MARKS
+from agent.metering.store.life_sign import LifeSignFile, Look
+from agent.metering.store.store_schema import COUNTERS, LEDGER, NO_MARKS, SIGNED
 
 ROWS_AT_ONCE = 64
 QUERIES_MAX = 200_000  # some seconds; a file that needs more has lost its inner pages
@@ -30,6 +31,7 @@ SQL_ID_MAX = 2**63 - 1
 Row = tuple[object, ...]
 _TROUBLE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN)
 
+_LOSS_KINDS = (int, float, str, float, float, int, str, float)
 _BLOCK = ("first", "last", "made", "meter", "marks", "since", "body")
 
 
@@ -52,11 +54,12 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class StoreHeader:
-    """What a store's file says of itself: its uuid (empty where that cannot be read) and its counters, those that can
-    be read."""
+    """What a store's file says of itself: its uuid (empty where that cannot be read), its counters, those that can be
+    read, and whether it has had a sign of life."""
 
     store: str
     counts: Mapping[str, int]
+    signed: bool = False
 
     @property
     def released(self) -> int | None:
@@ -84,14 +87,25 @@ class SalvageReader:
 
     def head(self) -> StoreHeader:
         """What the file says of itself, and its sign of life where that knows better."""
-        head, sign = self._head(), self.sign()
+        head, sign = self._head(), self.life().sign
         if sign is None or head.store not in ("", sign.store):
             return head
-        return StoreHeader(sign.store, {**head.counts, "released": max(head.released or 0, sign.released)})
+        counts = {**head.counts, "released": max(head.released or 0, sign.released)}
+        return StoreHeader(sign.store, counts, head.signed)
 
-    def sign(self) -> LifeSign | None:
+    def life(self) -> Look:
         """The last sign of life of the store in this file."""
-        return LifeSignFile(self._file.with_name(self._file.name + life_sign.SUFFIX)).read()
+        return LifeSignFile(self._file.with_name(self._file.name + life_sign.SUFFIX)).look()
+
+    @property
+    def delivery_known(self) -> bool:
+        """Whether the file itself says what was delivered, and no sign of life knows more: the newest sign may be five
+        minutes old, and a page that was found in the file still older."""
+        said, sign = self._queries.both_ends("meta", ("key", "value"), ("key",)), self.life().sign
+        released = next((row[1] for row in said if row[0] == "released"), None)
+        if not isinstance(released, int) or (sign is not None and sign.released > released):
+            return False
+        return self._queries.whole("delivered", "last")
 
     def _head(self) -> StoreHeader:
         meta = {row[0]: row[1] for row in self._queries.both_ends("meta", ("key", "value"), ("key",))}
@@ -101,7 +115,7 @@ class SalvageReader:
             meta = {**self._carved_meta, **named, **meta}
         uuid = meta.get("uuid")
         counts = {name: value for name in COUNTERS if (value := _count(meta.get(name))) is not None}
-        return StoreHeader(uuid if isinstance(uuid, str) else "", counts)
+        return StoreHeader(uuid if isinstance(uuid, str) else "", counts, SIGNED in named)
 
     @property
     def end_found(self) -> bool:
@@ -124,6 +138,27 @@ class SalvageReader:
         """(number, store, block) of what it had from a store before it, from numbers above `after`."""
         return self._queries.recovered(after)
 
+    @property
+    def recovered_unread(self) -> bool:
+        """Whether some of what it had from a store before it may be there and cannot be read; known when `recovered`
+        has come to its end. One that never recovered a file had nothing."""
+        return bool(self._queries.unread & {"recovered", "adopted"}) and self._was_damaged()
+
+    @property
+    def losses_unread(self) -> bool:
+        """Whether it knew of losses that cannot be read; known after `losses`."""
+        return "loss" in self._queries.unread and (self._was_damaged() or self._head().counts.get("lost", 1) > 0)
+
+    def _was_damaged(self) -> bool:
+        """Whether it took the place of another file, or that cannot be read."""
+        return bool(self.quarantined()) or bool(self._queries.unread & {"quarantined", "aside"})
+
+    def losses(self) -> list[Row]:
+        """(noted, meter, since, until, records, why, reach) of what it knew to be lost, in the order of that."""
+        names = ("seq", "noted", "meter", "since", "until", "records", "why", "reach")
+        rows = self._queries.both_ends("loss", names, ("seq",))
+        return [row[1:] for row in sorted(row for row in rows if all(map(isinstance, row, _LOSS_KINDS)))]
+
     def progress(self) -> list[Row]:
         """(meter, task, run)"""
         return self._queries.both_ends("progress", ("meter", "task", "run"), ("meter", "task"))
@@ -136,6 +171,11 @@ class SalvageReader:
         """(first, last) of what the head-end held above the watermark, ascending."""
         rows = self._queries.both_ends("delivered", ("first", "last"), ("first",))
         return sorted((row[0], row[1]) for row in rows if isinstance(row[0], int) and isinstance(row[1], int))
+
+    def events_waiting(self, first: int) -> int:
+        """How many events it had, from the id `first` on, that the head-end did not have."""
+        rows = self._queries.both_ends("event", ("id", "urgent"), ("id",))
+        return sum(1 for number, urgent in rows if urgent == 1 and isinstance(number, int) and number >= first)
 
     def quarantined(self) -> list[Row]:
         """The files that it had recovered itself."""
@@ -206,6 +246,7 @@ class _Queries:
         self._db = db
         self._queries = 0
         self.damaged = False
+        self.unread: set[str] = set()  # the tables of which not everything could be read
 
     @property
     def end_found(self) -> bool:
@@ -225,23 +266,44 @@ class _Queries:
 
     def recovered(self, after: int) -> Iterator[tuple[int, str, Block]]:
         for table in ("recovered", "adopted"):  # the second up to format 3
-            if not {"seq", "store", *_BLOCK} <= self._columns(table):
-                continue
-            columns = ", ".join(_BLOCK[:-1])
-            query = f"SELECT seq, store, {columns}, {{}} FROM {table} WHERE seq BETWEEN ? AND ?"  # noqa: S608
-            for row in self._between(query + " ORDER BY seq LIMIT ?", after + 1, self._highest("seq", table)):
-                block = _block(row[2:])
-                if block is not None and isinstance(row[1], str):
-                    yield _number(row), row[1], block
+            with self._about(table):
+                if not {"seq", "store", *_BLOCK} <= self._columns(table):
+                    continue
+                columns = ", ".join(_BLOCK[:-1])
+                query = f"SELECT seq, store, {columns}, {{}} FROM {table} WHERE seq BETWEEN ? AND ?"  # noqa: S608
+                for row in self._between(query + " ORDER BY seq LIMIT ?", after + 1, self._highest("seq", table)):
+                    block = _block(row[2:])
+                    if block is not None and isinstance(row[1], str):
+                        yield _number(row), row[1], block
+
+    @contextmanager
+    def _about(self, table: str) -> Iterator[None]:
+        """What is asked in it is about this table."""
+        before, self.damaged = self.damaged, False
+        try:
+            yield
+        finally:
+            if self.damaged:
+                self.unread.add(table)
+            self.damaged |= before
 
     def both_ends(self, table: str, names: tuple[str, ...], keys: tuple[str, ...]) -> list[Row]:
         """The rows of a small table from its beginning to the damage, and from its end back to it."""
-        if not set(names) <= self._columns(table):
-            return []
-        select = f"SELECT {', '.join(names)} FROM {table} ORDER BY "  # noqa: S608 - constants only
-        found = dict.fromkeys(self._rows(select + ", ".join(keys)))
-        found |= dict.fromkeys(self._rows(select + ", ".join(f"{key} DESC" for key in keys)))
-        return list(found)
+        with self._about(table):
+            if not set(names) <= self._columns(table):
+                return []
+            select = f"SELECT {', '.join(names)} FROM {table} ORDER BY "  # noqa: S608 - constants only
+            found = dict.fromkeys(self._rows(select + ", ".join(keys)))
+            found |= dict.fromkeys(self._rows(select + ", ".join(f"{key} DESC" for key in keys)))
+            return list(found)
+
+    def whole(self, table: str, column: str) -> bool:
+        """Whether every row of a small table can be read; true where there is no such table."""
+        before, self.damaged = self.damaged, False
+        if column in self._columns(table):
+            list(self._rows(f"SELECT {column} FROM {table}"))  # noqa: S608 - constants only
+        whole, self.damaged = not self.damaged, before or self.damaged
+        return whole
 
     # --- inside ---
 

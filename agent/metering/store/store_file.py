@@ -10,7 +10,8 @@ a new store begins. What is left in quarantined files is recovered step by step,
 
 Damage to SQLite's log alone would go unnoticed: what lies behind it is ignored, and the store is as it was some time
 ago. Ids would then be used for the second time, and a head-end that knows them would drop new readings. So a sign of
-life lies beside the file (life_sign.py); a store that holds less than its sign says is damaged.
+life lies beside the file (life_sign.py); a store that holds less than its sign says is damaged, and so is one whose
+sign cannot be read. Where there is no store at all beside a sign, that one is lost as a whole.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from agent.clock import Clock
-from agent.metering.store import life_sign, recovery
+from agent.metering.store import events, life_sign, recovery
 from agent.metering.store.life_sign import LifeSign, LifeSignFile
 from agent.metering.store.recovery import QuarantinedFile
 from agent.metering.store.salvage import SalvageReader
 from agent.metering.store.store_schema import (
     FORMAT,
+    SIGNED,
     StoreCorruptError,
     check,
     create,
@@ -46,6 +49,7 @@ PAGE_BYTES = 512  # a commit writes whole pages, first to the log and then to th
 WAL_BYTES_MAX = 4 << 20  # a page that changes often goes to its place once per so much of the log
 BUSY_TIMEOUT_S = 5.0  # another process (an agent that is just ending) may hold the file
 CACHE_KIB = 256  # a batch and a visit touch fewer pages; with 1 MiB the daemon is 0.8 MB larger and no faster
+DEFECTS_MAX = 64  # texts of errors that are logged once each
 QUARANTINED_KEPT_MAX = 3  # of the files that were recovered, for whoever looks into what happened
 
 # Primary result codes that speak of the file system or of another process, not of the file's content.
@@ -79,6 +83,11 @@ class StoreError(Exception):
         self.full = full
 
 
+class StoreDefectError(StoreError):
+    """This software's own fault: a piece of work that the tables do not take, on a file that is sound. Nothing of it
+    was stored, and all that is in the file stays."""
+
+
 class StoreFile:
     """One file, one connection, used by many threads one at a time. Opened when first needed, and again after trouble:
     a file system that fails for a while must not end the process."""
@@ -89,6 +98,8 @@ class StoreFile:
         self._clock = clock
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
+        self._found_sound = False  # all of it was read since it was opened
+        self._defects: set[str] = set()  # that were said
         self._counters: dict[str, int] = {}
         self._signs = LifeSignFile(file.with_name(file.name + life_sign.SUFFIX))
         self._quarantine = Quarantine(file, self._signs)
@@ -99,8 +110,8 @@ class StoreFile:
     def run(self, work: Callable[[sqlite3.Connection, dict[str, int]], ResultT]) -> ResultT:
         """Run `work(db, counters)` as one transaction and return its result. `work` may change the counters.
 
-        A file that cannot be used is quarantined, and the work is done on a new store. Raises `StoreError`; nothing was
-        changed then.
+        A file that cannot be used is quarantined, and the work is done on a new store. Raises `StoreError`, and
+        `StoreDefectError` for work that breaks the rules of a sound file; nothing was changed then.
         """
         with self._lock:
             for _ in range(2):
@@ -110,6 +121,13 @@ class StoreFile:
                 except (sqlite3.ProgrammingError, sqlite3.NotSupportedError):
                     self._roll_back()  # our own defect, which says nothing about the file
                     raise
+                except (sqlite3.IntegrityError, sqlite3.DataError) as error:
+                    self._roll_back()
+                    if self._is_sound():
+                        self._say_defect(error)
+                        raise StoreDefectError(f"{self._file}: {error}") from error
+                    LOG.critical("the store %s is damaged: %s", self._file, error, extra={"event": "store.corrupt"})
+                    self._quarantine_file()
                 except NewerFormatError as error:
                     LOG.warning(
                         "the store %s was made by a later version of this software (%s): a new one begins, and that "
@@ -140,13 +158,18 @@ class StoreFile:
     def note_sign(self, db: sqlite3.Connection, counters: dict[str, int], alive: float | None = None) -> None:
         """Within a piece of work: make durable how far the store has come, and with `alive` that the ledger was in
         order then. What is written must have been committed before. Raises `OSError`."""
-        sign = LifeSign(
-            self.sign.number + 1,
-            self.uuid,
-            self._counters["next"] - 1,
-            counters["released"],
-            _delivered_to(db, counters, self._clock.wall()),
-            self.sign.alive if alive is None else alive,
+        count, first, since = events.waiting(db)
+        before = self.sign if alive is None else self.sign.alive_at(alive)
+        sign = replace(
+            before,
+            number=self.sign.number + 1,
+            store=self.uuid,
+            reached=self._counters["next"] - 1,
+            released=counters["released"],
+            delivered_to=_delivered_to(db, counters, self._clock.wall()),
+            events=count,
+            events_first=first,
+            events_since=since,
         )
         self._signs.write(sign)
         self.sign = sign
@@ -204,8 +227,11 @@ class StoreFile:
             db.execute(f"PRAGMA journal_size_limit={WAL_BYTES_MAX}")
             db.execute(f"PRAGMA wal_autocheckpoint={WAL_BYTES_MAX // PAGE_BYTES}")
             db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
-            if db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0:
+            made = db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
+            if made:
                 create(db)
+                self._say_lost(db)  # committed with the store: the sign, which tells of it, is overwritten afterwards
+                db.commit()
                 if fresh:
                     _sync_folder(self._file.parent)
             page_bytes = db.execute("PRAGMA page_size").fetchone()[0]  # of an older file: as it was made
@@ -220,17 +246,52 @@ class StoreFile:
             raise
         if had != FORMAT:
             LOG.info("the store was of format %d, it is %d now", had, FORMAT, extra={"event": "store.migrated"})
-        self._db = db
+        self._db, self._found_sound = db, False
         return db
 
     def _look_at_sign(self, db: sqlite3.Connection) -> None:
-        """Hold the store to what its last sign says. Raises `StoreCorruptError`, `OSError`."""
-        self.sign = self._signs.read() or LifeSign()
+        """Hold the store to what its last sign says, or give a new one its first. Raises `StoreCorruptError`,
+        `OSError`.
+
+        Without the sign of a store that has one nobody knows whether the newest part of its log is there, and which ids
+        were used: it goes into quarantine like a damaged one, so that no id is used twice, and all that is in it is
+        recovered.
+        """
+        look = self._signs.look()
+        self.sign = look.sign or LifeSign()
         newest = self._counters["next"] - 1
-        if self.sign.store != self.uuid:  # a new one, or one from before there were signs
-            self.note_sign(db, self._counters)
-        elif newest < self.sign.reached:
+        signed = db.execute("SELECT 1 FROM identity WHERE key=?", (SIGNED,)).fetchone() is not None
+        if signed:
+            if look.doubtful or look.sign is None:
+                raise StoreCorruptError("its sign of life cannot be read: its newest part may be missing")
+            if self.sign.store != self.uuid:
+                raise StoreCorruptError(f"its sign of life is of the store {self.sign.store}: it is not the newest one")
+        if self.sign.store == self.uuid and newest < self.sign.reached:
             raise StoreCorruptError(f"it ends with record {newest}, and record {self.sign.reached} was in it")
+        if self.sign.store != self.uuid or look.doubtful or not signed:
+            for _ in range(life_sign.GENERATIONS):  # nothing of before is left in the file
+                self.note_sign(db, self._counters)
+        if not signed:  # it is new, or of before there were signs
+            db.execute("INSERT INTO identity VALUES (?, 1)", (SIGNED,))
+            db.commit()
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # where damage to the log does not take it back
+
+    def _say_lost(self, db: sqlite3.Connection) -> None:
+        """In a new store, within the transaction that makes it: a sign of life without its store, which is not in
+        quarantine either, is all that is left of that one. Raises `OSError`."""
+        sign = self._signs.look().sign
+        if sign is None or self._quarantine.of_store(sign):
+            return
+        _, counters = identity(db)
+        recovery.note_store_lost(db, counters, sign, self._clock.wall())
+        db.executemany("UPDATE meta SET value=? WHERE key=?", [(value, key) for key, value in counters.items()])
+        LOG.critical(
+            "the store %s is gone, or empty, with all that it held: by its sign of life at most %d records of it were"
+            " still to be delivered, and what was stored after that",
+            self._file,
+            sign.reached - sign.released,
+            extra={"event": "store.corrupt"},
+        )
 
     def _recover(self) -> None:
         """Take one step in recovering a quarantined file, where there is one.
@@ -267,6 +328,34 @@ class StoreFile:
                 self._quarantine.finish(name, db)
                 _log_recovered(after)
             return
+
+    def _is_sound(self) -> bool:
+        """Whether the rules of the tables hold in the file, so that work which breaks them is what is wrong. All of it
+        is read, once while it is open. Raises `StoreError`."""
+        if self._db is None:
+            return False  # not even opened
+        try:
+            self._found_sound = self._found_sound or (
+                self._db.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok"
+            )
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if is_environment(error):
+                self._drop_connection()
+                raise StoreError(f"{self._file}: {error}") from error
+            return False
+        return self._found_sound
+
+    def _say_defect(self, error: sqlite3.Error) -> None:
+        first = str(error) not in self._defects
+        if len(self._defects) < DEFECTS_MAX:
+            self._defects.add(str(error))
+        LOG.log(
+            logging.ERROR if first else logging.DEBUG,
+            "what the store does not take is not stored, by a defect of this software: %s",
+            error,
+            exc_info=first,
+            extra={"event": "store.defect"},
+        )
 
     def _roll_back(self) -> None:
         if self._db is not None:
@@ -330,6 +419,11 @@ class Quarantine:
         for name in [name for name in there if name in done][QUARANTINED_KEPT_MAX:]:
             for suffix in ("", *_BESIDE, life_sign.SUFFIX):
                 self._file.with_name(name + suffix).unlink(missing_ok=True)
+
+    def of_store(self, sign: LifeSign) -> bool:
+        """Whether the store of this sign lies in one of the files."""
+        signs = (LifeSignFile(path.with_name(path.name + life_sign.SUFFIX)).read() for path in self._files())
+        return any(found is not None and found.store == sign.store for found in signs)
 
     def next(self) -> str | None:
         return self.waiting[0] if self.waiting else None
@@ -413,10 +507,10 @@ def _log_recovered(file: QuarantinedFile) -> None:
     level = logging.ERROR if file.lost or file.uncounted else logging.WARNING
     LOG.log(
         level,
-        "%s: %d readings were recovered and wait for the head-end, %d are known to be lost%s",
+        "%s: %d readings were recovered and wait for the head-end, %s are lost%s",
         file.name,
         file.salvaged,
-        file.lost,
+        f"at most {file.lost}" if file.at_most else file.lost,
         ", and how many of the newest is not known" if file.uncounted else "",
         extra={"event": "store.salvaged"},
     )

@@ -13,6 +13,7 @@ Formats so far. A file is brought forward when it is opened, in one transaction;
 5. `event` has the newest events of meters, by the id of their record: their keys, so that one that a meter repeats is
    known after a restart as well, and `urgent` while they go ahead of readings.
 6. `calendar`, where run times are no period: its `id` is less than 0 and stands for `every` in `gap` and `account`.
+7. `era` is gone: nobody wrote it.
 
 `block.marks` is the progress of the visit, JSON [[meter, task, run], …]. It moves to the table `progress` when the
 block goes: a page less to write per visit, which on flash is a good part of the wear.
@@ -25,7 +26,7 @@ import sqlite3
 
 from agent.tree.newer import NewerFormatError
 
-FORMAT = 6
+FORMAT = 7
 COUNTERS = ("next", "released", "forwarded", "lost", "refused", "holes")
 NO_MARKS = "[]"
 
@@ -93,10 +94,10 @@ _SINCE_5 = (
     "CREATE TABLE event (id INTEGER PRIMARY KEY, at REAL NOT NULL, key TEXT NOT NULL, urgent INTEGER NOT NULL)",
 )
 _SINCE_6 = ("CREATE TABLE calendar (id INTEGER PRIMARY KEY, times TEXT NOT NULL)",)
+_SINCE_7 = ("DROP TABLE IF EXISTS era",)
 LEDGER = {
     "gap": (("meter", "task", "profile", "first", "last", "every", "reason"), (str, str, str, int, int, int, str)),
     "account": (("meter", "task", "every", "phase", "settled"), (str, str, int, int, int)),
-    "era": (("meter", "task", "before"), (str, str, int)),
     "calendar": (("id", "times"), (int, str)),
 }  # table → its columns and their types, for whoever salvages them
 _TO_2 = (
@@ -108,7 +109,16 @@ _TO_2 = (
     "INSERT INTO identity SELECT key, value FROM meta WHERE key = 'uuid'",
     "INSERT INTO meta VALUES ('holes', 0)",
 )
-_MIGRATIONS = {1: _TO_2, 2: _SINCE_3, 3: _SINCE_4, 4: _SINCE_5, 5: _SINCE_6}  # from this format to the next
+_MIGRATIONS = {
+    1: _TO_2,
+    2: _SINCE_3,
+    3: _SINCE_4,
+    4: _SINCE_5,
+    5: _SINCE_6,
+    6: _SINCE_7,
+}  # from this format to the next
+SIGNED = "signed"
+"""In `identity`: this store has got its first sign of life (life_sign.py)."""
 _TABLES = {
     "meta",
     "block",
@@ -133,14 +143,14 @@ class StoreCorruptError(Exception):
 
 
 def create(db: sqlite3.Connection) -> None:
-    """Make an empty store in one transaction: there is no moment at which half of one exists."""
+    """Make an empty store in a transaction that the caller commits, with whatever a store has to know from its first
+    moment on: there is none at which half of one exists."""
     db.execute("BEGIN")
-    for statement in (*_SCHEMA, *_SINCE_2, *_SINCE_3, *_SINCE_4, *_SINCE_5, *_SINCE_6):
+    for statement in (*_SCHEMA, *_SINCE_2, *_SINCE_3, *_SINCE_4, *_SINCE_5, *_SINCE_6, *_SINCE_7):
         db.execute(statement)
     meta: dict[str, object] = {"format": FORMAT, "uuid": secrets.token_hex(16), **dict.fromkeys(COUNTERS, 0), "next": 1}
     db.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
     db.execute("INSERT INTO identity VALUES ('uuid', ?)", (meta["uuid"],))
-    db.commit()
 
 
 def migrate(db: sqlite3.Connection) -> int:

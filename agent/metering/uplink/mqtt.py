@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from agent.metering.uplink.sink import SinkError
+from agent.metering.uplink.worker import ENCODER_ERRORS
 from agent.settings.mqtt import MqttConfig
 from agent.tls import TlsError
 
@@ -29,6 +30,8 @@ ACKNOWLEDGED_S = 60.0  # for all messages of a batch
 LOOP_S = 0.2
 UNKNOWN = "unknown"  # in place of a meter: an event whose sender nobody knows
 RECORDS_PER_MESSAGE_MAX = 100  # some 25 kB; brokers and listeners have bounds
+PACKET_OCTETS = 64  # of a packet beside topic and payload: header, message id, properties
+PACKET_OCTETS_MAX = 0xFFF_FFFF  # MQTT 5, 2.1.4
 REFUSED_FROM = 0x80  # reason codes of MQTT 5 (2.4) from here on are errors
 NEVER_TAKEN = {0x90, 0x95, 0x99}  # topic name invalid, packet too large, payload format invalid
 
@@ -57,6 +60,7 @@ class MqttSink:
         self._connected = False
         self._ended = ""
         self._results: dict[int, int] = {}  # reason codes by message
+        self._packet_max = PACKET_OCTETS_MAX  # as the broker says when it lets us in
 
     # --- the sink ---
 
@@ -65,21 +69,30 @@ class MqttSink:
         how many records it will never take. Raises `SinkError`."""
         client = self._open()
         waiting: dict[int, int] = {}  # number of records by message
-        too_large = 0
+        untaken = 0
         self._results.clear()
-        for topic, some in self._messages(records):
-            payload = json.dumps({"store": store, "records": some}, separators=(",", ":"), allow_nan=False)
+        messages = self._messages(records)
+        while messages:
+            topic, some = messages.pop(0)
             try:
-                message = client.publish(topic, payload.encode(), qos=1, properties=_json_properties())
-            except ValueError:  # the topic or the message is larger than MQTT can carry
-                too_large += len(some)
+                payload = _payload(store, some)
+                if len(payload) + len(topic.encode()) + PACKET_OCTETS > self._packet_max:
+                    raise ValueError(f"the broker takes packets of at most {self._packet_max} octets")
+                message = client.publish(topic, payload, qos=1, properties=_json_properties())
+            except ENCODER_ERRORS as error:  # no JSON, or more than MQTT or the broker carries: that costs one record
+                if len(some) > 1:
+                    middle = len(some) // 2
+                    messages[:0] = [(topic, some[:middle]), (topic, some[middle:])]
+                    continue
+                untaken += 1
+                LOG.debug("record %s: %s", some[0].get("id"), error)
                 continue
             waiting[message.mid] = len(some)
         self._until(lambda: waiting.keys() <= self._results.keys(), ACKNOWLEDGED_S, "the broker acknowledged nothing")
         refused = {mid: code for mid in waiting if (code := self._results[mid]) >= REFUSED_FROM}
         if temporary := sorted(set(refused.values()) - NEVER_TAKEN):
             raise self._broken(f"the broker refuses a message (reason code {temporary[0]:#04x})")
-        return too_large + sum(waiting[mid] for mid in refused)
+        return untaken + sum(waiting[mid] for mid in refused)
 
     def tend(self) -> None:
         client = self._open()
@@ -168,8 +181,9 @@ class MqttSink:
             client.disconnect(_with_will())
         self._connected, self._ended = False, ""
 
-    def _on_connect(self, _client: Any, _data: object, _flags: object, code: Any, _properties: object) -> None:
+    def _on_connect(self, _client: Any, _data: object, _flags: object, code: Any, properties: Any) -> None:
         self._connected = not code.is_failure
+        self._packet_max = getattr(properties, "MaximumPacketSize", PACKET_OCTETS_MAX)
         self._ended = f"the broker refuses the connection: {code}" if code.is_failure else ""
 
     def _on_disconnect(self, _client: Any, _data: object, _flags: object, code: Any, _properties: object) -> None:
@@ -181,7 +195,12 @@ class MqttSink:
 
 def topic_level(text: str) -> str:
     """Return text as one level of a topic: what a level cannot hold (/ + # and others) as %XX."""
-    return quote(text, safe=":._-~ ")
+    return quote(text, safe=":._-~ ", errors="replace")
+
+
+def _payload(store: str, records: Sequence[Mapping[str, object]]) -> bytes:
+    """Return a message of records of one store. Raises one of `ENCODER_ERRORS` for what is no JSON."""
+    return json.dumps({"store": store, "records": records}, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _status(*, online: bool) -> bytes:

@@ -50,7 +50,7 @@ class Sink(Protocol):
 class SinkWorker:
     """A worker. `notify` says that there is something to send."""
 
-    budget_s = 180.0  # a sink may wait for a connection, and then for its answers
+    budget_s = 300.0  # a sink may wait for a connection, for its TLS, and then for its answers: 20 s, 120 s, 20 s, 60 s
 
     def __init__(self, store: Store, sink: Sink, clock: Clock, *, backoff: Backoff, rng: random.Random) -> None:
         self.name = f"sink-{sink.name}"

@@ -33,6 +33,7 @@ from agent.clock import Clock
 from agent.https import HttpsError, Response
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Batch, Store, StoreError
+from agent.metering.store.resend import ResendBatch
 from agent.metering.uplink.gap_lists import GapLists
 from agent.metering.uplink.poison import PoisonSearch
 from agent.metering.uplink.replay import FRESH_S, Freshness, Pace, ReplayLimits, Throughput, TrafficClass
@@ -68,7 +69,7 @@ class Uplink:
     """A worker. `configure` takes new settings at any time; `notify` says that there is something to send."""
 
     name = "uplink"
-    budget_s = 120.0  # one request takes at most some five times the timeout of the HTTPS client
+    budget_s = 180.0  # a request that finds its connection gone (40 s), and once more: 60 s, 20 s for the last octet
 
     def __init__(
         self,
@@ -102,6 +103,7 @@ class Uplink:
         self._pace = Pace(replay, rng.random)
         self._pace.restart(clock.monotonic())  # a whole town may have got its power back
         self._search = PoisonSearch()
+        self._again_max = readings.RECORDS_MAX  # records that go once more at a time
         self._lists = GapLists(store, clock.monotonic())
         self._throughput = Throughput()
         self._accepts: frozenset[str] | None = None  # kinds of records, as the head-end said last
@@ -282,10 +284,19 @@ class Uplink:
         body = readings.emit(self._device_id, self._store.file.uuid, (), listed=listed)
         response = self._post(TrafficClass.FRESH, body, settings)
         if isinstance(response, float):
+            self._lists.failed(self._clock.monotonic())
             return response
-        if response.status != 200:  # none that knows lists, or one that is busy: the next one comes in its time
+        if response.status == 400 and _is_verdict(response):  # one of before lists, or a defect: no sooner than usual
+            LOG.warning(
+                "the head-end refuses the list of what is missing: %s",
+                _said(response),
+                extra={"event": "uplink.list.refused"},
+            )
             self._lists.answered(None, now)
-            return 0.0 if _is_verdict(response) else self._turned_away(response, TrafficClass.FRESH)
+            return 0.0
+        if response.status != 200:
+            self._lists.failed(self._clock.monotonic())
+            return 0.0 if response.status == 413 else self._turned_away(response, TrafficClass.FRESH)
         self._lists.answered(_document(response).get("listed"), now)
         self._worked(response)
         return 0.0
@@ -294,7 +305,7 @@ class Uplink:
         """Nothing waits: send what the head-end wants once more, then how that ended."""
         if now < self._pace.ready_at:
             return self._pace.ready_at - now
-        again = self._store.resend_batch(self._limit)
+        again = self._store.resend_batch(min(self._limit, self._again_max))
         if again is not None and not again.records:
             self._store.resend_sent(again)
             return 0.0
@@ -302,9 +313,13 @@ class Uplink:
         if again is None and not reports:
             return LOOK_EVERY_S
         records = again.records if again else ()
-        response = self._post(
-            TrafficClass.RESEND, readings.emit(self._device_id, self._store.file.uuid, records, reports), settings
-        )
+        try:
+            body = readings.emit(self._device_id, self._store.file.uuid, records, reports)
+        except ENCODER_ERRORS as error:
+            return self._not_sent_again(again, f"it cannot be encoded: {type(error).__name__}: {error}")
+        if len(body) > readings.PLAIN_BYTES_MAX:
+            return self._not_sent_again(again, "a single record is too large")
+        response = self._post(TrafficClass.RESEND, body, settings)
         if isinstance(response, float):
             return response
         alone = len(records) <= 1
@@ -313,17 +328,27 @@ class Uplink:
                 if again is not None:
                     self._store.resend_sent(again)
                     self._pace.sent(len(records), now)
+                    self._again_max = min(self._again_max * LIMIT_GROWS, readings.RECORDS_MAX)
                 self._store.close_resends(report.request for report in reports)
                 self._worked(response)
                 return 0.0
             case 400 | 413 if again is not None and _is_verdict(response) and (response.status == 400 or alone):
-                self._store.resend_sent(again, refused=True)
-                return self._failed(f"the head-end refused what it wants again: {_said(response)}")
+                return self._not_sent_again(again, f"the head-end refused what it wants again: {_said(response)}")
             case 413 if not alone:
                 self._limit = len(records) // 2
                 return 0.0
             case _:
                 return self._turned_away(response, TrafficClass.RESEND)
+
+    def _not_sent_again(self, again: ResendBatch | None, why: str) -> float:
+        """Something in these cannot be had once more: it is looked for by halves, so that it costs itself alone."""
+        if again is None:
+            return self._failed(why)
+        if len(again.records) > 1:
+            self._again_max = len(again.records) // 2
+            return 0.0
+        self._store.resend_sent(again, refused=True)
+        return self._failed(why)
 
     def _acknowledged(self, response: Response, kind: TrafficClass, batch: Batch, settings: UplinkSettings) -> float:
         last = _acknowledged_id(response)
@@ -354,7 +379,7 @@ class Uplink:
         try:
             fresh = self._store.order_resend(readings.parse_orders(_document(response).get("resend", [])))
         except readings.BatchError as error:
-            LOG.debug("an order of the head-end is none: %s", error)
+            LOG.debug("the head-end's order to send again is malformed: %s", error)
             return
         if fresh:
             LOG.info("the head-end wants readings once more (%d orders)", fresh, extra={"event": "uplink.resend"})
@@ -366,7 +391,8 @@ class Uplink:
         return 0.0
 
     def _note_kinds(self, response: Response) -> None:
-        """Note which kinds of records the head-end knows, and offer again what one of before them did not take."""
+        """Note which kinds of records the head-end knows. After an update of the head-end, offer again the records that
+        its older version did not take because it did not know their kind."""
         said = response.headers.get(readings.ACCEPTS_HEADER.lower(), READING)
         accepts = frozenset(kind.strip() for kind in said.split(","))
         if accepts == self._accepts:

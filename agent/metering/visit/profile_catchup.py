@@ -15,12 +15,24 @@ well, but `doubt` says what is wrong with them, and the position's time stamp st
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from agent.metering.visit.profile_cursors import Buffer, Cursor, EntryCursor, RangeCursor
-from agent.metering.visit.profile_position import CapturedRow, ProfilePosition
+from agent.metering.visit.profile_cursors import WHOLE, Buffer, Cursor, EntryCursor, RangeCursor
+from agent.metering.visit.profile_position import (
+    AHEAD,
+    ANSWER,
+    CLOCK_STATUS,
+    DEVIATION,
+    KEPT_ROWS,
+    OFF_SEQUENCE,
+    UNRESOLVED_TIME,
+    CapturedRow,
+    ProfilePosition,
+)
+from agent.metering.visit.profile_position import BUFFER as PACKED_IN_BUFFER
 from agent.settings.reading_codes import ALL_ROWS, RowSelection
 from dlms import axdr
 from dlms.axdr import Data, Tag
@@ -31,6 +43,7 @@ from dlms.cosem.profile import (
     BUFFER,
     CAPTURE_OBJECTS,
     CAPTURE_PERIOD,
+    DELTAS,
     ENTRIES,
     ENTRIES_IN_USE,
     FIFO,
@@ -43,6 +56,7 @@ from dlms.cosem.profile import (
     TypedRow,
     Unresolved,
     columns_of,
+    row_step_s,
 )
 from dlms.cosem.scaler_unit import scaler_ref
 from dlms.cosem.time import DEVIATION_UNKNOWN, STANDARD_CLOCK, ZONE_UNKNOWN_S, ClockPolicy, CosemDateTime
@@ -57,6 +71,11 @@ STEP_ROWS_MIN = 4
 REREAD_MARGIN_S = 6 * 3600  # before what was lost: a clock set back once or twice, and the row that a time follows from
 CLOCK_TOLERANCE_S = 3 * 3600  # ahead of now: an hour of daylight saving, an hour that a clock is wrong, and room
 BACK_MAX_S = 86_400  # a row stamped longer before the last plausible one has lost its clock
+DEVIATION_CHANGE_MAX = 120  # minutes, by which a meter's deviation changes: an hour of summer time, in few places two
+ROWS_NOT_FOUND = "rows-not-found"  # there should be more rows than came
+ROWS_UNRESOLVED = "rows-unresolved"  # the rows are relative to others that the meter did not give
+EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - local time
+KEPT_BY_TIME = 64  # rows that are known again where a window may have left out some and brought them later
 _TRANSIENT = (DataAccessResult.HARDWARE_FAULT, DataAccessResult.TEMPORARY_FAILURE)
 _REFUSED_WHOLE = (DataAccessResult.OBJECT_UNDEFINED, DataAccessResult.OBJECT_UNAVAILABLE)
 
@@ -70,6 +89,12 @@ class MeterFacts:
     now: datetime | None
     policy: ClockPolicy = STANDARD_CLOCK
     first_s: float = 86_400.0
+
+    def instant_now(self) -> datetime | None:
+        """The best known time: ours where it can be trusted, else that of the meter's clock, if it is an instant."""
+        if self.now is not None:
+            return self.now
+        return self.clock.to_datetime(self.policy) if self.clock is not None else None
 
     def local_now(self) -> tuple[datetime | None, float]:
         """The best known time in the meter's own terms, and by how many seconds it may be wrong.
@@ -94,7 +119,8 @@ class ProfileReading:
     """One profile in one visit, from `position` on; where that is empty, rows of the last `MeterFacts.first_s` seconds.
 
     `rows` are those of the last step. `error` is set when the meter would not give the profile. `turned` says that the
-    rows of the last step were the first doubtful ones, or the first plausible ones again.
+    rows of the last step were the first doubtful ones, or the first plausible ones again. `missing`: so many rows
+    should be there, by the meter's own count or by the time that has passed, and were not found in the visit.
     """
 
     def __init__(self, obis: Obis, position: ProfilePosition, selected: RowSelection = ALL_ROWS) -> None:
@@ -106,6 +132,7 @@ class ProfileReading:
         self.taken = 0
         self.error = ""
         self.turned = False
+        self.missing = 0
         self._columns: tuple[CaptureObject, ...] = ()  # of the rows that the meter sends
         self._captured_columns: tuple[CaptureObject, ...] = ()  # all that it has
         self._decoder = RowDecoder(())
@@ -113,8 +140,11 @@ class ProfileReading:
         self._now: datetime | None = None
         self._now_slack_s = 0.0
         self._buffer: Buffer | None = None
+        self._in_use = 0
+        self._probed_in_vain = False
+        self._triggers: set[int] = set()  # columns that were relative in the first row of an answer
         self._cursor: Cursor | None = None
-        self._newest_first = False
+        self._sort_method = FIFO
         self._step_rows = STEP_ROWS
         self._done = False
 
@@ -138,16 +168,23 @@ class ProfileReading:
         self._facts = facts
         self._now, self._now_slack_s = facts.local_now()
         self._captured_columns, wanted = self._columns, self._chosen(self._columns)
-        self._newest_first = _number(sort) == LIFO
+        self._sort_method = _number(sort) or FIFO
         self._heal()
-        count = _number(in_use)
+        count, entries = _number(in_use), _number(size) or 0
+        self._in_use = count or 0
+        if self._in_use < self.position.count:  # the buffer was cleared
+            self.position.count = 0
+        passed_s = self._passed_s(facts)
         positions = [at for at, column in enumerate(self._columns) if column in wanted]
         self._buffer = Buffer(
-            clock, period_s, count or 0, _number(size) or 0, self._now, self._first(), self._selected.last,
+            clock, period_s, count or 0, entries, self._now, self._first(), self._selected.last,
             wanted, (positions[0] + 1, positions[-1] + 1) if wanted else (1, 0),
+            in_order=self._sort_method in (FIFO, LIFO),
+            set_back_s=self._set_back_s(facts, passed_s),
+            due=self._due(facts, period_s),
+            all_rows=not (self._selected.first or self._selected.end or self._selected.last),
         )  # fmt: skip
-        fifo = _number(sort) in (None, FIFO)
-        if count is not None and fifo and not self.position.ranges_only:
+        if count is not None and self._sort_method == FIFO and not self.position.ranges_only:
             self._go_by(EntryCursor(self.position, self._buffer))
         else:
             self._go_by(RangeCursor(self.position, self._buffer))
@@ -170,7 +207,7 @@ class ProfileReading:
         if self._done or self._cursor is None:
             return None
         selection = self._cursor.next_selection(self._step_rows)
-        return None if selection is None else Item(self._ref(BUFFER), selection)
+        return None if selection is None else Item(self._ref(BUFFER), None if selection is WHOLE else selection)
 
     def answer(self, result: Result, took_s: float) -> None:
         """Take the rows of a step, or the reason why there are none; `took_s`: how long the answer took to come."""
@@ -208,7 +245,7 @@ class ProfileReading:
 
     def _expect(self, columns: tuple[CaptureObject, ...]) -> None:
         self._columns = columns
-        self._decoder = RowDecoder(columns, period_s=self._buffered.period_s)
+        self._decoder = RowDecoder(columns, period_s=row_step_s(self._sort_method, self._buffered.period_s))
 
     def _fail(self, why: str) -> None:
         self.error = why
@@ -230,11 +267,18 @@ class ProfileReading:
 
     def _heal(self) -> None:
         """Forget a position that is ahead of now: a row with a wrong time stamp has moved it, or the clock was set.
+        Likewise a deviation that cannot be right, which a row of an earlier version may have brought.
 
         Where the rows taken last are known, reading goes on from now; a position of the first version is begun anew.
         """
         position, local = self.position, self.position.local
-        if local is None or self._now is None or not self._ahead(local):
+        if position.clock and self._odd_deviation(CosemDateTime.parse(position.clock)):
+            position.clock, position.latest, position.searched = [
+                self._with_own_deviation(octets) for octets in (position.clock, position.latest, position.searched)
+            ]
+        if position.top and self._facts.now is not None and self._ahead(position.top):
+            position.top = b""
+        if local is None or self._now is None or not self._ahead(position.clock):
             return
         if position.digests:
             clock = CosemDateTime.parse(position.clock)
@@ -244,8 +288,34 @@ class ProfileReading:
             position.clock = b""
         position.latest, position.searched = position.clock, b""
 
+    def _passed_s(self, facts: MeterFacts) -> float:
+        """Return the time since the last visit that came to its end, 0 where nobody knows."""
+        if facts.now is None or not self.position.visited:
+            return 0.0
+        return max(0.0, facts.now.timestamp() - self.position.visited)
+
+    def _due(self, facts: MeterFacts, period_s: int) -> int:
+        """Return how many rows must have been captured since they were counted last, by our clock."""
+        since = self.position.counted_to
+        return max(0, int((facts.now.timestamp() - since) // period_s)) if facts.now and since and period_s else 0
+
+    def _set_back_s(self, facts: MeterFacts, passed_s: float) -> float:
+        """Return by how much the meter's clock is behind what it said at the last visit and what has passed since."""
+        then = CosemDateTime.parse(self.position.said).local() if self.position.said else None
+        said = facts.clock.local() if facts.clock is not None else None
+        return max(0.0, passed_s - (said - then).total_seconds()) if passed_s and then and said else 0.0
+
     def _refused(self, result: AccessError) -> None:
-        if isinstance(self._cursor, EntryCursor) and result.code not in (*_TRANSIENT, *_REFUSED_WHOLE):
+        cursor, known = self._cursor, result.code not in (*_TRANSIENT, *_REFUSED_WHOLE)
+        if known and isinstance(cursor, RangeCursor) and cursor.probing:
+            self.position.probe, self._probed_in_vain = None, True
+        elif known and cursor is not None and cursor.reaches_back:
+            if isinstance(cursor, RangeCursor) and self.position.packing != PACKED_IN_BUFFER:
+                cursor.give_up_search()
+                self.position.wide = 0
+            else:
+                self._fail(ROWS_UNRESOLVED)
+        elif isinstance(self._cursor, EntryCursor) and result.code not in (*_TRANSIENT, *_REFUSED_WHOLE):
             self.position.ranges_only = True  # the meter may know times, but no entries
             self._go_by(RangeCursor(self.position, self._buffered))
         else:
@@ -257,33 +327,108 @@ class ProfileReading:
         everything = len(self._captured_columns)
         if members and len(self._columns) != everything == len(members[0].members()):
             self._expect(self._captured_columns)  # the meter selects no columns
-        if self._newest_first:
-            members = members[::-1]
-        if members and cursor.overlaps and self.position.known and self._relative_time(members[0]):
-            # Null-data for the time stamp of a row that should be a known one: it could be that one or the next.
-            if not cursor.go_on_behind():
-                behind = RangeCursor(self.position, self._buffered)
-                self._go_by(behind)
-                if not behind.go_on_behind():
-                    raise LocalError("rows without their time")
+        if isinstance(cursor, RangeCursor) and cursor.probing:
+            self._probed(cursor, members)
             return
-        new = self._bounded(self._judged(cursor.take(self._decoded(members, known_first=cursor.overlaps))))
+        if not self._resolvable(cursor, members):
+            return
+        rows = self._in_order(self._decoded(members, from_first_row=cursor.from_first_row))
+        if rows and not any(row.clock for row in rows):
+            self._fail(ROWS_UNRESOLVED)
+            return
+        self._learn_packing(members, rows)
+        new = self._bounded(self._judged(cursor.take(rows)))
         self.rows = new
         self.taken += len(new)
-        self.position.note(new, self._buffered.period_s)
+        least = 0 if isinstance(cursor, EntryCursor) else KEPT_BY_TIME if self._buffered.in_order else KEPT_ROWS.stop
+        self.position.note(new, self._buffered.period_s, least=least)
         if not self._done:
             self.position.entry = cursor.entry_of_last() or self.position.entry
         if isinstance(cursor, RangeCursor):
-            self.position.entry, self.position.searched = 0, cursor.searched or self.position.searched
+            self._note_range(cursor)
         if new:
             doubtful = any(row.doubt for row in new)
             self.turned, self.position.doubtful = doubtful != self.position.doubtful, doubtful
+
+    def _note_range(self, cursor: RangeCursor) -> None:
+        position = self.position
+        position.entry, position.searched = 0, cursor.searched or position.searched
+        position.wide = 0 if cursor.complete else cursor.wide
+        if cursor.complete:
+            self.missing = cursor.missing
+            position.count = max(self._in_use, position.count)
+            now = position.visited = self._facts.now.timestamp() if self._facts.now is not None else 0.0
+            seen_s = self.taken * self._buffered.period_s
+            if position.counted_to and not cursor.settled:
+                now = min(now, position.counted_to + seen_s)
+            position.counted_to = now
+            position.said = self._facts.clock.emit() if self._facts.clock is not None else b""
+
+    # --- rows that are relative to others ---
+
+    def _resolvable(self, cursor: Cursor, members: Sequence[Data]) -> bool:
+        """Whether the rows of an answer can be decoded as they are. Where they cannot, the next request is for what
+        they are relative to, or for a row that tells; where there is no such request, the profile fails."""
+        position = self.position
+        relative = self._relative(members[0]) if members else set()
+        if relative and not cursor.from_first_row:
+            position.packing, self._triggers = PACKED_IN_BUFFER, relative
+        elif (
+            not isinstance(cursor, RangeCursor)
+            or cursor.is_contiguous(len(members))
+            or position.packing == ANSWER
+            or not any(self._relative(member) for member in members[1:])
+        ):
+            return True
+        elif not position.packing and not self._probed_in_vain and (probe := self._probe(members)) is not None:
+            position.probe = probe
+            return False
+        if not cursor.reach_back():
+            self._fail(ROWS_UNRESOLVED)
+        return False
+
+    def _relative(self, row: Data) -> set[int]:
+        """The columns whose cells are relative to the row before."""
+        empty = self.position.empty_columns(self._columns)
+        return {
+            at
+            for at, cell in enumerate(row.members())
+            if cell.tag in DELTAS or (cell.tag == Tag.NULL and at not in empty)
+        }
+
+    def _probe(self, members: Sequence[Data]) -> tuple[bytes, bytes] | None:
+        """A row that is relative, and the only one with its time stamp: asked for alone, it tells whether the meter's
+        rows are relative to those of the same answer, or of the buffer whatever was asked for."""
+        rows = self._decoded(members, from_first_row=False)
+        times = Counter(row.clock for row in rows)
+        for member, row in zip(reversed(members), reversed(rows), strict=True):
+            if row.local is not None and times[row.clock] == 1 and self._relative(member):
+                return row.clock, row.digest
+        return None
+
+    def _probed(self, cursor: RangeCursor, members: Sequence[Data]) -> None:
+        probe, self.position.probe = self.position.probe, None
+        if len(members) != 1 or probe is None:
+            self._probed_in_vain = True
+        elif not self._relative(members[0]) and self._decoded(members, from_first_row=False)[0].digest == probe[1]:
+            self.position.packing = ANSWER
+        else:
+            self.position.packing = PACKED_IN_BUFFER
+            cursor.reach_back()
+
+    def _learn_packing(self, members: Sequence[Data], rows: Sequence[CapturedRow]) -> None:
+        """Forget that rows are relative to others in the buffer where it was null-data that stands for nothing."""
+        columns = {at for at in self._triggers if any(_has_value(row.typed[at]) for row in rows)}
+        if self._triggers and members and not columns:
+            self.position.packing = ""
+        self._triggers = set()
 
     def _bounded(self, rows: list[CapturedRow]) -> list[CapturedRow]:
         """The rows up to the end that is selected; no more is asked for once it is reached."""
         selected = self._selected
         if selected.end is not None:
-            beyond = next((at for at, row in enumerate(rows) if (row.local or selected.end) > selected.end), len(rows))
+            times = [None if row.doubt else row.local for row in rows]  # a doubtful one is no sign of the end
+            beyond = next((at for at, time in enumerate(times) if time and time > selected.end), len(rows))
             if beyond < len(rows):
                 self._done = True
                 rows = rows[:beyond]
@@ -292,31 +437,39 @@ class ProfileReading:
         return rows
 
     @property
+    def is_log(self) -> bool:
+        """Whether the meter has told that rows come at no fixed times."""
+        return self._buffer is not None and not self._buffer.period_s
+
+    @property
+    def period_s(self) -> float:
+        """The capture period that the meter has told, in seconds: 0 for rows at no fixed times, or none told yet."""
+        return self._buffer.period_s if self._buffer is not None else 0.0
+
+    @property
     def _buffered(self) -> Buffer:
         if self._buffer is None:
             raise LocalError("the profile is not described yet")
         return self._buffer
 
-    def _relative_time(self, row: Data) -> bool:
-        cells = row.members()
-        return any(column.is_clock and cell.tag == Tag.NULL for column, cell in zip(self._columns, cells, strict=False))
-
-    def _decoded(self, members: Sequence[Data], *, known_first: bool) -> list[CapturedRow]:
-        """Decode the rows of an answer. What is relative is relative to the row before, which for the first one behind
-        a known row is that row, whatever the meter had in front of it."""
-        base = self.position.base_row(self._columns)
-        if not self.position.known:
-            self._decoder.restart()
-        elif known_first or base is None:
-            self._decoder.resume(None, b"" if known_first else self.position.clock)
+    def _decoded(self, members: Sequence[Data], *, from_first_row: bool) -> list[CapturedRow]:
+        """Decode the rows of an answer, in its own order. What the first one is relative to is not known; but in the
+        first row of the buffer null-data may be just that."""
+        first = members[0].members() if members else ()
+        odd = any(cell.tag in DELTAS or (cell.tag == Tag.NULL and column.is_clock)
+                  for column, cell in zip(self._columns, first, strict=False))  # fmt: skip
+        if odd or (members and self._relative(members[0]) and not from_first_row):
+            self._decoder.resume(None)
         else:
-            self._decoder.resume(base.typed)
-        rows = self._captured(self._decoder.typed(axdr.array(members)))
-        if known_first and base is not None and not all(row.complete for row in rows):
-            behind = self.position.after_known(rows)
-            if behind is not None:
-                self._decoder.resume(base.typed)
-                rows[behind:] = self._captured(self._decoder.typed(axdr.array(members[behind:])))
+            self._decoder.restart()
+        return self._captured(self._decoder.typed(axdr.array(members)))
+
+    def _in_order(self, rows: list[CapturedRow]) -> list[CapturedRow]:
+        """The same rows, the oldest first."""
+        if self._sort_method == LIFO:
+            return rows[::-1]
+        if self._sort_method != FIFO:
+            return sorted(rows, key=lambda row: (row.local is None, row.local or EPOCH))
         return rows
 
     def _captured(self, rows: Sequence[TypedRow]) -> list[CapturedRow]:
@@ -328,7 +481,7 @@ class ProfileReading:
         last, latest = self.position.local, self.position.latest
         for at, row in enumerate(rows):
             later = next((local for other in rows[at + 1 :] if (local := other.local) is not None), None)
-            doubt = self._doubt(row.local, last, later)
+            doubt = self._doubt(row, last, later)
             repeated = not doubt and self._repeats(row.clock, latest)
             judged.append(replace(row, doubt=doubt, repeated=repeated))
             if not doubt:
@@ -345,23 +498,50 @@ class ProfileReading:
         instants = [CosemDateTime.parse(octets).to_datetime(policy) for octets in (clock, latest)]
         return instants[0] is not None and instants[1] is not None and instants[0] <= instants[1]
 
-    def _doubt(self, local: datetime | None, last: datetime | None, later: datetime | None) -> str:
+    def _doubt(self, row: CapturedRow, last: datetime | None, later: datetime | None) -> str:
         back = timedelta(seconds=BACK_MAX_S)
+        local = row.local
         if local is None:
-            return "unresolved"
-        if self._ahead(local):
-            return "ahead"
+            return UNRESOLVED_TIME
+        clock = CosemDateTime.parse(row.clock)
+        if self._odd_deviation(clock):
+            return DEVIATION
+        if self._ahead(row.clock):
+            return AHEAD
         if last is not None and last - local > back:
-            return "off-sequence"
+            return OFF_SEQUENCE
         # A leap ahead that the next row takes back, to where the rows were before.
-        if last is None or later is None:
-            return ""
-        leaps = local - last > back and local - later > back and last - later <= back
-        return "off-sequence" if leaps else ""
+        if last is not None and later is not None:
+            if local - last > back and local - later > back and last - later <= back:
+                return OFF_SEQUENCE
+        return "" if clock.trustworthy else CLOCK_STATUS
 
-    def _ahead(self, local: datetime) -> bool:
+    def _ahead(self, octets: bytes) -> bool:
+        """Whether a time stamp is ahead of now, by the meter's clock or as an instant."""
+        clock = CosemDateTime.parse(octets)
+        local, instant = clock.local(), clock.to_datetime(self._facts.policy)
         slack = timedelta(seconds=CLOCK_TOLERANCE_S + self._now_slack_s)
-        return self._now is not None and local - self._now > slack
+        if local is not None and self._now is not None and local - self._now > slack:
+            return True
+        now = self._facts.instant_now()
+        return instant is not None and now is not None and instant - now > timedelta(seconds=CLOCK_TOLERANCE_S)
+
+    def _odd_deviation(self, clock: CosemDateTime) -> bool:
+        """Whether no zone has this deviation, or it is not that of the meter's clock, summer or winter."""
+        if clock.deviation == DEVIATION_UNKNOWN or not self._facts.policy.deviation_sign:
+            return False
+        if abs(clock.deviation) > ZONE_UNKNOWN_S // 60:
+            return True
+        own = self._own_deviation()
+        return own != DEVIATION_UNKNOWN and abs(clock.deviation - own) > DEVIATION_CHANGE_MAX
+
+    def _own_deviation(self) -> int:
+        """Return the deviation of the meter's clock, unknown where it is none of any zone."""
+        own = self._facts.clock.deviation if self._facts.clock is not None else DEVIATION_UNKNOWN
+        return own if abs(own) <= ZONE_UNKNOWN_S // 60 else DEVIATION_UNKNOWN
+
+    def _with_own_deviation(self, octets: bytes) -> bytes:
+        return replace(CosemDateTime.parse(octets), deviation=self._own_deviation()).emit() if octets else b""
 
     def _pace(self, took_s: float) -> None:
         if took_s > STEP_S:
@@ -377,6 +557,10 @@ def _rows_of(result: Data) -> tuple[Data, ...]:
         return result.members()
     except LocalError as error:
         raise DecodeError("profile buffer", 0, "neither array nor compact array") from error
+
+
+def _has_value(cell: Data | Unresolved) -> bool:
+    return isinstance(cell, Unresolved) or cell.tag != Tag.NULL
 
 
 def _number(data: Data | None) -> int | None:

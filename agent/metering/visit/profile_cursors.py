@@ -2,7 +2,8 @@
 
 Sans-IO. By number is better: the count of rows is known before they are asked for, empty time costs nothing, and a
 clock that was set does not matter. It takes a buffer that keeps the oldest row first (sort method FIFO), the attribute
-`entries_in_use`, and a meter that selects by entry. All others are asked by time.
+`entries_in_use`, and a meter that selects by entry. All others are asked by time, and what came is compared with what
+the entries in use say.
 
 A cursor says what to select (`next_selection`), is given the rows that came, and returns those that were not taken yet
 (`take`). It does not change the `ProfilePosition`; who takes the rows does.
@@ -13,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from enum import Enum
 from math import ceil
-from typing import Protocol
+from typing import Final, Protocol
 
-from agent.metering.visit.profile_position import OVERLAP_S, CapturedRow, ProfilePosition
+from agent.metering.visit.profile_position import BUFFER, OVERLAP_S, CapturedRow, ProfilePosition
 from dlms import axdr
 from dlms.cosem.obis import Selection
 from dlms.cosem.profile import BEGIN_OF_TIME, END_OF_TIME, CaptureObject, by_entry, by_range
@@ -26,6 +28,21 @@ OVERLAP_ROWS = 2  # known rows asked for again, to see that the numbers are stil
 SEARCH_ROWS = 3  # looked at in one place of the buffer: one with a wrong time stamp does not lead the search astray
 STRETCH_MAX = 64  # an empty window is followed by one of twice its length, up to so many times that of the first
 FIRST_ROWS_UNKNOWN = 96  # read at first where neither the meter nor we know the time
+# Rows asked for at once because those in front of the new ones tell what these are relative to; and because rows that
+# should be there were not found. A packed row is short.
+BASE_ROWS_MAX = 4096
+WIDE_ROWS_MAX = 1536
+WIDER = 4  # each window of the search for rows is so many times as wide as the one before
+CAPTURED_MEANWHILE = 4  # rows: more than the entries in use said, since a visit takes its time
+
+
+class Whole(Enum):
+    """The type of `WHOLE`."""
+
+    WHOLE = "whole"
+
+
+WHOLE: Final = Whole.WHOLE  # the buffer without a selection, every row that there is
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +61,32 @@ class Buffer:
     newest: int = 0
     columns: tuple[CaptureObject, ...] = ()
     span: tuple[int, int] = (1, 0)
+    in_order: bool = True  # of capture, from the oldest row to the newest, or the other way round
+    set_back_s: float = 0.0  # by so much the clock was set back since the last visit, by our own
+    due: int = 0  # rows that should have been captured since then, by our own clock
+    all_rows: bool = True  # whether every row is wanted
 
 
 class Cursor(Protocol):
     """The next rows, step by step."""
 
-    @property
-    def overlaps(self) -> bool:
-        """Whether the rows asked for last begin with known ones, or could."""
-
-    def next_selection(self, rows_max: int) -> Selection | None:
+    def next_selection(self, rows_max: int) -> Selection | Whole | None:
         """What to ask for; `None` at the end of the profile."""
 
     def take(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
         """The rows of the answer that are new."""
 
-    def go_on_behind(self) -> bool:
-        """Ask for nothing known again, since the meter's answer begins with a row whose time is relative. Returns
-        whether that is possible."""
+    @property
+    def from_first_row(self) -> bool:
+        """Whether the rows asked for last begin with the first one of the buffer."""
+
+    @property
+    def reaches_back(self) -> bool:
+        """Whether more was asked for last than is read in a step, since something was not found otherwise."""
+
+    def reach_back(self) -> bool:
+        """Ask for the same again with all that lies in front of it, since the answer began with a row that is relative
+        to another. Returns whether that is possible."""
 
     def entry_of_last(self) -> int:
         """The number of the last row of the last answer in the buffer; 0 where it is not known."""
@@ -80,8 +105,8 @@ class EntryCursor:
         self._buffer = buffer
         self._joined = not position.known  # the next row is known to be a new one
         self._search: range | None = None  # the numbers among which the row searched for is
-        self._behind = False
-        self._asked = 0
+        self._back = False
+        self._asked = self._asked_from = 0
         fresh = buffer.first is not None and not position.known and not buffer.newest
         self._first = buffer.first.local() if buffer.first is not None and fresh else None
         # What lies before the newest rows is not wanted: known rows there need not be searched.
@@ -91,10 +116,16 @@ class EntryCursor:
         self._last = 0
         if self._first is not None and not buffer.period_s and buffer.in_use > FIRST_ROWS_UNKNOWN:
             self._begin_search()  # an event log, which may go back for years
+        if position.packing == BUFFER:
+            self.reach_back()
 
     @property
-    def overlaps(self) -> bool:
-        return not self._behind and not self._joined
+    def from_first_row(self) -> bool:
+        return self._asked_from == 1
+
+    @property
+    def reaches_back(self) -> bool:
+        return self._back
 
     def next_selection(self, rows_max: int) -> Selection | None:
         if self._search is not None:
@@ -105,7 +136,7 @@ class EntryCursor:
             self._next, self._search = max(1, self._search.start - 1), None
         if self._next > self._buffer.in_use:
             return None
-        self._asked = min(rows_max, self._buffer.in_use - self._next + 1)
+        self._asked = min(BASE_ROWS_MAX if self._back else rows_max, self._buffer.in_use - self._next + 1)
         return self._rows(self._next)
 
     def take(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
@@ -115,28 +146,36 @@ class EntryCursor:
         if not rows:
             self._next = self._buffer.in_use + 1  # fewer rows than the meter said there are
             return []
-        start, joined = 0, self._joined or self._behind
+        start, joined = 0, self._joined
         if not joined:
             found = self._place.after_known(rows)
-            if found is None and not self._searched and self._may_lie_elsewhere(rows):
+            if found is None and not self._searched and not self._back and self._may_lie_elsewhere(rows):
                 self._begin_search()
+                return []
+            if found is None and self._place.set_back and not self._back:
+                self._reach_back()
                 return []
             start = self._later_than_place(rows) if found is None else found
             joined = found is not None or start < len(rows)
+        if self._back:  # the rows in front were asked for what the others are relative to
+            start = max(start, self._low - self._next)
         new = [row for row in rows[start:] if self._wanted(row)]
         self._last = self._next + len(rows) - 1
         # The last rows again in front of the next ones: a full buffer may have moved on meanwhile.
-        again = len(rows) > 2 * OVERLAP_ROWS and not self._behind and joined and (bool(new) or self._place.known)
+        again = len(rows) > 2 * OVERLAP_ROWS and not self._back and joined and (bool(new) or self._place.known)
         self._next = self._last + 1 - (OVERLAP_ROWS if again and self._last < self._buffer.in_use else 0)
         self._joined = joined and self._next > self._last
         return new
 
-    def go_on_behind(self) -> bool:
-        if self._behind or not self._place.entry or self._full or self._search is not None:
+    def reach_back(self) -> bool:
+        if self._back or self._asked_from == 1:
             return False
-        self._behind = True
-        self._next = self._place.entry + 1
+        self._reach_back()
         return True
+
+    def _reach_back(self) -> None:
+        self._back, self._search = True, None
+        self._next = max(1, self._buffer.in_use - BASE_ROWS_MAX + 1)
 
     def entry_of_last(self) -> int:
         return self._last
@@ -144,6 +183,7 @@ class EntryCursor:
     # --- inside ---
 
     def _rows(self, first: int) -> Selection:
+        self._asked_from = first
         return by_entry(first, first + self._asked - 1, *self._buffer.span)
 
     @property
@@ -207,6 +247,13 @@ class RangeCursor:
     saving time stamp rows so. Each window but the last ends where the next begins, both included: rows are told apart
     by what is in them. An empty window doubles the length of the next, so that empty time of n first windows takes
     log2(n) requests up to `STRETCH_MAX` windows at a time.
+
+    With the last window, the rows that came are compared with those that should be there, by the entries in use. Where
+    some are missing, wider windows are asked for, and the whole buffer where it has at most `WIDE_ROWS_MAX` rows.
+    `missing` is how many were not found then.
+
+    A meter whose rows are relative to the row before in the *buffer* leaves out the row before where that was stamped
+    outside the window. So its whole buffer is asked for, where it has at most `BASE_ROWS_MAX` rows.
     """
 
     def __init__(self, position: ProfilePosition, buffer: Buffer) -> None:
@@ -214,50 +261,147 @@ class RangeCursor:
         self._buffer = buffer
         self._stretch = 1
         self._in_vain = False
-        self._behind = False
         self._high: CosemDateTime | None = None
         self._done = False
-        self._first_window = position.known
-        self._low = self._begin()
+        self._taken = 0
+        self.missing = 0
+        self.wide = position.wide
+        self._probing = self._gave_up = False
+        self._whole = position.packing == BUFFER and buffer.in_use <= BASE_ROWS_MAX
+        self._begin_first = self._begin()
+        self._low = self._begin_first
+        if self.wide:
+            self._widen_to(self.wide)
 
     @property
-    def overlaps(self) -> bool:
-        return self._first_window and not self._behind
+    def from_first_row(self) -> bool:
+        return self._whole
+
+    @property
+    def reaches_back(self) -> bool:
+        return self._whole or bool(self.wide)
+
+    @property
+    def probing(self) -> bool:
+        """Whether the row of `ProfilePosition.probe` was asked for, and nothing else."""
+        return self._probing
+
+    @property
+    def complete(self) -> bool:
+        """Whether all was asked for that is there."""
+        return self._done
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is no row left to be looked for: all were seen, or it is said that they are missing."""
+        return bool(self.missing) or (self._whole and self._buffer.in_order)
 
     @property
     def searched(self) -> bytes:
         """How far the time was searched in vain, 12 octets; empty where new rows were found, or the end was reached."""
         return self._low.emit() if self._in_vain and not self._done else b""
 
-    def next_selection(self, rows_max: int) -> Selection | None:
+    def is_contiguous(self, rows: int) -> bool:
+        """Whether an answer of so many rows has every row of the buffer: each behind the one before."""
+        return self._whole and rows >= self._buffer.in_use
+
+    def next_selection(self, rows_max: int) -> Selection | Whole | None:
         if self._done:
             return None
-        self._high = self._window_end(rows_max)
+        self._probing = self._place.probe is not None and not self._whole
+        if self._probing and self._place.probe is not None:
+            time = axdr.octets(self._place.probe[0])
+            return by_range(self._buffer.clock, time, time, self._buffer.columns)
+        if self._whole:
+            self._high = None
+            return WHOLE
+        self._high = None if self.wide else self._window_end(rows_max)
         low, high = (axdr.octets(time.emit()) for time in (self._low, self._high or END_OF_TIME))
         return by_range(self._buffer.clock, low, high, self._buffer.columns)
 
     def take(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
-        new = self._place.unknown(rows)
-        self._first_window = False
+        new = self._new(rows)
+        expected = self._expected()
+        if self._high is None and not self._gave_up and self._differs(len(new), expected) and self._widen():
+            return []
         self._stretch = 1 if rows else min(2 * self._stretch, STRETCH_MAX)
         self._in_vain = not new
+        self._taken += len(new)
         if self._high is None:
             self._done = True
+            # The whole buffer has no more than it has: the meter may have been without power.
+            due = self._counted() if self._whole and self._buffer.in_order else expected
+            self.missing = max(0, due - len(new))
         else:
             self._low = self._high
         return new
 
-    def go_on_behind(self) -> bool:
-        behind = CosemDateTime.parse(self._place.clock).later(1) if self._place.clock else None
-        if self._behind or behind is None:
+    def reach_back(self) -> bool:
+        if self._whole or self._buffer.in_use > BASE_ROWS_MAX:
             return False
-        self._behind, self._low = True, behind
+        self._whole = True
         return True
+
+    def give_up_search(self) -> None:
+        """The meter does not answer what is asked for in search of rows: read as if there was none to find."""
+        self._whole, self.wide, self._low = False, 0, self._begin_first
+        self._gave_up = True
 
     def entry_of_last(self) -> int:
         return 0
 
     # --- inside ---
+
+    def _new(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
+        place, in_order = self._place, self._buffer.in_order
+        new = place.unknown(rows, in_order=in_order)
+        first = self._begin_first.local()
+        if not in_order and place.known:  # nothing tells old rows from new ones but their time
+            return [row for row in new if first is None or (row.local or first) >= first]
+        if self._whole:
+            behind = place.after_known(rows) if in_order and place.known else None
+            if behind is not None and len(rows) - behind >= min(self._expected(), len(new)):
+                new = list(rows[behind:])
+            if not place.known or not self._buffer.all_rows:  # no row from before the first one that is wanted
+                new = [row for row in new if first is None or (row.local or first) >= first]
+        return new
+
+    def _expected(self) -> int:
+        """Return how many new rows should be among those that are asked for last, at least."""
+        buffer, place = self._buffer, self._place
+        if not buffer.all_rows or not place.known:
+            return 0
+        full = bool(buffer.size) and buffer.in_use >= buffer.size
+        return max(0, self._counted(), min(buffer.due - self._taken, buffer.size) if full else 0)
+
+    def _counted(self) -> int:
+        """The same by the entries in use alone, which say nothing once rows leave the buffer."""
+        buffer, count = self._buffer, self._place.count
+        known = count and self._place.known and buffer.all_rows and (not buffer.size or count < buffer.size)
+        return buffer.in_use - count if known else 0
+
+    def _differs(self, new: int, expected: int) -> bool:
+        if new < expected:
+            return True
+        buffer, place = self._buffer, self._place
+        counted = buffer.all_rows and place.count and place.count <= buffer.in_use < buffer.size
+        return bool(counted and not self._whole and buffer.period_s and new > expected + CAPTURED_MEANWHILE)
+
+    def _widen(self) -> bool:
+        """Ask for more around the last known row. Returns whether there is more to ask for."""
+        return not self._whole and self._buffer.in_order and self._widen_to(self.wide + 1)
+
+    def _widen_to(self, level: int) -> bool:
+        buffer = self._buffer
+        whole_rows = buffer.in_use or WIDE_ROWS_MAX + 1
+        wide_s = OVERLAP_S * WIDER**level
+        rows = wide_s // buffer.period_s if buffer.period_s else WIDE_ROWS_MAX + 1
+        if rows < min(whole_rows // 2, WIDE_ROWS_MAX) and (low := self._begin_first.later(-wide_s)) is not None:
+            self._low, self.wide = low, level
+            return True
+        self._whole = whole_rows <= WIDE_ROWS_MAX
+        self.wide = level if self._whole else self.wide
+        return self._whole
 
     def _begin(self) -> CosemDateTime:
         position, begin = self._place, self._buffer.first or BEGIN_OF_TIME
@@ -268,9 +412,13 @@ class RangeCursor:
         if not octets:
             return begin
         known = CosemDateTime.parse(octets)
-        local, now = known.local(), self._buffer.now
+        local = known.local()
+        now = self._buffer.now
         # A clock that was set back stamps what it captures with what it says now.
         behind_s = (local - now).total_seconds() if local is not None and now is not None and local > now else 0.0
+        behind_s = max(behind_s, self._buffer.set_back_s)
+        if self._buffer.period_s and behind_s > WIDE_ROWS_MAX * self._buffer.period_s:
+            behind_s = 0.0  # a clock that is nowhere near: those rows are searched for by their count
         return known.later(-round(behind_s) - OVERLAP_S - self._buffer.period_s) or begin
 
     def _oldest_wanted(self) -> tuple[datetime, CosemDateTime] | None:
@@ -284,10 +432,19 @@ class RangeCursor:
 
     def _window_end(self, rows_max: int) -> CosemDateTime | None:
         """Return the end of the window; `None` for all up to the end of the profile, where no end can be computed: that
-        takes a capture period, and somebody who knows what time it is."""
+        takes a capture period, and somebody who knows what time it is. Likewise while the clock is behind what it has
+        said: rows of then lie among the new ones, and only their order tells them apart."""
         buffer = self._buffer
         if not buffer.period_s or buffer.now is None:
             return None
-        end = self._low.later(buffer.period_s * rows_max * self._stretch)
-        local = end.local() if end is not None else None
-        return None if local is None or local >= buffer.now else end
+        # The last known row is in the first window: the order of rows tells new ones from those of before.
+        known, place = self._place.local, self._low.local()
+        ahead_s = (known - place).total_seconds() if self._low is self._begin_first and known and place else 0.0
+        end = self._low.later(round(max(0.0, ahead_s)) + buffer.period_s * rows_max * self._stretch)
+        local, low = end.local() if end is not None else None, self._low.local()
+        if local is None or low is None or local >= buffer.now:
+            return None
+        top = CosemDateTime.parse(self._place.top).local() if self._place.set_back and not self._taken else None
+        if top is not None and (top - low).total_seconds() <= WIDE_ROWS_MAX * buffer.period_s:
+            return None
+        return end

@@ -19,7 +19,7 @@ from hashlib import blake2b
 from dlms import axdr
 from dlms.axdr import DATE_TIME_OCTETS, Data, Tag
 from dlms.cosem.obis import AttributeRef
-from dlms.cosem.profile import UNRESOLVED, CaptureObject, TypedRow, Unresolved
+from dlms.cosem.profile import CaptureObject, TypedRow, Unresolved
 from dlms.cosem.time import ANY, STATUS_UNKNOWN, ClockStatus, CosemDateTime
 from dlms.errors import DlmsError
 from omadm.readings import REREAD_CHARS
@@ -27,8 +27,15 @@ from omadm.readings import REREAD_CHARS
 DIGEST_OCTETS = 8  # of the rows of a few hours two are alike once in 10^15 positions
 OVERLAP_S = 3600  # a clock may be set back by so much, or daylight saving end, without a row being missed
 KEPT_ROWS = range(16, 256)  # digests kept: as many as are stamped in two overlaps, at least, at most
-DOUBTFUL_KEPT = 64  # rows stamped ahead of now; as long as they are in the buffer, a range up to its end has them
+DOUBTFUL_KEPT = 256  # rows stamped ahead of now; as long as they are in the buffer, a range up to its end has them
 BASE_OCTETS_MAX = 2048  # of the last row, encoded; what is longer is not kept
+
+# A time stamp that nothing tells; whose deviation cannot be right; that is ahead of now; that is far behind the rows in
+# front of it, or ahead of those behind it; that the meter itself marks as invalid or doubtful.
+UNRESOLVED_TIME, DEVIATION, AHEAD, OFF_SEQUENCE, CLOCK_STATUS = DOUBTS = (
+    "unresolved", "deviation", "ahead", "off-sequence", "clock-status",
+)  # fmt: skip
+ANSWER, BUFFER = PACKINGS = "answer", "buffer"  # what is relative is so to a row of the same answer, of the buffer
 
 _UNRESOLVED_CELL = Data(Tag.DONT_CARE, None)  # what an unresolved cell is kept as
 
@@ -38,8 +45,8 @@ class CapturedRow:
     """One row.
 
     `clock` is its time stamp, 12 octets, empty where nothing tells it. `doubt` says why that time is not to be
-    believed: `ahead` of now, `off-sequence`, `unresolved`, empty for a plausible row. `repeated`: the time stamp is
-    local time that the clock had shown before, so that it stands for no one instant.
+    believed: a `DOUBTS`, empty for a plausible row. `repeated`: the time stamp is local time that the clock had shown
+    before, so that it stands for no one instant.
     """
 
     typed: TypedRow
@@ -76,11 +83,6 @@ class CapturedRow:
         return CosemDateTime.parse(self.clock).local() if self.clock else None
 
     @property
-    def complete(self) -> bool:
-        """Whether every cell has a value: null-data in front of an answer may stand for the row before."""
-        return all(isinstance(cell, Data) and cell.tag != Tag.NULL for cell in self.typed)
-
-    @property
     def digest(self) -> bytes:
         """What the row is known by."""
         seen = blake2b(self.stamp, digest_size=DIGEST_OCTETS)
@@ -100,14 +102,6 @@ class CapturedRow:
             clock.year, clock.month, clock.day, ANY, clock.hour, clock.minute, clock.second, 0, clock.deviation, summer
         ).emit()
 
-    def may_be(self, other: CapturedRow) -> bool:
-        """Whether this row, of which cells may be missing, is `other`."""
-        return self.stamp == other.stamp and all(
-            mine == others or isinstance(mine, Unresolved) or mine.tag == Tag.NULL
-            for column, mine, others in zip(self.columns, self.typed, other.typed, strict=True)
-            if not column.is_clock
-        )
-
 
 @dataclass(slots=True)
 class ProfilePosition:
@@ -117,8 +111,15 @@ class ProfilePosition:
     row that did not repeat a time: after a clock was set back without a word of it, `clock` is before it. `digests`: of
     the rows taken last, oldest first. `base`: the last row, for what is relative to it. `entry`: its number in the
     buffer, 0 where it is not known. `searched`: up to there by the clock, there was nothing. `ahead`: digests of
-    doubtful rows stamped ahead. `doubtful`: the last rows were doubtful. `ranges_only`: the meter does not select by
-    entry.
+    doubtful rows stamped elsewhere. `doubtful`: the last rows were doubtful. `ranges_only`: the meter does not select
+    by entry. `packing`: to which row the meter's relative cells are, a `PACKINGS`, empty where it is not known;
+    `probe`: the time stamp and the digest of a row that will tell.
+
+    Where rows are chosen by time: `top` is the latest of all plausible time stamps, which the clock may be behind now.
+    `count`: how many of the entries in use were taken or given up, 0 where it is not known; `visited`: when that was,
+    in seconds since the epoch, 0 where nobody knows; `counted_to`: up to when there were as many rows as the time that
+    has passed gives; `said`: what the meter's clock said at `visited`. `wide`: how far the search for rows that should
+    be there has come. `astray`: how many doubtful rows came since the last plausible one.
 
     `reread` is sent with the rows: it tells rows of this reading from those of one before it. `since`: so far back (in
     seconds since the epoch) an empty position begins, because what was read before was lost; 0 where nothing was.
@@ -137,10 +138,25 @@ class ProfilePosition:
     reread: str = ""
     since: float = 0.0
     losses: tuple[str, int] = ("", 0)
+    packing: str = ""
+    probe: tuple[bytes, bytes] | None = None
+    top: bytes = b""
+    count: int = 0
+    visited: float = 0.0
+    counted_to: float = 0.0
+    said: bytes = b""
+    astray: int = 0
+    wide: int = 0
 
     def dump(self) -> dict[str, object]:
         """A value that JSON can hold."""
         base = axdr.structure(*self.base).emit() if self.base else b""
+        by_time: dict[str, object] = {"top": self.top.hex(), "count": self.count, "visited": self.visited}
+        by_time |= {"counted_to": self.counted_to, "said": self.said.hex(), "wide": self.wide, "astray": self.astray}
+        by_time = {name: value for name, value in by_time.items() if value}  # most meters select by entry
+        packed: dict[str, object] = {"packing": self.packing} if self.packing else {}
+        if self.probe is not None:
+            packed["probe"] = b"".join(self.probe).hex()
         return {
             "clock": self.clock.hex(),
             "latest": self.latest.hex(),
@@ -154,18 +170,20 @@ class ProfilePosition:
             "reread": self.reread,
             "since": self.since,
             "losses": list(self.losses),
+            **by_time,
+            **packed,
         }
 
     @classmethod
     def load(cls, dumped: Mapping[str, object]) -> ProfilePosition:
         """The inverse of `dump`, also of the first version's. What is damaged or missing is as if not known."""
-        entry = dumped.get("entry")
+        packing = dumped.get("packing")
         return cls(
             clock=_time(_octets(dumped, "clock")),
             latest=_time(_octets(dumped, "latest")) or _time(_octets(dumped, "clock")),
             digests=_digests(_octets(dumped, "rows")),
             base=_base(_octets(dumped, "base")),
-            entry=entry if isinstance(entry, int) and entry > 0 else 0,
+            entry=_count(dumped.get("entry")),
             searched=_time(_octets(dumped, "searched")),
             ahead=_digests(_octets(dumped, "ahead")),
             doubtful=dumped.get("doubtful") is True,
@@ -173,6 +191,15 @@ class ProfilePosition:
             reread=_text(dumped.get("reread")),
             since=_seconds(dumped.get("since")),
             losses=_losses(dumped.get("losses")),
+            packing=packing if isinstance(packing, str) and packing in PACKINGS else "",
+            probe=_probe(_octets(dumped, "probe")),
+            top=_time(_octets(dumped, "top")),
+            count=_count(dumped.get("count")),
+            visited=_seconds(dumped.get("visited")),
+            counted_to=_seconds(dumped.get("counted_to")),
+            said=_time(_octets(dumped, "said")),
+            wide=_count(dumped.get("wide")),
+            astray=_count(dumped.get("astray")),
         )
 
     def heard(self, store: str, seq: int, lost_since: float | None, fresh: str) -> ProfilePosition:
@@ -183,8 +210,9 @@ class ProfilePosition:
         if lost_since is None or not self.known:
             return replace(self, reread=name, losses=(store, seq))
         return ProfilePosition(
-            ranges_only=self.ranges_only, reread=fresh[:REREAD_CHARS], since=lost_since, losses=(store, seq)
-        )
+            ranges_only=self.ranges_only, reread=fresh[:REREAD_CHARS], since=lost_since, losses=(store, seq),
+            packing=self.packing,
+        )  # fmt: skip
 
     @property
     def known(self) -> bool:
@@ -196,31 +224,40 @@ class ProfilePosition:
         """The time stamp of the last plausible row in the meter's own time."""
         return CosemDateTime.parse(self.clock).local() if self.clock else None
 
-    def base_row(self, columns: tuple[CaptureObject, ...]) -> CapturedRow | None:
-        """The last row, if it is known and has these columns."""
-        if len(self.base) != len(columns):
-            return None
-        try:
-            return CapturedRow.of(
-                tuple([UNRESOLVED if cell.tag == Tag.DONT_CARE else cell for cell in self.base]), columns
-            )
-        except DlmsError:
-            return None
+    @property
+    def set_back(self) -> bool:
+        """Whether the last plausible row is stamped earlier than one before it: times do not tell new rows from old."""
+        return bool(self.top and self.clock) and _later(self.top, self.clock)
 
-    def note(self, rows: Sequence[CapturedRow], period_s: int) -> None:
-        """`rows` were taken, in this order."""
+    def empty_columns(self, columns: tuple[CaptureObject, ...]) -> set[int]:
+        """The columns that had no value in the last row: null-data in them stands for nothing else."""
+        if len(self.base) != len(columns):
+            return set()
+        return {at for at, cell in enumerate(self.base) if cell.tag == Tag.NULL}
+
+    def note(self, rows: Sequence[CapturedRow], period_s: int, *, least: int = 0) -> None:
+        """`rows` were taken, in this order. So many of them are to be known again at `least`."""
         if not rows:
             return
         self.digests += [row.digest for row in rows]
-        wanted = 2 * OVERLAP_S // period_s + 8 if period_s else 64
-        del self.digests[: -min(max(wanted, KEPT_ROWS.start), KEPT_ROWS.stop)]
+        wanted = max(2 * OVERLAP_S // period_s + 8 if period_s else 64, least)
+        for row in rows:
+            self.astray = self.astray + 1 if row.doubt not in ("", CLOCK_STATUS) else 0
+        # As long as rows are doubtful, reading begins at the last plausible ones, which are to be known then.
+        del self.digests[: -min(max(wanted, KEPT_ROWS.start) + self.astray, KEPT_ROWS.stop)]
         self.base = tuple([_UNRESOLVED_CELL if isinstance(cell, Unresolved) else cell for cell in rows[-1].typed])
-        self.ahead = [*self.ahead, *[row.digest for row in rows if row.doubt == "ahead"]][-DOUBTFUL_KEPT:]
+        elsewhere = [row.digest for row in rows if row.doubt in (AHEAD, OFF_SEQUENCE, DEVIATION)]
+        self.ahead = [*self.ahead, *elsewhere][-DOUBTFUL_KEPT:]
+        self.count += len(rows) if self.count else 0
         for row in rows:
             if not row.doubt:
                 self.clock, self.searched = row.clock, b""
                 if not row.repeated:
                     self.latest = row.clock
+                if not self.top or _later(row.clock, self.top):
+                    self.top = row.clock
+            elif row.doubt == CLOCK_STATUS:  # in its place all the same, as far as anybody can see
+                self.searched = row.clock
 
     def after_known(self, rows: Sequence[CapturedRow]) -> int | None:
         """In rows that lie side by side in the buffer: the index of the first one that was not taken yet, `None` when
@@ -237,41 +274,50 @@ class ProfilePosition:
             same = next((at for at in range(most) if digests[end - 1 - at] != self.digests[-1 - at]), most)
             if same:
                 best = max(best, (same == most, same, -end))
-        return -best[2] if best[1] else self._after_base(rows)
+        return -best[2] if best[1] else self._after_clock(rows)
 
-    def unknown(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
+    def unknown(self, rows: Sequence[CapturedRow], *, in_order: bool) -> list[CapturedRow]:
         """Return the rows that were not taken yet, of those that were chosen by their time stamps.
 
         Rows may well be alike, so they are counted. What the buffer has before the first known one is older than all
-        that was taken.
+        that was taken, where the rows are `in_order` of their capture.
         """
-        known = Counter(self.digests) | Counter(self.ahead)
-        since_base = self._after_base(rows) or 0
         if not self.digests:
-            return list(rows[since_base:])
+            return list(rows[self._after_clock(rows) or 0 :])
+        taken, known = set(self.digests), Counter(self.digests) | Counter(self.ahead)
         found: list[CapturedRow] = []
-        met = False
-        for at, row in enumerate(rows):
-            if known[row.digest]:
-                known[row.digest] -= 1
-                found = found if met else []
-                met = True
-            elif at >= since_base or row.complete:
+        met = not in_order
+        for row in rows:
+            digest = row.digest
+            if not known[digest]:
                 found.append(row)
+                continue
+            known[digest] -= 1
+            if digest in taken and not met:
+                found, met = [], True
+        if in_order and not met and self.astray >= KEPT_ROWS.stop - KEPT_ROWS.start:  # the last ones are forgotten
+            return [row for row in found if self.local is None or (row.local or self.local) > self.local]
         return found
 
-    def _after_base(self, rows: Sequence[CapturedRow]) -> int | None:
-        """The same by the last row taken, where cells of its copy are missing, and by the time stamp alone for a
-        position of the first version."""
-        if not rows:
+    def _after_clock(self, rows: Sequence[CapturedRow]) -> int | None:
+        """The same by the time stamp alone, for a position of the first version."""
+        if self.digests or not self.clock:
             return None
-        base = self.base_row(rows[0].columns)
-        for at, row in enumerate(rows):
-            if base is not None and not row.complete and row.may_be(base):
-                return at + 1
-            if not self.digests and self.clock and row.clock == self.clock:
-                return at + 1
-        return None
+        return next((at + 1 for at, row in enumerate(rows) if row.clock == self.clock), None)
+
+
+def _later(one: bytes, other: bytes) -> bool:
+    times = CosemDateTime.parse(one).local(), CosemDateTime.parse(other).local()
+    return times[0] is not None and (times[1] is None or times[0] > times[1])
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**32 else 0
+
+
+def _probe(octets: bytes) -> tuple[bytes, bytes] | None:
+    known = len(octets) == DATE_TIME_OCTETS + DIGEST_OCTETS
+    return (octets[:DATE_TIME_OCTETS], octets[DATE_TIME_OCTETS:]) if known else None
 
 
 def _text(value: object) -> str:

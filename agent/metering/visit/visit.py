@@ -23,13 +23,15 @@ from datetime import datetime
 from typing import ClassVar, Protocol
 
 from agent.metering.registry.entry import Meter, meter_name
-from agent.metering.scheduling.tasks import Job
+from agent.metering.scheduling.tasks import OwedRun
 from agent.metering.visit.profile_catchup import (
+    ROWS_NOT_FOUND,
     MeterFacts,
     ProfileReading,
     iso_time,
 )
 from agent.metering.visit.raw_values import UNRESOLVED_ERROR, UnstorableError, encode
+from agent.metering.visit.shortfall import PASSING, Shortfall
 from agent.settings.reading_codes import ReadingItem
 from dlms import axdr
 from dlms.axdr import Data
@@ -62,6 +64,7 @@ RESETS_MODULO = 100
 FIRST_STORED = 101
 OTHER_REASON = 250  # Data-Access-Result
 CLOSE_S = 5.0  # for the release, once everything was read
+AGAIN_MAX = 2  # so often a visit asks again for what the meter had an error for that may pass
 STEP_MARGIN = 2.5  # a step may take so many times what the one before it took: it may be twice as long
 
 ProfileKey = tuple[str, Obis]  # task, profile
@@ -106,7 +109,7 @@ class Visit:
 
     `profiles` are to be read for the task they are filed under; `first_s` is how far back where nothing of them was
     read yet. Of `tasks_stored` everything but the profiles is stored for this run already. `extra` is read beside what
-    the jobs want: `agent.metering.registry.device_book` asks for it in idle time. `best_now` says what time it
+    the runs want: `agent.metering.registry.device_book` asks for it in idle time. `best_now` says what time it
     is, in UTC, `None` while our clock cannot be trusted. `for_order`: whether it is an
     `agent.metering.orders.order_visit.OrderVisit`.
     """
@@ -114,7 +117,7 @@ class Visit:
     for_order: ClassVar[bool] = False
 
     meter: Meter
-    jobs: Sequence[Job]
+    runs: Sequence[OwedRun]
     session: MeterSession
     channel: Channel
     until: float
@@ -129,7 +132,7 @@ class Visit:
     first_s: float = 86_400.0
     best_now: Callable[[], datetime | None] = lambda: None
     tasks_stored: set[str] = field(default_factory=set)
-    places_stored: dict[ProfileKey, Mapping[str, object]] = field(default_factory=dict)
+    positions_stored: dict[ProfileKey, Mapping[str, object]] = field(default_factory=dict)
     due: bool = False
     described: bool = False
     asked: ProfileReading | None = None
@@ -139,6 +142,7 @@ class Visit:
     reached: bool = False
     gives_way: bool = False
     billing_asked: bool = False
+    asked_again: int = 0
     extra: tuple[AttributeRef, ...] = ()
     opened: SessionOpened | None = None
 
@@ -160,7 +164,7 @@ class Visit:
     def profiles_from(self, profiles: dict[ProfileKey, ProfileReading]) -> None:
         """Read these profiles, each from its position on. To be called before rows are asked for."""
         self.profiles = profiles
-        self.places_stored = {key: profile.position.dump() for key, profile in profiles.items()}
+        self.positions_stored = {key: profile.position.dump() for key, profile in profiles.items()}
 
     def give_way(self, now: float) -> None:
         """End the visit with the answer to what was asked last. What was read is there as after a failure."""
@@ -229,41 +233,48 @@ class Visit:
             return meter_name(value)
         return meter_name(value.encode("utf-8", "replace")) if isinstance(value, str) else ""
 
-    def readings(self, job: Job, meter_id: str, *, trusted: bool) -> list[Reading]:
-        """The readings of one job that are not stored yet: attributes in the order of its list, then rows of profiles
+    def readings(self, owed: OwedRun, meter_id: str, *, trusted: bool) -> list[Reading]:
+        """The readings of one run that are not stored yet: attributes in the order of its list, then rows of profiles
         in the order of the meter, and at the end of the visit the profiles that could not be read."""
-        maker = _Maker(job, meter_id, self._iso(self.data(CLOCK_TIME)), trusted)
+        maker = _Maker(owed, meter_id, self._iso(self.data(CLOCK_TIME)), trusted)
         found: list[Reading] = []
-        for item in job.items.items if job.task.task_id not in self.tasks_stored else ():
+        for item in owed.items.items if owed.task.task_id not in self.tasks_stored else ():
             ref = self._ref_of(item)
             taken = self.taken.get(ref)
             if taken is not None:  # the session answers for every attribute; one that it does not is not made up
                 found.append(maker.reading(ref, taken.result, taken.received, date_time=item.date_time))
         for (task_id, _), profile in self.profiles.items():
-            if task_id == job.task.task_id:
+            if task_id == owed.task.task_id:
                 found += self._rows(maker, profile)
         return found
 
-    def alarm_registers(self, job: Job) -> list[tuple[AttributeRef, Data]]:
-        """The alarm registers (0.0.97.98.0-9.255) among what was read for a job, with their values."""
-        wanted = [item.ref for item in job.items.items if _is_alarm_register(item.ref)]
+    def shortfall(self) -> Shortfall:
+        """What the runs want and the meter had errors for, of what was asked in this visit."""
+        refs = {self._ref_of(item) for owed in self.runs for item in owed.items.items if not is_profile(item.ref)}
+        results = [self.taken[ref].result for ref in refs if ref in self.taken]
+        profiles = (f"profile {it.obis}: {it.error}" if it.error else "" for it in self.profiles.values())
+        return Shortfall.of(results, profiles if self.complete else ())
+
+    def alarm_registers(self, owed: OwedRun) -> list[tuple[AttributeRef, Data]]:
+        """The alarm registers (0.0.97.98.0-9.255) among what was read for a run, with their values."""
+        wanted = [item.ref for item in owed.items.items if _is_alarm_register(item.ref)]
         return [(ref, data) for ref in wanted if (data := self.data(ref)) is not None]
 
-    def positions(self, job: Job) -> dict[Obis, Mapping[str, object]]:
-        """How far each profile of a job has been read now, where that is not stored yet."""
+    def positions(self, owed: OwedRun) -> dict[Obis, Mapping[str, object]]:
+        """How far each profile of a run has been read now, where that is not stored yet."""
         return {
             key[1]: dumped
             for key, profile in self.profiles.items()
-            if key[0] == job.task.task_id and (dumped := profile.position.dump()) != self.places_stored.get(key)
+            if key[0] == owed.task.task_id and (dumped := profile.position.dump()) != self.positions_stored.get(key)
         }
 
     def stored(self) -> None:
         """Everything that `readings` and `positions` gave is durable now."""
-        self.tasks_stored |= {job.task.task_id for job in self.jobs}
-        self.places_stored = {key: profile.position.dump() for key, profile in self.profiles.items()}
+        self.tasks_stored |= {owed.task.task_id for owed in self.runs}
+        self.positions_stored = {key: profile.position.dump() for key, profile in self.profiles.items()}
         self.learned_before = signature(self.knowledge)
         for profile in self.profiles.values():
-            profile.rows = []
+            profile.rows, profile.missing = [], 0
 
     # --- inside ---
 
@@ -282,7 +293,7 @@ class Visit:
             case ItemRead(ref=ref, result=result):
                 self.taken[ref] = AttributeResult(result, wall)
             case ReadDone():
-                if self._ask_billing(now):
+                if self._ask_billing(now) or self._ask_again(now):
                     pass
                 elif self.profiles and not self.described:
                     self.due = True
@@ -303,9 +314,9 @@ class Visit:
         """What is to be read and is no profile, and not stored yet."""
         return [
             item
-            for job in self.jobs
-            if job.task.task_id not in self.tasks_stored
-            for item in job.items.items
+            for owed in self.runs
+            if owed.task.task_id not in self.tasks_stored
+            for item in owed.items.items
             if not is_profile(item.ref)
         ]
 
@@ -323,6 +334,21 @@ class Visit:
             except DlmsError as error:  # the session ended behind its last answer
                 self._end(str(error))
         return bool(missing)
+
+    def _ask_again(self, now: float) -> bool:
+        """Ask again for what may have failed for the moment only. Returns whether there is any."""
+        failed = [
+            ref for ref, taken in self.taken.items()
+            if isinstance(taken.result, ItemError) and taken.result.code in PASSING
+        ]  # fmt: skip
+        if not failed or self.asked_again >= AGAIN_MAX:
+            return False
+        self.asked_again += 1
+        try:
+            self.session.read(failed, now)
+        except DlmsError as error:  # the session ended behind its last answer
+            self._end(str(error), error)
+        return True
 
     def _ref_of(self, item: ReadingItem) -> AttributeRef:
         """Return the attribute that has the value of a billing reset: with the number of the reset for F, modulo 100;
@@ -415,10 +441,10 @@ class Visit:
                 )
             for column, data in profile.wanted(row.cells):
                 found.append(of_row.reading(column, self._cell(column, data), self.profiles_at))
-        if profile.error and self.complete:
-            ref = AttributeRef(PROFILE_CLASS, profile.obis, BUFFER)
-            found.append(maker.reading(ref, ItemError(profile.error), self.profiles_at))
-        return found
+        errors = [profile.error] if profile.error and self.complete else []
+        errors += [ROWS_NOT_FOUND] if profile.missing else []
+        ref = AttributeRef(PROFILE_CLASS, profile.obis, BUFFER)
+        return found + [maker.reading(ref, ItemError(error), self.profiles_at) for error in errors]
 
     def _cell(self, column: AttributeRef, data: Data | Unresolved) -> Value | ItemError:
         if isinstance(data, Unresolved):
@@ -432,9 +458,9 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class _Maker:
-    """Makes the readings of one job, or of one row."""
+    """Makes the readings of one run, or of one row."""
 
-    job: Job
+    owed: OwedRun
     meter_id: str
     meter_time: str | None
     trusted: bool
@@ -456,7 +482,7 @@ class _Maker:
             except UnstorableError as unstorable:
                 error = str(unstorable)
         return Reading(
-            task=self.job.task.task_id,
+            task=self.owed.task.task_id,
             meter=self.meter_id,
             cls=ref.class_id,
             obis=str(ref.obis),
@@ -469,7 +495,7 @@ class _Maker:
             received=round(received, 3),
             trusted=self.trusted,
             error=error,
-            run=self.job.run,
+            run=self.owed.run,
             profile=self.profile,
             doubt=self.doubt,
             reread=self.reread,

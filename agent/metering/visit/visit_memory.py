@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from agent.clock import Clock
 from agent.metering.registry.entry import Meter
 from agent.metering.scheduling.schedule import Backoff
-from agent.metering.scheduling.tasks import Job
+from agent.metering.scheduling.tasks import OwedRun
 from agent.metering.store.reading_store import Store, StoreError
 from agent.metering.visit.profile_position import ProfilePosition
+from agent.metering.visit.shortfall import NOT_THERE
 from agent.metering.visit.visit import AttributeResult, Visit
 from agent.settings.config import MeteringConfig
+from dlms.client.events import ItemError, Value
 from dlms.client.knowledge import MeterKnowledge
 from dlms.cosem.obis import CLOCK_TIME, DEVICE_NAME, AttributeRef, Obis
 from dlms.errors import DlmsError
@@ -71,10 +73,10 @@ class Retries:
         failed = self._meters.get(meter.key)
         return failed.since if failed else 0.0
 
-    def given_up(self, meter: Meter, job: Job) -> bool:
+    def given_up(self, meter: Meter, owed: OwedRun) -> bool:
         failed = self._meters.get(meter.key)
-        run, offset, failures = failed.runs.get(job.task.task_id, _NO_RUN) if failed else _NO_RUN
-        return job.is_of(run, offset) and failures > self._retries_of(job)
+        run, offset, failures = failed.runs.get(owed.task.task_id, _NO_RUN) if failed else _NO_RUN
+        return owed.is_of(run, offset) and failures > self._retries_of(owed)
 
     def reset(self, meter: Meter) -> None:
         self._meters.pop(meter.key, None)
@@ -82,29 +84,38 @@ class Retries:
     def reset_all(self) -> None:
         self._meters.clear()
 
-    def note(self, meter: Meter, jobs: Sequence[Job], *, gained: int = 0) -> bool:
-        """Record that a visit for these jobs failed after it had read `gained` values.
+    def is_last(self, meter: Meter, runs: Sequence[OwedRun]) -> bool:
+        """Whether a failure now would have one of these runs given up."""
+        failed = self._meters.get(meter.key)
+        for owed in runs:
+            run, offset, before = failed.runs.get(owed.task.task_id, _NO_RUN) if failed else _NO_RUN
+            if (before if owed.is_of(run, offset) else 0) >= self._retries_of(owed):
+                return True
+        return not runs
 
-        Returns whether a run of theirs is given up now.
+    def note(self, meter: Meter, runs: Sequence[OwedRun], *, gained: int = 0) -> bool:
+        """Record that a visit for these runs failed after it had read `gained` values.
+
+        Returns whether one of the runs is given up now.
         """
         now = self._clock.monotonic()
         failed = self._meters.setdefault(meter.key, _Failures(since=now))
-        failures, final = 1, not jobs and self._retries_max == 0
-        for job in jobs:
-            run, offset, before = failed.runs.get(job.task.task_id, _NO_RUN)
-            before = before if job.is_of(run, offset) else 0
+        failures, final = 1, not runs and self._retries_max == 0
+        for owed in runs:
+            run, offset, before = failed.runs.get(owed.task.task_id, _NO_RUN)
+            before = before if owed.is_of(run, offset) else 0
             # A visit that brought the reading a good step forward is no reason to give it up.
             count = before if gained >= GOOD_STEP_VALUES else before + 1
-            failed.runs[job.task.task_id] = (job.run, job.offset, count)
+            failed.runs[owed.task.task_id] = (owed.run, owed.offset, count)
             failures = max(failures, count)
-            final = final or count > self._retries_of(job)
+            final = final or count > self._retries_of(owed)
         failed.not_before = now + self._backoff.pause(failures, self._jitter)
         if final:
             LOG.debug("meter %s was not read in %d attempts", meter.meter_id, failures)
         return final
 
-    def _retries_of(self, job: Job) -> int:
-        return self._retries_max if job.task.retries_max is None else job.task.retries_max
+    def _retries_of(self, owed: OwedRun) -> int:
+        return self._retries_max if owed.task.retries_max is None else owed.task.retries_max
 
 
 class NameQuestions:
@@ -130,24 +141,24 @@ class Leftovers:
     """Keeps what visits read before they failed, for the next visit of the same meter for the same slots."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[dict[str, Job], dict[AttributeRef, AttributeResult]]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[dict[str, OwedRun], dict[AttributeRef, AttributeResult]]] = OrderedDict()
 
     def keep(self, visit: Visit) -> None:
         """Keep all values of a failed visit but those that every visit reads anew: the name of the meter, its clock,
-        and what its profiles are."""
+        and what its profiles are. What the meter had an error for is asked again, unless it does not have it."""
         anew = {DEVICE_NAME, CLOCK_TIME} | {ref for profile in visit.profiles.values() for ref in profile.descriptors}
-        rest = {ref: taken for ref, taken in visit.taken.items() if ref not in anew}
+        rest = {ref: taken for ref, taken in visit.taken.items() if ref not in anew and _lasts(taken.result)}
         self._kept.pop(visit.meter.key, None)
         if rest:
-            self._kept[visit.meter.key] = ({job.task.task_id: job for job in visit.jobs}, rest)
+            self._kept[visit.meter.key] = ({owed.task.task_id: owed for owed in visit.runs}, rest)
         while len(self._kept) > LEFTOVERS_KEPT:
             self._kept.popitem(last=False)
 
-    def take(self, meter: Meter, jobs: Sequence[Job]) -> dict[AttributeRef, AttributeResult]:
+    def take(self, meter: Meter, runs: Sequence[OwedRun]) -> dict[AttributeRef, AttributeResult]:
         """Return what is left over for exactly these slots, and forget it."""
         before, rest = self._kept.pop(meter.key, ({}, {}))
-        same = [job for job in jobs if (of := before.get(job.task.task_id)) and job.is_of(of.run, of.offset)]
-        return rest if len(same) == len(jobs) == len(before) else {}
+        same = [owed for owed in runs if (of := before.get(owed.task.task_id)) and owed.is_of(of.run, of.offset)]
+        return rest if len(same) == len(runs) == len(before) else {}
 
 
 class KnowledgeCache:
@@ -188,15 +199,17 @@ class KnowledgeCache:
             )
         return position
 
-    def has_values(self, meter_id: str, job: Job) -> bool:
+    def has_values(self, meter_id: str, owed: OwedRun) -> bool:
         """Whether all values of this slot but rows of profiles are in the store.
 
-        Monotonic time begins anew with each boot: a visit that a power cut ended is made once more, and the head-end
-        knows what it reads for a repetition.
+        Monotonic time begins anew with each boot, so an offset says nothing of a clock of another boot: a visit that a
+        power cut ended is made once more, and the head-end knows what it reads for a repetition.
         """
-        found = self._recall(_key(meter_id, job.task.task_id, VALUES))
+        found = self._recall(_key(meter_id, owed.task.task_id, VALUES))
         run, offset = found.get("run"), found.get("offset")
-        return isinstance(run, int) and isinstance(offset, float) and job.is_of(run, offset)
+        if found.get("boot") != owed.boot or not isinstance(run, int) or not isinstance(offset, float):
+            return False
+        return owed.is_of(run, offset)
 
     def _recall(self, key: str) -> dict[str, object]:
         try:
@@ -214,6 +227,10 @@ class KnowledgeCache:
             return MeterKnowledge()
 
 
+def _lasts(result: Value | ItemError) -> bool:
+    return isinstance(result, Value) or result.code in NOT_THERE
+
+
 def positions(
     meter_id: str, task_id: str, reached: Mapping[Obis, Mapping[str, object]]
 ) -> dict[str, Mapping[str, object]]:
@@ -221,9 +238,9 @@ def positions(
     return {_key(meter_id, task_id, str(obis)): position for obis, position in reached.items()}
 
 
-def values_stored(meter_id: str, job: Job) -> dict[str, Mapping[str, object]]:
+def values_stored(meter_id: str, owed: OwedRun) -> dict[str, Mapping[str, object]]:
     """Return, for the store, that the values of this run are there, while rows of profiles may be missing still."""
-    return {_key(meter_id, job.task.task_id, VALUES): {"run": job.run, "offset": job.offset}}
+    return {_key(meter_id, owed.task.task_id, VALUES): {"run": owed.run, "offset": owed.offset, "boot": owed.boot}}
 
 
 def _key(meter_id: str, task_id: str, what: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Protocol
 
 from dlms.errors import LinkError
@@ -72,6 +71,3 @@ class Line:
 
 def bridge_over(line: Line, core: object, *, silence_s: float = 0.0) -> Bridge:
     return Bridge(line, core, line.clock.monotonic, silence_s=silence_s)  # type: ignore[arg-type]
-
-
-Opener = Callable[[], Bridge]

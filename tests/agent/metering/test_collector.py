@@ -465,6 +465,29 @@ def test_a_port_that_opens_and_fails_again_and_again_is_news_once(
     assert rig.health[-1] == (True, "plc0")
 
 
+class DefectiveLink(PlcLink):
+    def receive(self, data: bytes, now: float) -> None:
+        raise ZeroDivisionError
+
+
+def test_a_defect_of_a_protocol_costs_its_port_and_is_news_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    new_bridge, defective = rig.new_bridge, lambda: bridge_over(Line(rig.network, rig.clock), DefectiveLink())
+    rig.new_bridge = defective  # type: ignore[method-assign]
+    rig.run(600)
+    assert 10 <= rig.opened <= 30, "with growing pauses"
+    assert [record.exc_info is not None for record in caplog.records
+            if getattr(record, "event", "") == "port.defect" and record.levelname == "ERROR"] == [True]  # fmt: skip
+    assert "ZeroDivisionError" in rig.health[-1][1]
+    rig.new_bridge = new_bridge  # type: ignore[method-assign]
+    rig.run(120)
+    assert rig.health[-1] == (True, "plc0")
+    assert rig.count() == {(rig.meters[0].id, 1_800_000_000): 108}
+
+
 def test_a_base_node_that_stays_silent_is_excused_also_after_its_port_was_opened_anew(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path, meters=0)
     rig.collector.configure(provisioning())

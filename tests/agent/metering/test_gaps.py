@@ -6,15 +6,20 @@ import logging
 import random
 import sqlite3
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.metering.collector import UNREAD_SHARE_MAX
 from agent.metering.ledger.keeper import LedgerKeeper
+from agent.metering.scheduling.readinglist import ReadingList
 from agent.metering.scheduling.run_tally import SILENT_AFTER
+from agent.metering.scheduling.tasks import OwedRun
+from agent.metering.store.life_sign import LifeSignFile
 from agent.metering.store.reading_store import Store, StoreError
 from agent.metering.store.store_schema import StoreCorruptError
+from agent.settings.provisioning import ReadingTask
 from omadm.readings import Reading
 from omadm.schedule import Periodic
 from tests.agent.metering.test_collector import EVERY_S, PlcRig, metering, provisioning, replace_config, task
@@ -170,7 +175,10 @@ def test_while_nothing_vouches_for_the_clock_nothing_is_settled_and_afterwards_i
     assert sum(1 for record in rig.records() if record["trusted"] is False) == 4 * 108
     rig.clock.is_trusted = True
     rig.run(30)
-    assert told(rig) == [("open", 0, 1, None, "clock-unknown", None)]
+    assert sorted(told(rig), key=str) == [
+        ("confirmed", 1, 1, 4, "clock-unknown", None),
+        ("open", 0, 1, None, "clock-unknown", None),
+    ]
     assert rig.store.progress()[rig.meters[1].id, "t1"] == RUN + 4 * EVERY_S
     assert rig.count()[rig.meters[1].id, RUN + 4 * EVERY_S] == 108, "what was proven later is not read again"
 
@@ -278,6 +286,29 @@ def test_where_the_ledger_is_lost_all_since_the_last_sign_of_life_is_listed(tmp_
     assert rig.collector.tasks.gaps() == before
 
 
+@pytest.mark.parametrize("left", [None, b""])
+def test_a_store_that_is_gone_beside_its_sign_is_lost_with_what_waited_in_it(
+    tmp_path: Path, left: bytes | None
+) -> None:  # fmt: skip
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    rig.run(4 * EVERY_S)
+    waiting = rig.store.stats().pending
+    rig.reader.close()
+    rig.collector.close()
+    rig.store.close()
+    rig.config.store_file.unlink()
+    if left is not None:
+        rig.config.store_file.write_bytes(left)
+    rig.start()
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    assert 0 < rig.store.stats().lost <= waiting
+    gaps = [gap for gap, _ in rig.collector.tasks.gaps()]
+    lost = {slot for gap in gaps if gap.reason == "store-lost" for slot in range(gap.first, gap.last + 1, EVERY_S)}
+    assert lost >= {RUN + number * EVERY_S for number in range(3)}
+
+
 @pytest.mark.slow
 def test_where_the_sign_of_life_is_lost_as_well_it_is_said_that_nobody_knows(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -294,6 +325,34 @@ def test_where_the_sign_of_life_is_lost_as_well_it_is_said_that_nobody_knows(
     rig.collector.configure(provisioning())
     rig.run(60)
     assert events(caplog, logging.ERROR).count("ledger.unknown") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("known", [True, False])
+def test_a_sign_of_life_of_a_time_that_has_not_come_is_said_and_the_one_before_it_counts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, known: bool
+) -> None:
+    caplog.set_level(logging.INFO)
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    rig.run(3 * EVERY_S)
+    file = LifeSignFile(Path(f"{rig.config.store_file}-alive"))
+    sign = file.read()
+    assert sign is not None
+    ahead = sign.alive_at(sign.alive + 86_400.0)  # as a clock that was a day ahead has it written
+    for number in (1, 2):
+        file.write(replace(ahead, number=sign.number + number, steady=ahead.steady if known else 0.0))
+    file.close()
+    nothing_left(rig, sign=True, seconds=6 * 3600.0)
+    rig.run(60)
+    assert events(caplog, logging.WARNING).count("ledger.ahead") == 1
+    assert events(caplog, logging.ERROR).count("ledger.unknown") == (not known)
+    newest = int(rig.clock.wall() // EVERY_S * EVERY_S)
+    ranges = [(gap.first, gap.last) for gap, _ in rig.collector.tasks.gaps()]
+    slots = {slot for first, last in ranges for slot in range(first, last + 1, EVERY_S)}
+    since = int(sign.alive // EVERY_S + 1) * EVERY_S
+    if known:  # else what the damaged store may have held is listed, and nobody knows whether that is all
+        assert {slot for slot in slots if slot >= since} == set(range(since, newest, EVERY_S))
 
 
 @pytest.mark.slow
@@ -354,7 +413,7 @@ def test_what_was_read_under_a_liar_is_doubted_also_after_the_process_was_killed
     begun = rig.store.next_id()
     rig.run(3 * EVERY_S)
     said = judged(rig)
-    assert said[0] == ("doubted", 0, 8)  # as it seems to whoever believes the liar
+    assert said[0] == ("doubted", -1, 8)  # as it seems to whoever believes the liar
     lied = {int(str(one["run"])) for one in rig.records() if int(str(one["id"])) >= begun and one["trusted"]}
     assert len(lied) >= 3
     rig.restart()
@@ -367,7 +426,7 @@ def test_what_was_read_under_a_liar_is_doubted_also_after_the_process_was_killed
     newest = int(rig.clock.wall() // EVERY_S * EVERY_S)
     assert newest in {run for _, run in rig.count()}
     told = judged(rig)
-    rig.restart()  # marks that were corrected are of the era in which that was done
+    rig.restart()  # marks that were corrected are of the epoch in which that was done
     rig.collector.configure(provisioning())
     rig.run(60)
     assert judged(rig) == told
@@ -386,9 +445,8 @@ def test_what_an_earlier_life_read_under_a_right_clock_is_confirmed_when_the_lia
     rig.clock.wall_offset += 86_400.0
     rig.run(60)
     said = judged(rig)
-    assert said[0] == ("doubted", 0, 3)
-    assert ("confirmed", 0, 3) in said[1:]  # takes back all that was said of these readings before
-    assert not [one for one in said[said.index(("confirmed", 0, 3)) :] if one == ("doubted", 0, 3)]
+    assert said[0] == ("doubted", -1, 3)
+    assert said[-1] == ("confirmed", -1, 3)  # takes back all that was said of these readings before
 
 
 @pytest.mark.slow
@@ -407,6 +465,10 @@ def test_of_another_boot_nothing_is_known_and_nothing_doubted(tmp_path: Path) ->
 # --- what closes a gap ---
 
 
+LOAD, EVENTS = "1.0.99.1.0.255", "0.0.99.98.0.255"
+PERIODS = {LOAD: EVERY_S, EVENTS: 0.0}
+
+
 def row(meter: str, at: str, obis: str = "1.0.1.8.0.255") -> Reading:
     return Reading(
         task="profile", meter=meter, cls=3, obis=obis, attr=2, tag="u32", raw=1, scaler=0, unit=30, meter_time=at,
@@ -423,13 +485,40 @@ def test_rows_of_a_load_profile_close_the_slots_that_they_hold_and_the_head_end_
     rig.run(60)
     # RUN is 2027-01-15T08:00:00Z: the intervals that end at 08:15 to 10:00.
     times = [f"2027-01-15T{8 + quarter // 4:02}:{15 * (quarter % 4):02}:00Z" for quarter in range(1, 9)]
-    rig.collector.tasks.stored([row(meter, at) for at in times])
+    rig.collector.tasks.stored([row(meter, at) for at in times], PERIODS)
     rig.run(2)
     assert told(rig)[-1] == ("closed", 0, 1, 8, "concentrator-off", "profile")
     assert [(gap.first, gap.last) for gap, _ in rig.collector.tasks.gaps()] == [(RUN + 9 * EVERY_S, RUN + 23 * EVERY_S)]
-    rig.collector.tasks.stored([row("another", at) for at in times] + [row(meter, "never")])
+    rig.collector.tasks.stored([row("another", at) for at in times] + [row(meter, "never")], PERIODS)
     rig.run(2)
     assert len(rig.collector.tasks.gaps()) == 1
+
+
+@pytest.mark.parametrize(
+    ("obis", "profile"),
+    [
+        ("0.0.96.11.0.255", EVENTS),  # the code of an event
+        ("1.0.1.8.0.255", EVENTS),  # a register beside it, at the times of events
+        ("0.0.96.10.1.255", LOAD),  # a status word, which the task does not read
+        ("1.0.1.8.0.255", "1.0.99.2.0.255"),  # a profile of which no period is known
+    ],
+)
+def test_rows_that_hold_no_interval_of_what_the_task_reads_close_nothing(
+    tmp_path: Path, obis: str, profile: str
+) -> None:
+    """A log of events is fullest after an outage; its rows are no values of the slots that were missed."""
+    rig = PlcRig(tmp_path, meters=1)
+    meter = rig.meters[0].id
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    off(rig, 6 * 3600.0)
+    rig.run(60)
+    listed = rig.collector.tasks.gaps()
+    times = ("08:15:20", "08:16:10", "09:00:05", "09:01:00", "10:00:30", "10:01:10")
+    rows = [replace(row(meter, f"2027-01-15T{at}Z", obis), profile=profile) for at in times]
+    rig.collector.tasks.stored(rows, PERIODS)
+    rig.run(2)
+    assert rig.collector.tasks.gaps() == listed
 
 
 def test_a_gap_is_given_up_for_a_person_s_reason(tmp_path: Path) -> None:
@@ -582,3 +671,36 @@ def test_each_scheduled_slot_is_read_once_or_listed_whatever_happens(tmp_path: P
         for slot in range(RUN, newest, EVERY_S):
             # What was read in doubt is read again each time that a kill made the process forget it.
             assert count[meter.id, slot] or (meter.id, slot) in listed, f"{meter.id} {slot} is neither read nor listed"
+
+
+def test_a_task_that_reads_a_profile_alone_is_filled_by_its_rows(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    meter = rig.meters[0].id
+    rig.collector.configure(provisioning(ReadingTask("t1", EVERY_S, "", codes=f"7/{LOAD}/2")))
+    rig.run(60)
+    off(rig, 3 * 3600.0)
+    rig.run(60)
+    listed = [gap for gap, _ in rig.collector.tasks.gaps()]
+    assert listed
+    times = [f"2027-01-15T{8 + quarter // 4:02}:{15 * (quarter % 4):02}:00Z" for quarter in range(1, 13)]
+    rig.collector.tasks.stored([row(meter, at, "1.0.1.7.0.255") for at in times], PERIODS)
+    rig.run(2)
+    assert rig.collector.tasks.gaps() == []
+
+
+def test_a_task_that_reads_logs_alone_has_missed_nothing_once_they_are_read(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    meter = rig.meters[0].id
+    reads = ReadingTask("t1", EVERY_S, "", codes=f"7/{EVENTS}/2")
+    rig.collector.configure(provisioning(reads))
+    rig.run(60)
+    off(rig, 3 * 3600.0)
+    rig.run(1)
+    gaps = [gap for gap, _ in rig.collector.tasks.gaps()]
+    assert gaps
+    items = ReadingList("t1", reads.items)
+    runs = [OwedRun(reads, run, items, trusted=True, offset=0.0) for run in (gaps[0].first, RUN + 10**6)]
+    rig.collector.tasks.caught_up(meter, runs[:1])
+    assert [gap.first for gap, _ in rig.collector.tasks.gaps()] == [gaps[0].first + EVERY_S]
+    rig.collector.tasks.caught_up(meter, runs[1:])
+    assert rig.collector.tasks.gaps() == []

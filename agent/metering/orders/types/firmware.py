@@ -111,8 +111,8 @@ def plan_firmware(parameters: Mapping[str, object], context: Context) -> Plan:
             when = _activation(parameters["activate"])
             if when is None:
                 return Ended(progress | {"stage": _IS_VERIFIED, "activated": False})
-            if when > context.wall:
-                yield Pause(when - context.wall, progress | {"stage": _IS_VERIFIED})
+            if when > context.wall or (when > 0 and not context.trusted):
+                yield Pause(0.0, progress | {"stage": _IS_VERIFIED}, until=when)
             yield from _slices(activate(), obis, context, progress | {"stage": _ACTIVATION})
         else:
             yield from _find_out(obis, named, context, progress)

@@ -4,7 +4,9 @@ The keys themselves are provisioned below `./AMI/Access` and never in an order: 
 master key, which no concentrator needs to know. The request goes out in an association with the old keys; the next one
 is opened with the new ones, and only when that has worked are the old ones forgotten (`agent.metering.access`).
 
-Cut off after the request, the order finds out by associating: a meter that takes the new keys has carried it out.
+Cut off after the request, the order finds out by associating: a meter that takes the new keys has carried it out. The
+broadcast key has no part in an association. Whether the meter has it is known from the answer to its transfer alone,
+which is repeated where no other key goes with it: it is the same key, however often.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ from dlms.cosem.obis import MethodRef
 
 SETUP_CODE = "0.0.43.0.0.255"
 KEY_TRANSFER = 2  # global_key_transfer in version 0 (BB 4.4.7)
-KEY_IDS = {"unicast": 0, "broadcast": 1, "authentication": 2}
+BROADCAST = "broadcast"
+KEY_IDS = {"unicast": 0, BROADCAST: 1, "authentication": 2}
 WRAP_OCTETS = 8  # what a wrapped key has more (RFC 3394)
 _WRAPPED = re.compile(r"(?:[0-9a-fA-F]{48}|[0-9a-fA-F]{80})", re.ASCII)
+_SUPERSEDED = "other keys were provisioned since it was sent; whether the meter took these is not known"
 _ACCEPTED = "accepted; an association with the new keys is to follow"
 
 
@@ -44,8 +48,12 @@ def plan_keys(parameters: Mapping[str, object], context: Context) -> Plan:
     wrapped = parameters["wrapped"]
     named: dict[str, str] = dict(wrapped) if isinstance(wrapped, dict) else {}
     keys = context.keys
-    if keys.new_in_use and context.sent:
-        return Ended({"changed": sorted(named), "in_use": "new"})
+    if keys.superseded and context.sent:  # what is wrapped here is not what is provisioned: the meter would be lost
+        return Ended(refused=_SUPERSEDED)
+    accepted = context.progress.get("what") == _ACCEPTED
+    shown = set(named) - {BROADCAST}  # what an association shows
+    if keys.new_in_use and context.sent and (shown or accepted):
+        return _in_use(named, shown, accepted=accepted)
     if set(named) != set(keys.provisioned):
         # A meter with keys that nobody here knows would be lost.
         others = ", ".join(sorted(keys.provisioned)) or "nothing"
@@ -56,9 +64,9 @@ def plan_keys(parameters: Mapping[str, object], context: Context) -> Plan:
             return Ended(
                 refused=f"wrapped.{name} is a key of {octets} octets, the provisioned one has {keys.provisioned[name]}"
             )
-    if keys.new_in_use:
+    if keys.new_in_use and shown:
         return Ended(refused="the meter has the new keys already")
-    if context.progress.get("what") == _ACCEPTED:
+    if accepted:
         return Ended({"in_use": "old"}, refused="the meter accepted the new keys, and takes the old ones only")
     method = MethodRef(SECURITY_SETUP, check.obis(parameters), KEY_TRANSFER)
     pairs = [axdr.structure(axdr.enum(KEY_IDS[name]), axdr.octets(bytes.fromhex(key))) for name, key in named.items()]
@@ -66,8 +74,19 @@ def plan_keys(parameters: Mapping[str, object], context: Context) -> Plan:
     ended = action_ended(reply)
     if ended.refused:
         return Ended({"in_use": "old"}, refused=f"{method}: {ended.refused}")
+    if not shown:
+        return Ended({"changed": [BROADCAST]}, broadcast_taken=True)
     yield Pause(0.0, {"step": 2, "of": 2, "what": _ACCEPTED})
     return Ended(refused="a pause was not taken")
+
+
+def _in_use(named: Mapping[str, str], shown: set[str], *, accepted: bool) -> Ended:
+    """The meter has associated with the new keys. Of one for broadcasts that went with them, and whose answer was lost,
+    nobody knows."""
+    if BROADCAST not in named or accepted:
+        return Ended({"changed": sorted(named), "in_use": "new"}, broadcast_taken=BROADCAST in named)
+    unknown = {"changed": sorted(shown), "in_use": "new", "unknown": [BROADCAST]}
+    return Ended(unknown, alarm="whether the meter took the broadcast key is not known: order it once more")
 
 
 FUNCTIONS: Mapping[OrderType, TypeFunctions] = {

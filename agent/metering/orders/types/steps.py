@@ -56,10 +56,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """End this visit, and go on in another one `after_s` seconds later at the earliest. Only in kinds that resume."""
+    """End this visit, and go on in another one `after_s` seconds later at the earliest, and not before a clock that is
+    trusted says `until` (seconds since the epoch). Only in kinds that resume."""
 
     after_s: float
     progress: Progress | None = None
+    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,13 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The outcome. `refused` is empty when the meter did what was asked, `alarm` says that a person should look."""
+    """The outcome. `refused` is empty when the meter did what was asked, `alarm` says that a person should look.
+    `broadcast_taken`: the meter says that it has the broadcast key that is provisioned."""
 
     value: object = None
     refused: str = ""
     alarm: str = ""
+    broadcast_taken: bool = False
 
 
 _KEY_NAMES = {"encryption_key": "unicast", "authentication_key": "authentication", "broadcast_key": "broadcast"}
@@ -91,16 +95,18 @@ _KEY_NAMES = {"encryption_key": "unicast", "authentication_key": "authentication
 class Keys:
     """The keys of the meter as the access book has them. `provisioned`: names of the keys (`unicast`, `authentication`,
     `broadcast`) that are provisioned and differ from those that last worked, and how many octets each has;
-    `new_in_use`: this visit's association uses what is provisioned."""
+    `new_in_use`: this visit's association uses what is provisioned. `superseded`: others were provisioned since the
+    meter was sent some."""
 
     provisioned: Mapping[str, int] = field(default_factory=dict)
     new_in_use: bool = True
+    superseded: bool = False
 
     @classmethod
-    def of(cls, pending: Mapping[str, int], *, new_in_use: bool) -> Keys:
+    def of(cls, pending: Mapping[str, int], *, new_in_use: bool, superseded: bool) -> Keys:
         """`pending` are the fields of `MeterAccess` that are provisioned anew; those that are no keys keep their
         names."""
-        return cls({_KEY_NAMES.get(name, name): octets for name, octets in pending.items()}, new_in_use)
+        return cls({_KEY_NAMES.get(name, name): octets for name, octets in pending.items()}, new_in_use, superseded)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,20 +16,22 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.metering.access.accessbook import PAUSE_MIN_S, AccessBook
 from agent.metering.access.credentials import credentials
-from agent.metering.access.keystore import SECRET_FIELDS, KeyStore
+from agent.metering.access.keystore import BLOCK, SECRET_FIELDS, KeyStore
 from agent.metering.access.rules import AccessRules
 from agent.metering.ports.port_state import Bridge as BridgePort
 from agent.metering.registry.entry import Meter
 from agent.settings.provisioning import AUTHS, POLICIES, AccessRule, MeterAccess, Provisioning, ReadingTask
+from dlms import axdr
 from dlms.client.events import ItemRead, SessionClosed
 from dlms.client.session import MeterSession
 from dlms.codes import Mechanism
-from dlms.cosem.obis import AttributeRef
+from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import LocalError
 from dlms.link.wrapper import WrapperLink, WrapperServerLink
 from dlms.security.hls import aes_ecb
 from dlms.security.keys import public_octets
 from dlms.security.settings import Auth, Hls, Lls, MemoryCounters, NoAuth, Policy, Security, open_auth
+from dlms.server.objects import CosemObject
 from dlms.server.rights import USUAL_RIGHTS
 from plc.prime.link import PlcLink
 from plc.transparent import TransparentLink
@@ -252,6 +254,21 @@ def test_the_run_of_a_meter_with_a_wrong_key_counts_as_failed(tmp_path: Path) ->
     assert rig.collector.task_status("t1").last_result == "1 of 2 read, 1 failing"
 
 
+def test_a_meter_with_a_wrong_key_is_not_read_again_because_it_says_its_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After each refusal the public client asks for the name, and that was a good visit."""
+    rig = PlcRig(tmp_path, [KINDS["gmac"].meter(1)])
+    rig.collector.configure(
+        Provisioning((TASK,), access_rules=(KINDS["gmac"].rule(1, authentication_key=NEW_EK),), system_title=OURS)
+    )
+    caplog.set_level(logging.INFO)
+    rig.run(8 * 3600)
+    (meter,) = rig.collector.meters()
+    assert (meter.state, meter.last_success) == ("failing", 0.0)
+    assert [getattr(record, "event", "") for record in caplog.records].count("meter.recovered") == 0
+
+
 def test_another_key_is_tried_at_once(tmp_path: Path) -> None:
     meter = counting(KINDS["gmac"], WRONG)
     rig = PlcRig(tmp_path, [meter])
@@ -328,6 +345,43 @@ def test_new_keys_are_used_once_the_meter_has_them_and_the_old_ones_until_then(
 
 
 # --- counters ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gmac", "sha256"])
+def test_counters_behind_those_that_the_meter_has_seen_go_on_ahead_of_them(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    meter = KINDS[name].meter(5)
+    rig = PlcRig(tmp_path, [meter])
+
+    def seen() -> int:
+        held = meter.server.security_of(1)
+        assert held is not None
+        return held.counters.seen() or 0
+
+    meter.server.add(CosemObject(1, Obis.parse("0.0.43.1.0.255"), readers={2: lambda _selection: axdr.u32(seen())}))
+    settings = Provisioning((TASK,), access_rules=(KINDS[name].rule(5),))
+    rig.collector.configure(settings)
+    rig.run(100)
+    held = meter.server.security_of(1)
+    assert held is not None
+    held.counters.note(70_000)  # of another device with our title, or of this one before an old state was put back
+    assert seen() == 70_000
+    rig.run(3 * EVERY_S)
+    assert [run for _, run in sorted(rig.count())] == [RUN, RUN + EVERY_S, RUN + 2 * EVERY_S, RUN + 3 * EVERY_S]
+    assert set(rig.count().values()) == {108}
+    assert events(caplog) == {("meter.key", "WARNING"): 1}
+    (said,) = [record for record in caplog.records if getattr(record, "event", "") == "meter.counter"]
+    assert "has seen invocation counter 70000 and ours stood at " in said.getMessage()
+    assert 70_000 < seen() < 70_000 + 2 * BLOCK
+    assert rig.collector.meters()[0].key_failures == 1
+    rig.restart()
+    rig.collector.configure(settings)
+    rig.run(EVERY_S)
+    assert len(rig.count()) == 5
+    assert rig.collector.meters()[0].key_failures == 0
 
 
 @pytest.mark.slow
@@ -575,3 +629,21 @@ def test_our_system_title_is_the_one_that_is_provisioned_else_one_of_our_own(tmp
     assert book(tmp_path).system_title() == own
     one.configure(Provisioning(system_title=OURS))
     assert one.system_title() == OURS
+
+
+def test_a_meter_that_is_forgotten_while_its_keys_change_is_read_with_the_old_ones(tmp_path: Path) -> None:
+    """They are in the meter, and nowhere else: the head-end cannot read them back."""
+    meter = KINDS["gmac"].meter(5)
+    rig = PlcRig(tmp_path, [meter])
+    rig.collector.configure(Provisioning((TASK,), access_rules=(KINDS["gmac"].rule(5),)))
+    rig.run(60)
+    changed = Provisioning((TASK,), access_rules=(KINDS["gmac"].rule(5, encryption_key=NEW_EK),))
+    rig.collector.configure(changed)
+    rig.run(1000)
+    before = len(rig.count())
+    assert rig.collector.remove(meter.id)
+    rig.restart()
+    rig.collector.configure(changed)
+    rig.run(3 * 3600)
+    assert rig.statuses() == {meter.id: "read"}
+    assert len(rig.count()) >= before + 10

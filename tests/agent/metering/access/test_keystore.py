@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -16,6 +17,8 @@ from agent.metering.access.keystore import (
     PROVEN_FLUSH_S,
     RESERVE_MIN,
     SEEN_FLUSH_S,
+    SENT_MAX,
+    TOLD_MAX,
     KeyStore,
     KeyStoreError,
 )
@@ -281,10 +284,11 @@ def test_a_disk_that_fails_gives_no_counter_and_what_was_known_stands() -> None:
         counters.next,
         lambda: store.set_provisioned({"default": {"secret": b"two"}}),
         lambda: store.prove("m", NEW, durable=True),
+        lambda: store.note_sent("m", NEW),
     ):
         with pytest.raises(KeyStoreError, match="no space left"):
             change()
-    assert store.proven("m") == OLD
+    assert (store.proven("m"), store.sent("m")) == (OLD, ())
     assert store.provisioned() == {"default": {"secret": b"one"}}
     disk.on_operation = None
     assert counters.next() == max(used) + 1
@@ -341,6 +345,20 @@ def test_a_meter_that_is_forgotten_may_begin_anew_and_our_counters_go_on() -> No
     assert again.counters(KEY, "m").next() > first
 
 
+def test_what_a_meter_may_have_been_given_survives_a_restart_is_bounded_and_ends_with_what_works() -> None:
+    disk = FaultyDisk()
+    store = KeyStore(disk, FOLDER)
+    for number in range(SENT_MAX + 1):
+        store.note_sent("m", replace(OLD, secret=bytes((number,) * 16)))
+    again = KeyStore(disk, FOLDER)
+    assert [one.secret[0] for one in again.sent("m")] == [4, 3, 2, 1]
+    again.prove("m", OLD, durable=True)
+    again.settle_sent("m")
+    again.forget(["m"])
+    again.flush()
+    assert KeyStore(disk, FOLDER).sent("m") == (OLD,), "it may have them still"
+
+
 def test_keys_that_are_forgotten_for_room_never_repeat_a_counter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.metering.access.keystore.KEYS_MAX", 3)
     store = KeyStore(FaultyDisk(), FOLDER)
@@ -350,3 +368,36 @@ def test_keys_that_are_forgotten_for_room_never_repeat_a_counter(monkeypatch: py
         store.counters(bytes((number,)) * 16, "m").next()
     assert store.counters(KEY, "m").next() > max(used)
     assert counters.next() > max(used)
+
+
+def test_counters_go_ahead_of_what_a_meter_has_seen_and_never_back() -> None:
+    disk = FaultyDisk()
+    store = KeyStore(disk, FOLDER)
+    counters = store.counters(KEY, "m")
+    assert counters.next() == 0
+    assert store.counters_behind(KEY, 0) is None  # the one that we used last
+    assert store.counters_behind(KEY, 5000) == 1
+    assert KeyStore(disk, FOLDER).counters(KEY, "m").next() > 5000 + BLOCK
+    assert counters.next() == 5000 + BLOCK
+    assert store.counters_behind(KEY, 4000) is None
+    assert store.counters_behind(KEY, TOLD_MAX) is None
+    assert counters.next() == 5000 + BLOCK + 1
+
+
+def test_a_disk_that_fails_while_counters_go_ahead_repeats_none() -> None:
+    disk = FaultyDisk()
+    store = KeyStore(disk, FOLDER)
+    counters = store.counters(KEY, "m")
+    used = counters.next()
+
+    def full(operation: Operation) -> float | None:
+        raise OSError(28, "no space left on device")
+
+    disk.on_operation = full
+    with pytest.raises(KeyStoreError, match="no space left"):
+        store.counters_behind(KEY, 5000)
+    with pytest.raises(KeyStoreError, match="no space left"):
+        counters.next()
+    disk.on_operation = None
+    assert KeyStore(disk, FOLDER).counters(KEY, "m").next() > used
+    assert counters.next() > 5000

@@ -12,17 +12,19 @@ import pytest
 
 from agent.metering.access.accessbook import AccessBook
 from agent.metering.access.keystore import KeyStore
+from agent.metering.events import listener
 from agent.metering.events.desk import EventDesk
-from agent.metering.events.listener import CALL_IDLE_S, CONNECTIONS_MAX, CallIn, meters_by_host
+from agent.metering.events.listener import CALL_IDLE_S, CALLS_MAX, CallIn, meters_by_host
 from agent.metering.events.overheard import WrapperEar
 from agent.metering.events.port_ears import PortEars
 from agent.metering.registry.registry import Registry
-from agent.metering.store.reading_store import Store
+from agent.metering.store.reading_store import Store, StoreError
 from agent.settings.config import ListenConfig, PortConfig, PortMeterConfig
 from agent.settings.provisioning import AccessRule, Provisioning
 from dlms import axdr
 from dlms.cosem.obis import Obis
 from dlms.link.wrapper import WrapperFrame
+from dlms.xdlms.apdu.common import LONG_CONFIRMED
 from dlms.xdlms.apdu.notify import DataNotification
 from omadm.readings import EVENT_OCTETS_MAX
 from plc.connections import MeterConnections
@@ -84,16 +86,52 @@ def test_a_push_on_the_connection_that_we_opened_is_an_event_and_an_answer_is_no
     port = MeterConnections(office.port.endpoint, WRAPPER.make_core)
     ears = PortEars(office.port, office.desk, office.clock)
     ears.attach(port)
-    port.channel(4)
-    ears.conversation(4, 16)
+    ears.conversation(4, 16, port.channel(4))
     office.server.settimeout(LIMIT_S)
     meter, _ = office.server.accept()
     meter.sendall(frame(b"\xc4\x01\xc1\x00\x00", 16) + frame(cover_opened(3), 16) + frame(cover_opened(5)))
     office.until(lambda: port.poll(time.monotonic(), 0.05), lambda: bool(office.events()))
     (event,) = office.events()  # the one to our client is for the session, which has it from there
     assert (event["meter"], event["invoke"], event["sender"]) == ("KEP4", 5, "lan/4 to client 102")
+    meter.sendall(frame(cover_opened(LONG_CONFIRMED | 6)))
+    office.until(lambda: port.poll(time.monotonic(), 0.05), lambda: len(office.events()) == 2)
+    port.poll(time.monotonic(), 0.05)
+    meter.settimeout(LIMIT_S)
+    assert meter.recv(100).hex() == "0001006600010006" + "104000000600"  # from where it went to, to where it came from
     port.close()
     meter.close()
+
+
+@pytest.mark.parametrize("udp", [False, True])
+def test_who_calls_in_gets_a_confirm_when_it_asks_for_one_and_the_event_is_kept(
+    office: Office, udp: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = office.call_in(udp=udp)
+    kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
+    with socket.socket(socket.AF_INET, kind) as meter:
+        meter.settimeout(LIMIT_S)
+        meter.connect((HOST, calls.port))
+        meter.send(frame(cover_opened(7)))  # asks for none
+        office.until(lambda: calls.serve(0.1), lambda: len(office.events()) == 1)
+
+        def full(*_: object, **__: object) -> tuple[int, int]:
+            raise StoreError("the disk is full")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(office.store, "append", full)
+            meter.send(frame(cover_opened(LONG_CONFIRMED | 8)))
+            for _ in range(5):
+                calls.serve(0.05)
+        meter.send(frame(cover_opened(LONG_CONFIRMED | 8)))  # as a meter does that got no confirm
+        office.until(lambda: calls.serve(0.1), lambda: len(office.events()) == 2)
+        meter.send(frame(cover_opened(LONG_CONFIRMED | 8)))
+        calls.serve(LIMIT_S)
+        confirm = "0001006600010006" + "104000000800"
+        octets = meter.recv(100)
+        while len(octets) < 28:
+            octets += meter.recv(100)
+        assert octets.hex() == 2 * confirm  # of the one that was kept, and of its repetition
+    calls.close()
 
 
 @pytest.mark.parametrize("udp", [False, True])
@@ -171,13 +209,31 @@ def test_whoever_announces_too_much_or_talks_no_wrapper_is_cut_off(office: Offic
 
 def test_many_connections_and_silent_ones_are_dropped(office: Office) -> None:
     calls = office.call_in()
-    strangers = [socket.create_connection((HOST, calls.port)) for _ in range(CONNECTIONS_MAX + 5)]
+    strangers = [socket.create_connection((HOST, calls.port)) for _ in range(CALLS_MAX + 5)]
     for _ in strangers:
         calls.serve(1.0)
-    assert calls.calls == CONNECTIONS_MAX
+    assert calls.calls == CALLS_MAX
     office.clock.advance(CALL_IDLE_S + 1)
     calls.serve(0.0)
     assert calls.calls == 0
     for stranger in strangers:
         stranger.close()
+    calls.close()
+
+
+@pytest.mark.parametrize("talks", [0, 1])
+def test_who_gives_way_to_a_new_caller_may_be_talking_at_that_moment(
+    office: Office, monkeypatch: pytest.MonkeyPatch, talks: int
+) -> None:
+    """Anybody could end the agent otherwise: the connection was looked up after it had been dropped."""
+    monkeypatch.setattr(listener, "CALLS_MAX", 2)
+    calls = office.call_in()
+    with socket.create_connection((HOST, calls.port)) as first, socket.create_connection((HOST, calls.port)) as second:
+        office.until(lambda: calls.serve(0.05), lambda: calls.calls == 2)
+        with socket.create_connection((HOST, calls.port)), socket.create_connection((HOST, calls.port)):
+            for connection in (first, second)[talks:]:
+                connection.send(b"\x00")
+            for _ in range(4):
+                calls.serve(0.05)
+            assert calls.calls == 2
     calls.close()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from agent.metering.events.intake import ALIKE_S, BURST, EVERY_S, REPEATED_S, SUMMARY_S, Heard, Intake
 from agent.metering.events.notification import Notice
+from dlms.cosem.time import CosemDateTime
 from omadm.readings import EventReport
 
-WALL = 1_800_000_000.0
+WALL = 1_800_000_000.0  # 2027-01-15 08:00
+CLOCK = CosemDateTime.of("2027-01-15 09:00:05").emit()
 
 
 def heard(
@@ -32,10 +38,42 @@ def test_the_same_invoke_id_and_content_is_one_event_for_an_hour() -> None:
 
 def test_what_carries_the_meters_time_is_one_event_for_ever_with_the_same_key() -> None:
     intake = Intake()
-    (first,) = take(intake, 0.0, clock=b"x" * 12)
-    assert take(intake, 1e6, clock=b"x" * 12) == []
-    (other_life,) = take(Intake(), 2e6, clock=b"x" * 12)
+    (first,) = take(intake, 0.0, clock=CLOCK)
+    assert take(intake, 1e6, clock=CLOCK) == []
+    (other_life,) = take(Intake(), 5e5, clock=CLOCK)
     assert other_life.key == first.key
+
+
+@pytest.mark.parametrize(
+    "clock",
+    [
+        CosemDateTime().emit(),  # nothing specified
+        CosemDateTime.of("2000-01-01 00:00:05").emit(),  # of a clock that begins anew with each power-up
+        CosemDateTime.of("2027-01-15 09:00:05").emit()[:11],
+    ],
+)
+def test_a_time_that_comes_again_tells_no_two_events_apart(clock: bytes) -> None:
+    """A meter without a battery says each time that its power came at 00:00:05: all but the first were dropped."""
+    intake, days = Intake(), [day * 86_400.0 for day in range(5)]
+    keys = {report.key for day in days for report in take(intake, day, clock=clock)}
+    assert len(keys) == 5
+    assert take(intake, days[-1] + 10, clock=clock) == []
+
+
+def test_a_time_is_none_to_go_by_while_ours_is_not_trusted() -> None:
+    intake = Intake()
+    for at in (0.0, 86_400.0):
+        assert len(intake.take(replace(heard(clock=CLOCK, at=at), trusted=False), at)) == 1
+
+
+def test_a_time_that_was_heard_while_ours_was_not_trusted_is_the_same_event_when_ours_is() -> None:
+    intake, later = Intake(), 2 * REPEATED_S
+    (first,) = intake.take(replace(heard(clock=CLOCK), trusted=False), 0.0)
+    assert take(intake, later, clock=CLOCK) == take(intake, 2 * later, clock=CLOCK) == []
+    other_life = Intake()
+    other_life.remember([(first.key, later)], now=5.0)
+    assert take(other_life, 6.0, clock=CLOCK) == []
+    assert (intake.repeated, other_life.repeated) == (2, 1)
 
 
 def test_what_has_neither_time_nor_invoke_id_may_happen_again_soon() -> None:
@@ -46,10 +84,10 @@ def test_what_has_neither_time_nor_invoke_id_may_happen_again_soon() -> None:
 
 
 def test_a_repetition_is_known_after_a_restart() -> None:
-    reports = [*take(Intake(), 0.0), *take(Intake(), 0.0, b"t", clock=b"x" * 12)]
+    reports = [*take(Intake(), 0.0), *take(Intake(), 0.0, b"t", clock=CLOCK)]
     intake = Intake()
     intake.remember([(report.key, 100.0) for report in reports], now=5.0)
-    assert take(intake, 6.0) == take(intake, 6.0, b"t", clock=b"x" * 12) == []
+    assert take(intake, 6.0) == take(intake, 6.0, b"t", clock=CLOCK) == []
     assert len(take(intake, 5.0 + REPEATED_S - 99.0)) == 1
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agent.metering.events.logbooks import Circumstances, alarm_events, log_events
 from agent.metering.visit.profile_position import CapturedRow
 from dlms import axdr
@@ -40,6 +42,13 @@ def test_the_same_row_read_again_has_the_same_key_and_two_alike_have_two() -> No
     assert len(set(keys)) == 3
     again = [report.key for report in log_events(ABOUT, FRAUD_LOG, [row(1, 40), row(1, 40), row(1, 41)])]
     assert again == keys
+
+
+def test_rows_of_a_clock_that_begins_anew_are_of_the_visits_that_brought_them() -> None:
+    """Each power-up is stamped alike: the head-end keeps one event per key, and dropped the second."""
+    rows = [replace(row(15, 2), doubt="time-behind")] * 2
+    visits = [replace(ABOUT, received=at) for at in (0.0, 86_400.0)]
+    assert len({report.key for visit in visits for report in log_events(visit, FRAUD_LOG, rows)}) == 4
 
 
 def test_rows_of_other_profiles_are_no_events_and_a_doubtful_time_is_none() -> None:

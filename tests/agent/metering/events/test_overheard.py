@@ -55,16 +55,30 @@ def test_the_rest_of_a_message_that_came_late_is_none() -> None:
     assert heard(ear) == []
 
 
-def test_what_has_begun_and_not_ended_is_bounded() -> None:
+def piece(station: int, *, first: bool = False, last: bool = False) -> bytes:
+    """900 octets of a long notification of one sender."""
+    info = (LLC_RESPONSE if first else b"") + b"\x0f" * 900
+    return HdlcFrame(HdlcAddress(16), HdlcAddress(1, station), UI, info, segmented=not last).emit()
+
+
+def test_of_messages_that_have_begun_the_newest_are_kept() -> None:
     ear = HdlcEar()
     for station in range(1, 120):
-        piece = HdlcFrame(HdlcAddress(16), HdlcAddress(1, station), UI, LLC_RESPONSE + b"\x0f" * 900, segmented=True)
-        for _ in range(2):
-            ear.receive(piece.emit(), 0.0)
-    assert len(ear.unfinished) <= UNFINISHED_MAX
+        ear.receive(piece(station, first=True), 0.0)
+    for station in range(1, 120):
+        ear.receive(piece(station, last=True), 0.0)
+    kept = range(120 - UNFINISHED_MAX, 120)
+    assert [(told.source, len(told.apdu)) for told in heard(ear)] == [(station, 1800) for station in kept]
+
+
+def test_a_message_that_never_ends_is_cut_off() -> None:
+    ear = HdlcEar()
+    ear.receive(piece(119, first=True), 0.0)
     for _ in range(20):
-        ear.receive(HdlcFrame(HdlcAddress(16), HdlcAddress(1, 119), UI, b"\x0f" * 900, segmented=True).emit(), 0.0)
-    assert max(ear.unfinished.values()) <= EVENT_OCTETS_MAX + 900
+        ear.receive(piece(119), 0.0)
+    (told, *others) = heard(ear)
+    assert EVENT_OCTETS_MAX < len(told.apdu) <= EVENT_OCTETS_MAX + 900
+    assert others == []
 
 
 def block(number: int, data: bytes, *, last: bool = False) -> bytes:

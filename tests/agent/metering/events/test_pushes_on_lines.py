@@ -19,6 +19,7 @@ from dlms.link.hdlc.window import LLC_RESPONSE
 from dlms.security.ciphering import Ciphering
 from dlms.security.settings import MemoryCounters, Policy, Security
 from dlms.server.objects import CosemObject
+from dlms.xdlms.apdu.common import LONG_CONFIRMED
 from dlms.xdlms.apdu.notify import DataNotification, EventNotification
 from tests.agent.metering.events.captured import AM550, E450, GH740
 from tests.agent.metering.test_collector import EVERY_S, PASSWORD, BusRig, PlcRig, Rig, provisioning, task
@@ -133,6 +134,62 @@ def test_an_event_waits_while_the_store_takes_nothing(tmp_path: Path, monkeypatc
     assert [event["invoke"] for event in happened(rig)] == []
     rig.run(2)
     assert [event["invoke"] for event in happened(rig)] == [7]
+
+
+# --- confirms ---
+
+
+@pytest.mark.parametrize("client", [PUSH_CLIENT, 16])
+def test_a_confirm_goes_back_behind_a_base_node_to_whoever_asks_for_one(tmp_path: Path, client: int) -> None:
+    rig = joined(PlcRig(tmp_path, 2))
+    rig.network.push(FIRST_ADDRESS, cover_opened(6), rig.clock.now, client)
+    rig.network.push(FIRST_ADDRESS + 1, cover_opened(LONG_CONFIRMED | 7), rig.clock.now, client)
+    rig.run(2)
+    assert rig.network.confirms == [(FIRST_ADDRESS + 1, client, 1, bytes.fromhex("104000000700"))]
+
+
+@pytest.mark.parametrize("client", [PUSH_CLIENT, 16])
+def test_confirms_amid_visits_go_out_once_each_and_disturb_no_reading(tmp_path: Path, client: int) -> None:
+    rig = joined(PlcRig(tmp_path, 2))
+    rig.collector.configure(provisioning())
+    for number in range(12):
+        rig.run(0.1)
+        rig.network.push(FIRST_ADDRESS, cover_opened(LONG_CONFIRMED | number), rig.clock.now, client)
+    rig.run(30)
+    assert rig.statuses() == dict.fromkeys([meter.id for meter in rig.meters], "read")
+    confirms = [bytes.fromhex(f"104000{number:04x}00") for number in range(12)]
+    assert sorted(rig.network.confirms) == [(FIRST_ADDRESS, client, 1, confirm) for confirm in confirms]
+
+
+def test_no_confirm_goes_out_before_the_event_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from agent.metering.store.reading_store import StoreError
+
+    rig = joined(PlcRig(tmp_path, 1))
+
+    def full(*_: object, **__: object) -> tuple[int, int]:
+        raise StoreError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.store, "append", full)
+        rig.network.push(FIRST_ADDRESS, cover_opened(LONG_CONFIRMED | 7), rig.clock.now)
+        rig.run(2)
+    assert rig.network.confirms == []
+    rig.network.push(FIRST_ADDRESS, cover_opened(LONG_CONFIRMED | 7), rig.clock.now)  # it got none, and says it again
+    rig.run(2)
+    assert [event["invoke"] for event in happened(rig)] == [LONG_CONFIRMED | 7]
+    assert [confirm[3].hex() for confirm in rig.network.confirms] == ["104000000700"]
+
+
+def test_what_is_not_kept_is_not_confirmed(tmp_path: Path) -> None:
+    rig = joined(PlcRig(tmp_path, 1))
+    for number in range(60):
+        rig.network.push(FIRST_ADDRESS, cover_opened(LONG_CONFIRMED | number), rig.clock.now)
+    rig.run(2)
+    kept = [event["invoke"] for event in happened(rig, "push")]
+    assert BURST <= len(kept) < 30
+    assert [confirm[3] for confirm in rig.network.confirms] == [
+        bytes.fromhex(f"10{invoke:08x}00") for invoke in kept
+    ]  # fmt: skip
 
 
 # --- with keys ---
@@ -277,6 +334,24 @@ def test_pushes_on_a_bus_during_visits_are_one_event_each_and_disturb_no_reading
     rig.run(60)
     assert rig.statuses() == dict.fromkeys([meter.id for meter in rig.meters], "read")
     assert sorted(event["invoke"] for event in happened(rig)) == [*range(100, 108)]  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("client", [PUSH_CLIENT, 16])
+@pytest.mark.parametrize("size", [2000, 20])
+def test_confirms_go_over_a_bus_when_it_is_free(tmp_path: Path, client: int, size: int) -> None:
+    rig = BusRig(tmp_path)
+    rig.collector.configure(provisioning())
+    rig.run(8)
+    for number in range(8):
+        rig.network.push(ui(17, cover_opened(LONG_CONFIRMED | number), client, size=size))
+        rig.run(0.7)
+    rig.run(60)
+    assert rig.statuses() == dict.fromkeys([meter.id for meter in rig.meters], "read")
+    places = (HdlcAddress(1, 17), HdlcAddress(client))
+    assert {(frame.destination, frame.source) for frame in rig.network.confirms} == {places}
+    assert sorted(frame.info.hex() for frame in rig.network.confirms) == [
+        f"e6e600104000{number:04x}00" for number in range(8)
+    ]  # fmt: skip
 
 
 # --- what is read ---

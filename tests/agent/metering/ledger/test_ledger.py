@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import pytest
 
-from agent.metering.ledger.ledger import GOES_ON, PROFILE, Balance, Change, Gap, Ledger, Reason, refilled
+from agent.metering.ledger.ledger import (
+    GOES_ON,
+    PROFILE,
+    READ,
+    Balance,
+    Change,
+    Corrected,
+    Early,
+    Gap,
+    Ledger,
+    Reason,
+    refilled,
+)
 from omadm.local_time import Zone
-from omadm.schedule import Calendar, Periodic, Schedule
+from omadm.schedule import Calendar, Periodic, Range, Schedule
 
 MADRID = "CET-1CEST,M3.5.0,M10.5.0/3"
 T0 = 1_800_000_000
@@ -100,17 +113,151 @@ def test_runs_that_were_read_since_the_account_was_written_are_not_listed() -> N
     assert ledger.settle(METER, TASK, run(51), Reason.OFF) == []
 
 
-def test_a_clock_that_was_wrong_re_opens_what_was_settled_under_it() -> None:
+Ranges = Sequence[Range]
+
+
+def corrected(
+    bound: int, *, begun: int = 0, good: Ranges = (), doubted: Ranges = (), wrong: Ranges = (), epoch: int = 1,
+    agreeing: Collection[int] = (),
+) -> Corrected:  # fmt: skip
+    """All of it in numbers of runs."""
+    done = max((run(last) for _, last in good), default=0)
+    good, doubted, wrong = ([(run(first), run(last)) for first, last in of] for of in (good, doubted, wrong))
+    return Corrected(run(bound), begun and run(begun), good, doubted, wrong, done, epoch, epoch - 1, agreeing)
+
+
+def test_what_was_settled_under_a_clock_that_was_ahead_is_withdrawn_and_listed_again_in_its_time() -> None:
     ledger = begun()
-    ledger.settle(METER, TASK, run(99), Reason.SILENT)
-    changes = ledger.reopen(METER, TASK, run(1), [gap(0, GOES_ON)])
-    assert changes == [
-        Change(gap(0, GOES_ON), gap(0, 98)),
-        Change(gap(0, 98), gap(2, 98), "withdrawn"),
-        Change(None, gap(0, 1), told=False),
+    ledger.settle(METER, TASK, run(50), Reason.SILENT)
+    ledger.read(METER, TASK, run(60), run(50))
+    ledger.settle(METER, TASK, run(99), Reason.ABSENT)
+    listed = [gap(0, 49), gap(61, GOES_ON, Reason.ABSENT)]
+    assert ledger.correct(METER, TASK, corrected(5), listed) == [
+        Change(gap(0, 49), gap(5, 49), "withdrawn"),
+        Change(None, gap(0, 4), told=False),
+        Change(gap(61, GOES_ON, Reason.ABSENT), gap(61, 98, Reason.ABSENT)),
+        Change(gap(61, 98, Reason.ABSENT), gap(61, 98, Reason.ABSENT), "withdrawn"),
     ]
-    assert ledger.settled(METER, TASK) == run(1)
-    assert ledger.settle(METER, TASK, run(5), Reason.CLOCK) == [Change(None, gap(2, GOES_ON, Reason.CLOCK))]
+    assert ledger.settled(METER, TASK) == run(4)
+    assert ledger.settle(METER, TASK, run(7), Reason.CLOCK) == [Change(None, gap(5, GOES_ON, Reason.CLOCK))]
+    again = ledger.correct(METER, TASK, corrected(80, epoch=2), [gap(0, 4), gap(5, GOES_ON, Reason.CLOCK)])
+    assert again == [
+        Change(gap(5, GOES_ON, Reason.CLOCK), gap(5, 6, Reason.CLOCK)),
+        Change(None, gap(7, 49)),
+        Change(None, gap(61, 79, Reason.ABSENT)),
+        Change(None, gap(50, 60, Reason.CLOCK)),  # read, by a clock that is not the one of now either
+    ]
+    assert ledger.settled(METER, TASK) == run(79)
+    kept = dict(ledger.ahead())[METER, TASK]
+    assert (kept.settled, kept.gaps) == (run(98), (gap(61, 98, Reason.ABSENT),))
+
+
+def test_a_clock_that_comes_back_finds_all_as_it_left_it_whatever_was_listed_under_one_that_was_behind() -> None:
+    ledger = begun()
+    ledger.read(METER, TASK, run(50), run(0))
+    assert ledger.correct(METER, TASK, corrected(30), [gap(20, 22), gap(40, 41)]) == [
+        Change(gap(40, 41), gap(40, 41), "withdrawn")
+    ]
+    ledger.read(METER, TASK, run(30))
+    ledger.settle(METER, TASK, run(35), Reason.SILENT)
+    listed = [gap(20, 22), gap(31, GOES_ON)]
+    assert ledger.correct(METER, TASK, corrected(55, epoch=2, agreeing={0}, doubted=[(30, 30)]), listed) == [
+        Change(gap(31, GOES_ON), gap(31, 34)),
+        Change(gap(31, 34), gap(31, 34), "withdrawn"),
+        Change(None, gap(40, 41)),
+    ]
+    assert ledger.settled(METER, TASK) == run(50)
+    assert not dict(ledger.ahead())
+
+
+def test_a_run_of_an_earlier_boot_that_is_the_newest_still_stays_settled() -> None:
+    ledger = begun()
+    ledger.read(METER, TASK, run(5), run(0))
+    assert ledger.correct(METER, TASK, replace(corrected(5), done=run(5), before=None), []) == []
+    assert (ledger.settled(METER, TASK), dict(ledger.ahead())) == (run(5), {})
+    assert ledger.correct(METER, TASK, corrected(5), []) == [], "it was not good, and is owed again"
+    assert (ledger.settled(METER, TASK), dict(ledger.ahead())) == (run(4), {})
+
+
+def test_doubted_runs_are_missing_and_good_ones_are_not() -> None:
+    ledger = begun()
+    ledger.read(METER, TASK, run(9), run(0))
+    changes = ledger.correct(METER, TASK, corrected(10, good=[(4, 5)], doubted=[(2, 7)]), [gap(3, 3)])
+    assert changes == [Change(None, gap(first, last, Reason.CLOCK)) for first, last in ((2, 2), (6, 7))]
+    listed = [gap(2, 2, Reason.CLOCK), gap(3, 3), gap(6, 7, Reason.CLOCK)]
+    changes = ledger.correct(METER, TASK, corrected(20, good=[(2, 2), (4, 7), (12, 14)]), listed)
+    assert changes == [
+        Change(gap(2, 2, Reason.CLOCK), gap(2, 2, Reason.CLOCK), READ),
+        Change(gap(6, 7, Reason.CLOCK), gap(6, 7, Reason.CLOCK), READ),
+        Change(None, gap(10, GOES_ON, Reason.CLOCK)),
+        Change(gap(10, GOES_ON, Reason.CLOCK), gap(10, 11, Reason.CLOCK)),
+    ]
+    assert ledger.settled(METER, TASK) == run(14)
+
+
+def test_a_meter_that_joined_under_a_clock_that_was_behind_owes_nothing_of_the_time_between() -> None:
+    ledger = begun()
+    ledger.settle(METER, TASK, run(3), Reason.SILENT)
+    changes = ledger.correct(METER, TASK, corrected(3000, begun=2990, doubted=[(0, 1)]), [gap(0, GOES_ON)])
+    assert changes == [Change(gap(0, GOES_ON), gap(0, 2)), Change(gap(0, 2), gap(0, 2), "withdrawn")]
+    assert ledger.settled(METER, TASK) == run(2989)
+
+
+def test_what_was_listed_before_a_clock_that_lied_counts_again_with_what_passed_meanwhile() -> None:
+    """By the clock that lies a day ahead the meter joined only after all that it had missed."""
+    ledger = begun()
+    ledger.settle(METER, TASK, run(3), Reason.SILENT)
+    ledger.read(METER, TASK, run(3))
+    changes = ledger.correct(METER, TASK, corrected(100, begun=96, doubted=[(3, 3)]), [gap(0, 2)])
+    assert changes == [Change(gap(0, 2), gap(0, 2), "withdrawn")]
+    ((key, kept),) = ledger.early()
+    assert (key, kept) == ((METER, TASK), Early(0, run(3), (gap(0, 2), gap(3, 3, Reason.CLOCK))))
+    later = begun()
+    later.settle(METER, TASK, run(96), Reason.OFF)
+    later.remember(key, kept)
+    for life in (ledger, later):  # the second began after the process was killed meanwhile
+        wrong = life.correct(METER, TASK, corrected(60, epoch=2, agreeing={2}), [])
+        assert Change(None, gap(0, 2)) not in wrong, "another clock that is not the one of then"
+        known = replace(corrected(6, good=[(3, 3)], epoch=3, agreeing={0, 3}), before=2)
+        changes = life.correct(METER, TASK, known, [])
+        assert changes[-2:] == [Change(None, gap(0, 2)), Change(None, gap(4, 5, Reason.CLOCK))]
+        assert (life.settled(METER, TASK), list(life.early())) == (run(5), [])
+
+
+def test_nobody_knows_after_a_power_cut_who_was_right_and_what_was_read_before_the_meter_joined_is_listed() -> None:
+    """A clock a day ahead is believed, the power fails, and it is found out."""
+    ledger, later = begun(), begun()
+    ledger.read(METER, TASK, run(3), run(0))
+    ledger.correct(METER, TASK, corrected(100, begun=96, doubted=[(0, 3)]), [])
+    ((key, kept),) = ledger.early()
+    later.settle(METER, TASK, run(100), Reason.OFF)
+    later.remember(key, replace(kept, epoch=None))
+    changes = later.correct(METER, TASK, corrected(100, epoch=2, agreeing={2}), [])
+    assert changes == [Change(None, gap(0, 3, Reason.CLOCK)), Change(None, gap(4, 99, Reason.CLOCK))]
+
+
+def test_a_clock_that_was_ahead_accounts_for_nothing_before_the_meter_joined_by_it() -> None:
+    """It is found out, the clock is set back and forth, and a run passes meanwhile that nobody has read."""
+    ledger = begun()
+    ledger.read(METER, TASK, run(3), run(0))
+    ledger.correct(METER, TASK, corrected(100, begun=96, doubted=[(0, 3)]), [])
+    ledger.settle(METER, TASK, run(100), Reason.CLOCK)
+    listed = [gap(96, GOES_ON, Reason.CLOCK)]
+    back = replace(corrected(5, good=[(0, 3)], epoch=2, agreeing={0, 2}), before=1)
+    ledger.correct(METER, TASK, back, listed)
+    ledger.read(METER, TASK, run(20), run(4))
+    ledger.correct(METER, TASK, corrected(19, good=[(0, 20)], epoch=3, agreeing={3}), [])
+    changes = ledger.correct(METER, TASK, corrected(23, good=[(0, 20)], epoch=4, agreeing={0, 2, 4}), [])
+    assert changes == [Change(None, gap(21, 22, Reason.CLOCK))]
+
+
+def test_a_gap_that_went_on_before_a_clock_that_lied_ends_where_it_was_known() -> None:
+    ledger = begun()
+    ledger.settle(METER, TASK, run(3), Reason.SILENT)
+    ledger.correct(METER, TASK, corrected(3000, begun=2990), [gap(0, GOES_ON)])
+    changes = ledger.correct(METER, TASK, corrected(5, epoch=2, agreeing={0, 2}), [])
+    assert changes == [Change(None, gap(0, 2)), Change(None, gap(3, 4, Reason.CLOCK))]
+    assert ledger.settle(METER, TASK, run(6), Reason.SILENT) == [Change(None, gap(5, GOES_ON))]
 
 
 def test_a_part_is_closed_and_the_rest_stays_open() -> None:
@@ -223,6 +370,7 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(SCHEDULES))
 @pytest.mark.parametrize("seed", range(30))
 def test_every_slot_is_read_or_listed_through_outages_restarts_and_refills(seed: int, kind: str) -> None:

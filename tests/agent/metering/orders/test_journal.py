@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from agent.metering.access.rules import AccessRules
-from agent.metering.orders.journal import CUT_SHORT, DAMAGED, Journal
+from agent.metering.orders.deadlines import UNTRUSTED
+from agent.metering.orders.journal import CUT_SHORT, DAMAGED, SPOILED_MAX, Journal
 from agent.metering.orders.order import ENDS, Order, OrderRefusedError, Permission, State
 from agent.metering.orders.order_book import KEPT_MAX, JournalError, OrderBook, Request, Task
 from agent.metering.orders.targets import Targets
@@ -170,7 +171,39 @@ def test_damage_is_said_and_never_carried_out_again() -> None:
     assert damaged.due({"A"}) == []
     disk.write_durable(FOLDER / "o1.json", b"\xff")
     assert book_on(disk).orders() == []
-    assert disk.listdir(FOLDER) == ["damaged"]
+    assert disk.listdir(FOLDER) == ["o1.damaged"]
+
+
+@pytest.mark.parametrize("content", [b"\xff", b'{"version": 2, "body": {}}'])
+def test_an_order_whose_record_is_lost_is_not_done_again_and_nobody_knows_what_was_done(content: bytes) -> None:
+    disk, meter = FaultyDisk(), Meter()
+    book = book_on(disk)
+    for number in (1, 2):
+        book.submit(request(number))
+        carry_out(book, meter)
+        disk.write_durable(FOLDER / f"o{number}.json", content)
+    for _start in range(2):
+        book = book_on(disk)
+        for number in (1, 2):
+            book.submit(request(number))
+            carry_out(book, meter)
+            order: Any = book.describe(f"o{number}")
+            assert [(each["state"], each["error"]) for each in order["meters"]] == [("unknown", DAMAGED)]
+    assert meter.done == 2
+    book.submit(request(3))
+    carry_out(book, meter)
+    assert meter.done == 3
+
+
+def test_records_that_were_set_aside_are_bounded() -> None:
+    disk = FaultyDisk()
+    for number in range(SPOILED_MAX + 5):
+        disk.mkdir_durable(FOLDER)
+        disk.write_durable(FOLDER / f"o{number}.json", b"")
+    for journal in (Journal(disk, FOLDER), Journal(disk, FOLDER)):
+        assert journal.load() == []
+        assert len(disk.listdir(FOLDER)) == SPOILED_MAX
+    assert {f"{name}.damaged" for name in journal.spoiled} == set(disk.listdir(FOLDER))
 
 
 def test_the_same_order_again_is_not_done_again_and_another_of_its_id_is_refused() -> None:
@@ -195,6 +228,93 @@ def test_deadlines_survive_a_start_and_a_clock_set_back_does_not_prolong_them() 
     later.tick()
     assert states(later) == ["not reached"]
     assert states(book_on(disk, clock)) == ["not reached"]
+
+
+DAY_S = 86_400.0
+
+
+def lives(disk: FaultyDisk, clock: VirtualClock, boot: str) -> OrderBook:
+    """The book of a process of this boot."""
+    return OrderBook(
+        Journal(disk, FOLDER), clock, allowed=list(Permission), known=lambda: {"A"}, boot=boot
+    )  # fmt: skip
+
+
+def test_an_order_that_a_power_cut_outlived_waits_for_a_clock_that_can_be_trusted() -> None:
+    """A board without a battery starts where its floor was: the order is three days old, and its clock says seconds."""
+    disk, clock = FaultyDisk(), VirtualClock()
+    lives(disk, clock, "one").submit(request())
+    later = VirtualClock(wall=clock.wall() + 5, monotonic=3.0)
+    later.is_trusted = False
+    book = lives(disk, later, "two")
+    book.tick()
+    assert (book.due({"A"}), states(book)) == ([], ["queued"])
+    later.wall_offset += 3 * DAY_S
+    later.is_trusted = True
+    assert book.due({"A"}) == []
+    book.tick()
+    assert states(book) == ["not reached"]
+
+
+def test_an_order_that_a_power_cut_outlived_goes_on_when_there_is_time_left() -> None:
+    disk, clock = FaultyDisk(), VirtualClock()
+    lives(disk, clock, "one").submit(request())
+    later = VirtualClock(wall=clock.wall() + 5, monotonic=3.0)
+    later.is_trusted = False
+    book = lives(disk, later, "two")
+    assert book.due({"A"}) == []
+    later.is_trusted = True
+    assert len(book.due({"A"})) == 1
+    book.tick()
+    later.wall_offset -= DAY_S  # settled: whatever the clock is set to
+    later.advance(294)
+    assert len(book.due({"A"})) == 1
+    later.advance(2)
+    book.tick()
+    assert (book.due({"A"}), states(book)) == ([], ["not reached"])
+
+
+def test_an_order_that_waits_for_a_clock_in_vain_is_over_and_says_why() -> None:
+    disk, clock = FaultyDisk(), VirtualClock()
+    lives(disk, clock, "one").submit(request())
+    later = VirtualClock(monotonic=3.0)
+    later.is_trusted = False
+    book = lives(disk, later, "two")
+    later.advance(301)
+    book.tick()
+    order: Any = book.describe("o1")
+    assert [(each["state"], each["error"]) for each in order["meters"]] == [("not reached", UNTRUSTED)]
+
+
+def test_an_order_of_a_clock_that_was_not_trusted_is_as_old_as_the_monotonic_clock_says() -> None:
+    disk, clock = FaultyDisk(), VirtualClock(wall=5.0)
+    clock.is_trusted = False
+    lives(disk, clock, "one").submit(request())
+    clock.advance(200)
+    book = lives(disk, clock, "one")  # another process of the same boot
+    assert len(book.due({"A"})) == 1
+    later = VirtualClock(wall=clock.wall(), monotonic=3.0)
+    over = lives(disk, later, "two")  # of another one: nobody knows how long the power was away
+    over.tick()
+    assert (over.due({"A"}), states(over)) == ([], ["not reached"])
+
+
+def test_when_it_was_asked_is_put_right_once_the_clock_is_trusted() -> None:
+    disk, clock = FaultyDisk(), VirtualClock(wall=5.0)
+    clock.is_trusted = False
+    book = lives(disk, clock, "one")
+    book.submit(request())
+    clock.advance(100)
+    clock.wall_offset += 20_000 * DAY_S
+    clock.is_trusted = True
+    book.tick()
+    order: Any = book.describe("o1")
+    assert order["asked_at"] == clock.wall() - 100
+    later = VirtualClock(wall=clock.wall() + 150, monotonic=3.0)
+    again = lives(disk, later, "two")
+    assert len(again.due({"A"})) == 1
+    later.advance(51)
+    assert again.due({"A"}) == []
 
 
 def test_what_is_kept_is_bounded_and_the_newest() -> None:

@@ -282,7 +282,7 @@ def test_an_order_is_not_carried_out_on_another_meter_at_the_same_place(tmp_path
     wanted = rig.meters[0].id
     other = SimMeter(99, rig.meters[0].rows, 3, b"pole42-lls")
     counter = Counter(other)
-    rig.network._stations[0].meter = other
+    rig.network.stations[0].meter = other
     rig.orders.submit(Request("o1", "set", [wanted], "t", {"code": f"1/{COUNTER}/2", "value": ["u16", 5]}))
     (result,) = ended(rig, "o1")
     assert (result["state"], counter.written) == ("not reached", [])

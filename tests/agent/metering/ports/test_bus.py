@@ -350,9 +350,9 @@ def shared_address(rig: BusRig, turns: bool) -> None:
     """Put a second meter at the first one's address: both answer, or, when they take `turns`, one by one."""
     twin = Station(SimMeter(99, ROWS, 3, PASSWORD), 17, 128, 1)
     if not turns:
-        rig.network._stations.append(twin)
+        rig.network.stations.append(twin)
         return
-    stations = rig.network._stations
+    stations = rig.network.stations
     both = [stations[0], twin]
     whole = rig.network.receive
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from agent.metering.ports.portreader import LOOK_IDLE_S
 from agent.metering.ports.probe import LOOK_EVERY_S
 from agent.metering.visit.visit_memory import Retries
 from agent.settings.provisioning import Provisioning
+from dlms.link.readable import readable
 from plc.prime.link import PlcLink
 from plc.transparent import TransparentLink
 from tests.agent.metering.lines import Line, bridge_over
@@ -40,7 +40,7 @@ class CountingLine(Line):
 
     @property
     def woken(self) -> bool:
-        return bool(select.select(self.wake, [], [], 0)[0])
+        return bool(readable(self.wake, 0))
 
 
 class IdlePlc(PlcRig):

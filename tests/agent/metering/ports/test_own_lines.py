@@ -88,7 +88,7 @@ class MixedRig(BusRig):
             ModeEMeter(Identification.parse("/DCU5\\2test"), "00000019"),
             ModeEMeter(Identification.parse("/DCU6\\2test"), "20"),
         )
-        whole = self.network._stations
+        whole = self.network.stations
         self.stations = [MixedStation(*parts) for parts in zip(whole, lines, openings, strict=True)]
 
     def new_bridge(self) -> BridgePort:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.clock import Evidence, SystemClock
+from agent.clock import SystemClock
+from agent.clock_trust import Evidence
 from agent.metering.collector import Collector
 from agent.metering.orders.journal import Journal
 from agent.metering.orders.order_book import OrderBook

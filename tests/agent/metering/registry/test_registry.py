@@ -113,9 +113,62 @@ def test_attempts_make_a_meter_read_or_failing(rig: Rig) -> None:
 def test_a_meter_that_answers_elsewhere_is_one_meter(rig: Rig) -> None:
     first = rig.registry.join("plc0", 5, EUI)
     rig.registry.name(first.key, "KEP0001")
+    rig.registry.leave(first.key)
     second = rig.registry.join("rs485", 17)
     rig.registry.name(second.key, "KEP0001")
     assert [(m.meter_id, m.port) for m in rig.registry.meters()] == [("KEP0001", "rs485")]
+
+
+def test_a_meter_whose_former_place_is_silent_is_the_one_that_has_moved(rig: Rig) -> None:
+    first, second = rig.registry.join("rs485", 17), rig.registry.join("rs485", 19)
+    rig.registry.name(first.key, "KEP0001")
+    claimed = rig.registry.name(second.key, "KEP0001")
+    assert claimed is not None
+    assert (claimed.meter_id, claimed.named) == ("rs485-19", False)
+    rig.registry.attempted(first.key, "no answer", silent=True)
+    rig.registry.name(second.key, "KEP0001")
+    assert [(m.meter_id, m.address, m.last_error) for m in rig.registry.meters()] == [("KEP0001", 19, "")]
+
+
+def test_two_meters_that_say_one_name_are_two(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """The default of a factory: one of them vanished, and the values of both stood under one id."""
+    first, second = rig.registry.join("plc0", 5, EUI), rig.registry.join("plc0", 6, OTHER)
+    for _visit in range(3):
+        for meter in (first, second):
+            rig.registry.name(meter.key, "XXX0000000000000")
+            rig.registry.attempted(meter.key)
+    names = [("02dc00000002", 6), ("XXX0000000000000", 5)]
+    assert [(m.meter_id, m.address) for m in rig.registry.meters()] == names
+    assert rig.registry.meters()[0].last_error == "it says the name of another meter: XXX0000000000000"
+    assert [getattr(record, "event", "") for record in caplog.records].count("meter.double_name") == 1
+
+    rig.run(int(SAVE_DELAY_S) + 1)
+    rig.open()  # and the other one is heard first
+    for eui, address in ((OTHER, 6), (EUI, 5)):
+        meter = rig.registry.join("plc0", address, eui)
+        rig.registry.name(meter.key, "XXX0000000000000")
+    assert [(m.meter_id, m.address) for m in rig.registry.meters()] == names
+    rig.registry.attempted(first.key, "no answer", silent=True)
+    rig.registry.name(second.key, "XXX0000000000000")
+    assert [(m.meter_id, m.address) for m in rig.registry.meters()] == names
+
+    rig.registry.leave(first.key)  # orders and values for the name are for the one that has it, and it is away
+    rig.run(61)
+    rig.registry.name(second.key, "XXX0000000000000")
+    assert rig.states() == {"02dc00000002": "joined", "XXX0000000000000": "left"}
+    rig.registry.remove("XXX0000000000000")  # a person says so
+    rig.registry.name(second.key, "XXX0000000000000")
+    assert [(m.meter_id, m.address) for m in rig.registry.meters()] == [("XXX0000000000000", 6)]
+
+
+def test_a_meter_in_the_place_of_another_that_says_a_name_that_is_taken_is_known_by_its_place(rig: Rig) -> None:
+    first, second = rig.registry.join("rs485", 17), rig.registry.join("rs485", 19)
+    rig.registry.name(first.key, "KEP0001")
+    rig.registry.name(second.key, "KEP0002")
+    rig.registry.name(second.key, "KEP0001")
+    assert set(rig.states()) == {"KEP0001", "rs485-19"}
+    rig.registry.name(second.key, "KEP0003")
+    assert [(m.meter_id, m.last_error) for m in rig.registry.meters()] == [("KEP0001", ""), ("KEP0003", "")]
 
 
 def test_identity_survives_a_restart_and_presence_does_not(rig: Rig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,10 +15,23 @@ from agent.metering.store import reading_store
 from agent.settings.config import PortMeterConfig
 from agent.settings.provisioning import AddedMeter
 from plc.prime.messages import NetworkEventKind
-from tests.agent.metering.test_collector import BUS, EVERY_S, BusRig, PlcRig, metering, provisioning
+from tests.agent.metering.test_collector import (
+    BUS,
+    EVERY_S,
+    PASSWORD,
+    ROWS,
+    BusRig,
+    PlcRig,
+    metering,
+    provisioning,
+    task,
+)
+from tests.sim.meters import SimMeter
 from tests.sim.plc_network import FIRST_ADDRESS, eui48_of
+from tests.sim.rs485_bus import Station
 
 RUN = 1_800_000_000
+ENERGY = "1.0.1.8.0.255"
 
 
 def inventoried(tmp_path: Path, meters: int = 2) -> PlcRig:
@@ -126,6 +140,43 @@ def test_a_bus_is_quiet_only_some_time_after_its_last_visit(tmp_path: Path) -> N
     assert not any(device.checked for device in devices)
     rig.run(120)
     assert all(device.checked for device in devices)
+
+
+def energies(rig: BusRig) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = rig.records()
+    return [record for record in records if record["obis"] == ENERGY]
+
+
+def all_events(rig: BusRig) -> list[dict[str, Any]]:
+    return rig.store.events(10)
+
+
+@pytest.mark.slow
+def test_a_scaler_that_is_another_one_is_found_out_within_a_day_and_told(tmp_path: Path) -> None:
+    """A meter behind transformers was set to show primary values: nothing else about it changed."""
+    rig = BusRig(tmp_path, addresses=(17,))
+    rig.config = replace(rig.config, inventory=True)
+    rig.restart()
+    rig.collector.configure(provisioning(task(every_s=6 * 3600)))
+    rig.run(300)
+    scaled = [replace(row, scaler=(row.scaler or 0) + 2) if str(row.obis) == ENERGY else row for row in ROWS]
+    other = SimMeter(17, scaled, 3, PASSWORD)
+    rig.network.stations[0] = Station(other, 17, 128, 1)
+    rig.network.meters = {other.id: other}
+    rig.run(2 * 86_400)
+    told: list[tuple[int, int]] = [(record["run"], record["scaler"]) for record in energies(rig)]
+    first = told[0][1]
+    assert {scaler for run, scaler in told if run > RUN + 86_400 + 6 * 3600} == {first + 2}
+    (event,) = [event for event in all_events(rig) if event["name"] == "scaler changed"]
+    assert (event["event"], event["obis"], event["grave"]) == ("notice", ENERGY, True)
+    assert [value["raw"] for value in event["values"]] == [
+        f"before 10^{first}, unit 30",
+        f"now 10^{first + 2}, unit 30",
+    ]
+    rig.restart()  # and it is kept
+    rig.collector.configure(provisioning(task(every_s=6 * 3600)))
+    rig.run(6 * 3600)
+    assert energies(rig)[-1]["scaler"] == first + 2
 
 
 def test_what_a_meter_is_asked_in_idle_time_is_no_failure_when_it_is_mute(tmp_path: Path) -> None:

@@ -167,6 +167,31 @@ def test_a_list_belongs_to_the_package_that_has_it(tmp_path: Path) -> None:
     assert installed.lists.problem_of("b", "2") == ""
 
 
+def test_a_version_without_a_list_that_a_task_reads_is_named_before_it_is_active(tmp_path: Path) -> None:
+    """It was activated, the task stopped, and nothing but a line of the log said so."""
+    installed = Installed(tmp_path)
+    for version, name in (("1", "load"), ("2", "other"), ("3", "Load")):
+        installed.install("a", version, GOOD, name)
+    installed.activate("a", "1")
+    assert installed.lists.problem_of("a", "2") == ""  # nobody reads it
+    installed.lists.want({"load": "t1", "base": "t2"})
+    gone = "the reading list load, which task t1 reads, is not in it"
+    assert [installed.lists.problem_of("a", version) for version in ("1", "2", "3")] == ["", gone, gone]
+    installed.activate("a", "2")  # by hand
+    assert installed.lists.problems() == ["reading list load: nowhere, and task t1 reads it"]
+    assert installed.lists.problem_of("a", "3") == ""  # it is no worse with that
+    installed.activate("a", "1")
+    assert installed.lists.problems() == []
+
+
+def test_a_list_that_two_active_packages_have_is_a_problem(tmp_path: Path) -> None:
+    installed = Installed(tmp_path)
+    for software_id in ("a", "b"):
+        installed.install(software_id, "1", GOOD, "load")
+        installed.activate(software_id, "1")  # by hand
+    assert installed.lists.problems() == ["reading list load: in software a and b; that of a counts"]
+
+
 def test_a_list_that_breaks_by_hand_leaves_the_one_of_before_in_use_and_is_named(tmp_path: Path) -> None:
     installed = Installed(tmp_path)
     installed.install("a", "1", OTHER)

@@ -55,6 +55,15 @@ def test_a_spread_that_leaves_no_time_is_refused() -> None:
         task(DAY, spread_s=600, deadline_s=600)
 
 
+@pytest.mark.parametrize("times", ["", "*/15 * * * *", "0,15 3 1 * *"])
+def test_a_spread_that_reaches_the_next_run_is_refused(times: str) -> None:
+    """The device whose moment lies behind the next run would never read."""
+    every = 0 if times else 900
+    task(every, times=times, spread_s=899)
+    with pytest.raises(ValueError, match="from one run to the next"):
+        task(every, times=times, spread_s=900)
+
+
 def test_windows_are_in_local_time_and_may_go_over_midnight() -> None:
     times = DayTimes("01:00-05:00, 22:30-00:30", MADRID)
     shown = {"00:29": True, "00:30": False, "00:59": False, "01:00": True, "04:59": True, "05:00": False,

@@ -104,7 +104,7 @@ class Model:
 
 
 @pytest.mark.parametrize(("records_max", "keep"), [(100_000, 0), (100_000, 60), (400, 0), (400, 100)])
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))])
 def test_nothing_is_lost_nor_freed_before_it_was_acknowledged(
     tmp_path: Path, seed: int, records_max: int, keep: int
 ) -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import zlib
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from agent.metering.store import life_sign
-from agent.metering.store.life_sign import LifeSign, LifeSignFile
+from agent.metering.store.life_sign import LifeSign, LifeSignFile, Look
 from agent.metering.store.reading_store import Progress, Store
 from tests.agent.metering.readings import visit
 from tests.agent.virtual import VirtualClock
+from tests.sim.faulty_disk import FaultyDisk, Operation, Survival
 from updateagent.disk import RawFile, RealDisk
 
 NAME = "readings.db"
@@ -154,6 +157,45 @@ def test_a_sign_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert file.read() == LifeSign.parse(SIGN.emit()) == SIGN
 
 
+def test_two_generations_lie_on_pages_of_their_own(tmp_path: Path) -> None:
+    file = LifeSignFile(tmp_path / "a")
+    signs = {number: LifeSign(number, SIGN.store, 10 * number) for number in range(4, 8)}
+    for sign in signs.values():
+        file.write(sign)
+    octets = (tmp_path / "a").read_bytes()
+    lines = [octets[at : at + 2048].rstrip(b"\0") for at in range(0, len(octets), 2048)]
+    assert lines == [signs[number].emit() for number in (6, 6, 7, 7)]
+
+
+def test_a_first_sign_says_nothing() -> None:
+    assert LifeSign() == LifeSign(0, "", 0, 0, 0.0, 0.0, 0.0, 0, 0, 0.0)
+
+
+def test_a_sign_of_before_there_were_events_in_it_is_read() -> None:
+    members = {"number": 5, "store": SIGN.store, "reached": 900, "released": 880, "delivered_to": 7.0, "alive": 8.0}
+    text = json.dumps(members).encode()
+    assert LifeSign.parse(b"%08x %s\n" % (zlib.crc32(text), text)) == LifeSign(5, SIGN.store, 900, 880, 7.0, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("wall", "steady"),
+    [(1000.0, 500.0), (1900.0, 500.0), (1900.5, 1000.0), (999.0, 500.0), (400.0, 400.0)],
+)
+def test_a_jump_of_more_than_a_quarter_of_an_hour_is_remembered(wall: float, steady: float) -> None:
+    sign = replace(SIGN, alive=1000.0, steady=500.0)
+    assert sign.alive_at(wall) == replace(SIGN, alive=wall, steady=steady)
+
+
+def test_the_first_time_is_no_jump() -> None:
+    assert LifeSign().alive_at(1_800_000_000.0) == LifeSign(alive=1_800_000_000.0)
+
+
+def test_the_highest_id_that_there_can_be_is_one() -> None:
+    sign = LifeSign(1, SIGN.store, 2**63 - 1)
+    assert LifeSign.parse(sign.emit()) == sign
+    assert LifeSign.parse(LifeSign(1, SIGN.store, 2**63).emit()) is None
+
+
 def test_a_write_that_is_cut_anywhere_leaves_the_sign_before(tmp_path: Path) -> None:
     file = LifeSignFile(tmp_path / "a")
     file.write(LifeSign(4, "ab" * 16, 800))
@@ -170,10 +212,10 @@ def test_a_write_that_is_cut_anywhere_leaves_the_sign_before(tmp_path: Path) -> 
 def test_what_a_later_version_adds_is_passed_over_and_what_is_damaged_is_none() -> None:
     text = SIGN.emit()[9:].replace(b"{", b'{"more":[1],', 1).rstrip()
     assert LifeSign.parse(b"%08x %s\n" % (zlib.crc32(text), text)) == SIGN
-    for at in (at for at in range(len(SIGN.emit()) - 1) if at != 8):  # the blank tells nothing
+    for at in range(len(SIGN.emit()) - 1):
         damaged = bytearray(SIGN.emit())
         damaged[at] ^= 0x01
-        assert LifeSign.parse(bytes(damaged)) is None
+        assert LifeSign.parse(bytes(damaged)) == (SIGN if at == 8 else None)  # the blank tells nothing
     assert LifeSign.parse(b"") is None
     assert LifeSign.parse(bytes(4096)) is None
 
@@ -186,6 +228,133 @@ def test_a_number_that_is_none_makes_no_sign(name: str, number: bytes) -> None:
     assert LifeSign.parse(b"%08x %s\n" % (zlib.crc32(text), text)) is None
 
 
+FOLDER = Path("/state")
+ALIVE = FOLDER / "readings.db-alive"
+
+
+@pytest.fixture
+def disk() -> FaultyDisk:
+    made = FaultyDisk()
+    made.mkdir(FOLDER, 0o755)
+    made.sync_all()
+    return made
+
+
+def test_a_sign_is_durable_when_it_is_written(disk: FaultyDisk) -> None:
+    file = LifeSignFile(ALIVE, disk)
+    for number in range(1, 4):
+        file.write(LifeSign(number, SIGN.store, 10 * number))
+        found = disk.copy().after_power_cut(Survival.LOST, Random(1))
+        assert LifeSignFile(ALIVE, found).read() == LifeSign(number, SIGN.store, 10 * number)
+
+
+def failing(*faults: tuple[str, int]) -> Callable[[Operation], None]:
+    """The next operation of each kind fails, with that number of an error."""
+    left = list(faults)
+
+    def plan(operation: Operation) -> None:
+        for fault in left:
+            if fault[0] == operation.kind:
+                left.remove(fault)
+                raise OSError(fault[1], "the medium")
+
+    return plan
+
+
+@pytest.mark.parametrize("kind", ["write", "sync"])
+def test_a_write_that_fails_sets_the_file_aside_and_the_new_one_is_durable(disk: FaultyDisk, kind: str) -> None:
+    file = LifeSignFile(ALIVE, disk)
+    file.write(LifeSign(1, SIGN.store, 10))
+    disk.on_operation = failing((kind, errno.EIO))
+    file.write(LifeSign(2, SIGN.store, 20))
+    disk.on_operation = None
+    found = disk.after_power_cut(Survival.LOST, Random(1))
+    assert LifeSignFile(ALIVE, found).read() == LifeSign(2, SIGN.store, 20)
+    assert LifeSignFile(FOLDER / "readings.db-alive.bad", found).read() == LifeSign(1, SIGN.store, 10)
+
+
+def test_a_write_that_fails_in_a_new_file_too_is_an_error(disk: FaultyDisk) -> None:
+    disk.on_operation = failing(("write", errno.EIO), ("write", errno.EIO))
+    with pytest.raises(OSError, match="the medium"):
+        LifeSignFile(ALIVE, disk).write(SIGN)
+
+
+def test_a_file_that_cannot_be_set_aside_is_not_written_again(disk: FaultyDisk) -> None:
+    file = LifeSignFile(ALIVE, disk)
+    file.write(LifeSign(1, SIGN.store, 10))
+    disk.on_operation = failing(("write", errno.EIO), ("rename", errno.EACCES))
+    with pytest.raises(OSError, match="the medium") as caught:
+        file.write(LifeSign(2, SIGN.store, 20))
+    assert caught.value.errno == errno.EIO
+    assert file.read() == LifeSign(1, SIGN.store, 10)
+
+
+def test_a_file_that_is_closed_is_opened_anew(disk: FaultyDisk) -> None:
+    file = LifeSignFile(ALIVE, disk)
+    file.close()
+    file.write(LifeSign(1, SIGN.store, 10))
+    file.close()
+    disk.unlink(ALIVE)
+    file.write(LifeSign(2, SIGN.store, 20))
+    assert file.read() == LifeSign(2, SIGN.store, 20)
+
+
+def test_a_file_that_somebody_removed_is_made_anew(disk: FaultyDisk) -> None:
+    file = LifeSignFile(ALIVE, disk)
+    file.write(LifeSign(1, SIGN.store, 10))
+    disk.unlink(ALIVE)
+    file.write(LifeSign(2, SIGN.store, 20))
+    assert LifeSignFile(ALIVE, disk).read() == LifeSign(2, SIGN.store, 20)
+
+
+def test_a_closed_file_holds_no_handle(tmp_path: Path) -> None:
+    file = LifeSignFile(tmp_path / "a")
+    file.write(SIGN)
+    assert tmp_path / "a" in open_files()
+    file.close()
+    assert tmp_path / "a" not in open_files()
+
+
+def open_files() -> list[Path]:
+    return [Path(os.path.realpath(each)) for each in Path("/proc/self/fd").iterdir()]
+
+
+def test_what_the_file_says_and_whether_it_may_have_said_more(disk: FaultyDisk) -> None:
+    file = LifeSignFile(ALIVE, disk)
+    assert file.look() == Look(None, doubtful=False)
+    older, newer = LifeSign(2, SIGN.store, 20), LifeSign(3, SIGN.store, 30)
+    file.write(older)
+    assert file.look() == Look(older, doubtful=False)
+    file.write(newer)
+    with disk.open_raw(ALIVE, write=True) as raw:
+        raw.pwrite(b"rotten", 4096)
+        assert file.look() == Look(newer, doubtful=False)  # one line of two is enough
+        raw.pwrite(b"rotten", 4096 + 2048)
+        assert file.look() == Look(older, doubtful=True)
+        raw.pwrite(bytes(512), 4096)
+        raw.pwrite(bytes(512), 4096 + 2048)
+        assert file.look() == Look(older, doubtful=False)
+
+
+def test_what_cannot_be_read_is_doubtful_and_what_says_nothing_of_the_file_is_an_error(tmp_path: Path) -> None:
+    file = LifeSignFile(tmp_path / "a", BadFile(errno.EIO))
+    assert file.look() == Look(None, doubtful=True)
+    file.copy(tmp_path / "kept")
+    assert LifeSignFile(tmp_path / "kept").look() == Look(None, doubtful=True)
+    with pytest.raises(OSError, match="the medium"):
+        LifeSignFile(tmp_path / "a", BadFile(errno.EMFILE)).look()
+
+
+def test_a_copy_holds_the_present_sign_where_there_is_one(disk: FaultyDisk) -> None:
+    file, copy = LifeSignFile(ALIVE, disk), FOLDER / "kept"
+    file.copy(copy)
+    assert not disk.exists(copy)
+    file.write(SIGN)
+    file.copy(copy)
+    found = disk.after_power_cut(Survival.LOST, Random(1))
+    assert LifeSignFile(copy, found).read() == SIGN
+
+
 class BadFile(RealDisk):
     """A medium that has lost the blocks under one file: neither read nor written, and renamed all the same."""
 
@@ -193,7 +362,7 @@ class BadFile(RealDisk):
         self.error, self.bad = error, True
 
     def open_raw(self, path: Path, *, write: bool = False, create: bool = False, mode: int = 0o600) -> RawFile:
-        if self.bad:
+        if self.bad and not create:
             raise OSError(self.error, "the medium")
         return super().open_raw(path, write=write, create=create, mode=mode)
 

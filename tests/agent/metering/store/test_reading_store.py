@@ -12,7 +12,6 @@ import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -21,26 +20,12 @@ from agent.metering.store import store_file, store_schema
 from agent.metering.store.reading_store import REFUSED_MAX, REMEMBERED_MAX, Progress, Store, StoreError
 from agent.metering.visit.raw_values import UnstorableError, encode
 from dlms.axdr import Data, Tag
-from omadm.readings import FIELDS, ROW_SIZE_MIN, Reading
+from omadm.readings import FIELDS, ROW_SIZE_MIN
 from tests.agent.metering.readings import reading, visit
+from tests.agent.metering.store.stores import delivered, raws, settled, spoil, store
 from tests.agent.virtual import VirtualClock
 
 REPO = Path(__file__).resolve().parents[4]
-
-
-def store(tmp_path: Path, records_max: int = 10_000, keep: int = 0, bytes_max: int = 64 << 20) -> Store:
-    return Store(
-        tmp_path / "s" / "readings.db",
-        VirtualClock(),
-        records_max=records_max,
-        keep_forwarded_max=keep,
-        bytes_max=bytes_max,
-    )
-
-
-def raws(opened: Store, records_max: int = 1000) -> list[object]:
-    batch = opened.batch(records_max)
-    return [record["raw"] for record in batch.records] if batch else []
 
 
 def test_what_was_appended_comes_out_in_order_with_ascending_ids(tmp_path: Path) -> None:
@@ -177,6 +162,7 @@ def test_delivered_readings_are_kept_within_their_own_bound(tmp_path: Path) -> N
     assert opened.batch(10) is None
 
 
+@pytest.mark.slow
 def test_the_file_stays_within_its_bound_by_giving_up_the_oldest(tmp_path: Path) -> None:
     rng = random.Random(1)
     opened = store(tmp_path, records_max=1_000_000, bytes_max=1 << 19)
@@ -408,25 +394,6 @@ def test_a_loss_says_whose_values_of_which_time_are_gone(tmp_path: Path) -> None
     assert opened.stats().lost_at == loss.noted
 
 
-def spoil(opened: Store, statement: str) -> None:
-    """Change the file behind the store's back, without regard to its rules."""
-    opened.close()
-    (file,) = opened.file.names()
-    db = sqlite3.connect(file)
-    db.execute("PRAGMA ignore_check_constraints=1")
-    db.execute(statement)
-    db.commit()
-    db.close()
-
-
-def settled(opened: Store) -> Store:
-    """The store after it has recovered what is in quarantine."""
-    opened.stats()
-    while opened.file.recovering:
-        opened.stats()
-    return opened
-
-
 def cut_short(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
@@ -515,110 +482,6 @@ def test_sound_pages_with_wrong_content_lose_nothing(tmp_path: Path, statement: 
     assert (again.stats().pending, again.stats().lost) == (5000, 0)
     assert delivered(again) == [(old, number + 1, number) for number in range(5000)]
     assert again.progress()["m1", "t1"] == 4901
-
-
-def delivered(opened: Store, records_max: int = 700) -> list[tuple[str, object, object]]:
-    """Everything that the head-end gets, as (store, id, value)."""
-    got: list[tuple[str, object, object]] = []
-    while (batch := opened.batch(records_max)) is not None:
-        assert len(batch.records) <= records_max
-        got += [(batch.store, record["id"], record["raw"]) for record in batch.records]
-        opened.release(batch.store, batch.last)
-    return got
-
-
-PAGE = 512
-
-
-ROW_S = 900
-
-
-def rows(start: int, count: int) -> list[Reading]:
-    """Rows of a profile, a quarter of an hour apart."""
-    made = visit(start, count)
-    return [
-        replace(one, profile="1.0.99.1.0.255", meter_time=datetime.fromtimestamp(ROW_S * number, UTC).isoformat())
-        for number, one in enumerate(made, start + 1)
-    ]
-
-
-@pytest.mark.parametrize("delivered_last", [True, False])
-@pytest.mark.slow
-def test_a_bad_page_costs_what_lies_on_it_wherever_it_is(tmp_path: Path, delivered_last: bool) -> None:
-    """Every page of a file in turn: what is delivered, and what is counted as lost, is everything; where the newest
-    visits were not counted anywhere yet, their number is said to be not known. In any case the profiles are read again
-    from before what was lost."""
-    clock = VirtualClock(wall=0.0)
-    opened = Store(tmp_path / "s" / "readings.db", clock, records_max=10_000, keep_forwarded_max=0)
-    for start in range(0, 1200, 40):
-        if start == 120 and not delivered_last:
-            opened.release(opened.stats().uuid, 100)
-        clock.wall_offset = ROW_S * (start + 40) - clock.now
-        opened.append(rows(start, 40), [Progress("m1", "t1", start + 1)], {"m1": {"scalers": {}}})
-    if delivered_last:
-        opened.release(opened.stats().uuid, 100)
-    old = opened.stats().uuid
-    opened.close()
-    file = tmp_path / "s" / "readings.db"
-    sound = file.read_bytes()
-    pages = len(sound) // PAGE
-    lost: list[int] = []
-    uncounted = 0
-    for page in range(1, pages):
-        (tmp_path / f"{page}" / "s").mkdir(parents=True)
-        copy = tmp_path / f"{page}" / "s" / "readings.db"
-        copy.write_bytes(sound[: page * PAGE] + b"\xa5" * PAGE + sound[(page + 1) * PAGE :])
-        again = settled(store(tmp_path / f"{page}"))
-        got = delivered(again)
-        stats = again.stats()
-        assert len(got) == len(set(got)), page
-        assert {name for name, _, _ in got} <= {old}, page
-        assert all(record_id == int(str(raw)) + 1 for _, record_id, raw in got), page
-        missing = set(range(101, 1201)) - {int(str(record_id)) for _, record_id, _ in got}
-        losses = again.losses()
-        assert sum(loss.records for loss in losses) == stats.lost, page
-        if any(not loss.records for loss in losses):
-            assert not delivered_last or stats.lost <= len(missing), page
-            uncounted += 1
-        else:
-            assert stats.lost == len(missing), page
-        for number in missing:
-            assert any(loss.reach <= ROW_S * number <= loss.until for loss in losses), page
-        _, _, since = again.lost_since("m1", (old, 0))
-        assert (since is None) == (not losses), page
-        assert (since or 0.0) <= ROW_S * min(missing, default=1200), page
-        assert bool(stats.lost_at) == bool(losses), page
-        lost.append(len(missing))
-        again.close()
-    # A leaf page has a few visits. Inner pages and those of the schema cost nothing.
-    assert max(lost) <= 6 * 40
-    assert lost.count(0) >= len(lost) // 3
-    assert 0 < uncounted < len(lost) // 4
-
-
-@pytest.mark.parametrize("seed", range(30))
-@pytest.mark.slow
-def test_whatever_is_damaged_the_store_works_and_invents_nothing(tmp_path: Path, seed: int) -> None:
-    rng = random.Random(seed)
-    opened = store(tmp_path)
-    for start in range(0, 600, 20):
-        opened.append(visit(start, 20), [Progress("m1", "t1", start + 1)])
-    old = opened.stats().uuid
-    opened.close()
-    file = tmp_path / "s" / "readings.db"
-    data = bytearray(file.read_bytes())
-    for _ in range(rng.choice([1, 1, 2, 5])):
-        at, size = rng.randrange(100, len(data)), rng.choice([1, 2, 8, 100, 1024, 5000])
-        data[at : at + size] = rng.randbytes(len(data[at : at + size]))
-    file.write_bytes(data)
-    again = settled(store(tmp_path))
-    got = delivered(again)
-    assert all(record_id == int(str(raw)) + 1 for _, record_id, raw in got)
-    # Every record has one identity, the right one, unless nothing in the file says any more what that was.
-    assert len({record_id for _, record_id, _ in got}) == len(got)
-    assert len({name for name, _, _ in got} - {old}) <= 1
-    again.append(visit(0, 2))
-    assert raws(again) == [0, 1]
 
 
 def test_recovery_goes_on_where_a_power_cut_left_it(tmp_path: Path) -> None:
@@ -749,6 +612,17 @@ def test_a_file_of_the_first_version_is_brought_forward_with_all_that_is_in_it(t
     opened.close()
     again = store(tmp_path, keep=100)
     assert (again.stats().uuid, again.stats().pending, raws(again)) == ("ab" * 16, 5, [3, 4, 5, 6, 7])
+    assert not list((tmp_path / "s").glob("*.quarantine-*"))
+
+
+def test_a_table_that_nobody_wrote_goes_when_a_file_is_brought_forward(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    opened.append(visit(0, 3))
+    spoil(opened, "CREATE TABLE era (meter TEXT, task TEXT, before INTEGER, PRIMARY KEY (meter, task)) WITHOUT ROWID")
+    spoil(opened, "UPDATE meta SET value=6 WHERE key='format'")
+    again = store(tmp_path)
+    assert raws(again) == [0, 1, 2]
+    assert "era" not in again.ask(store_schema.tables)
     assert not list((tmp_path / "s").glob("*.quarantine-*"))
 
 

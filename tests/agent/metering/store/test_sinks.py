@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from agent.metering.store.reading_store import Store
 from agent.metering.store.sinks import SinkState
 from tests.agent.metering.readings import visit
@@ -106,3 +108,53 @@ def test_what_waits_for_a_sink_and_what_is_gone_are_told_before_it_comes(tmp_pat
     assert store.sink_states()["local"] == SinkState(0, 5000 - len(raws))
     store.append(visit(0, 7))
     assert store.sink_states()["local"] == SinkState(7, 5000 - len(raws))
+
+
+def test_visits_of_one_reading_are_neither_passed_over_nor_counted_twice(tmp_path: Path) -> None:
+    store = opened(tmp_path, keep=100)
+    store.add_sink("local")
+    store.append(visit(0, 9))
+    for number in range(9, 13):
+        store.append(visit(number, 1))
+    for number in range(13):
+        assert store.sink_states()["local"] == SinkState(13 - number, 0)
+        batch = store.sink_batch("local", 1)
+        assert batch is not None
+        assert ([record["raw"] for record in batch.records], batch.last, batch.missed) == ([number], number + 1, 0)
+        store.sink_done("local", batch.last, batch.missed)
+    assert store.sink_states()["local"] == SinkState(0, 0)
+    assert store.sink_batch("local", 1) is None
+
+
+def test_a_batch_goes_on_behind_a_damaged_visit(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.add_sink("local")
+    for number in range(3):
+        store.append(visit(number * 10, 10))
+    store.file.run(lambda db, _: db.execute("UPDATE block SET body=x'00' WHERE first=11"))
+    batch = store.sink_batch("local", 100)
+    assert batch is not None
+    assert [record["raw"] for record in batch.records] == [*range(10), *range(20, 30)]
+    assert (batch.last, batch.missed) == (30, 10)
+
+
+def test_of_a_store_that_took_the_place_of_a_damaged_one_a_sink_gets_all(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.append(visit(0, 3))
+    store.add_sink("local")
+    store.file.run(lambda db, _: db.execute("DROP TABLE knowledge"))
+    store.close()
+    store.append(visit(10, 3))
+    assert taken(store) == [10, 11, 12]
+
+
+@pytest.mark.parametrize("names", [[], ["local"], ["a", "b"]])
+def test_nothing_is_kept_for_sinks_that_have_everything(tmp_path: Path, names: list[str]) -> None:
+    store = opened(tmp_path)
+    for name in names:
+        store.add_sink(name)
+    store.append(visit(0, 1))
+    for name in names:
+        assert taken(store, name) == [0]
+    store.release(store.stats().uuid, 1)
+    assert store.stats().kept == 0

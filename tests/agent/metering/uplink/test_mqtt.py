@@ -236,6 +236,34 @@ def test_events_have_topics_of_their_own_and_those_of_strangers_one(
     sink.close()
 
 
+@pytest.mark.parametrize("bad", [float("nan"), "\ud800"], ids=["no number of JSON", "no text"])
+def test_a_record_that_is_no_json_costs_itself_alone(broker: Broker, listener: Listener, bad: object) -> None:
+    sink = broker.sink()
+    records: list[dict[str, object]] = [{"id": number, "meter": "m1", "raw": number} for number in range(1, 6)]
+    records[2]["raw"] = bad
+    text = isinstance(bad, str)  # which JSON escapes: any text can be sent
+    assert sink.deliver("s", [*records, {"id": 9, "meter": "\ud800", "raw": 9}]) == (0 if text else 1)
+    wait_for(lambda: len(listener.raws()) >= (6 if text else 5))
+    assert sorted(raw for raw in listener.raws() if raw != bad) == [1, 2, 4, 5, 9]  # type: ignore[type-var]
+    sink.close()
+
+
+def test_a_broker_that_takes_small_packets_only_gets_small_ones(broker: Broker, tmp_path: Path) -> None:
+    """It says so when it lets the device in. What it would not take even alone is missed, and holds up nothing."""
+    broker.stop()
+    broker.file.write_text(broker.file.read_text() + "max_packet_size 2000\n")
+    broker.start()
+    listener = Listener(broker)
+    sink = broker.sink()
+    records: list[dict[str, object]] = [{"id": number, "meter": "m1", "raw": number} for number in range(1, 301)]
+    records[100]["raw"] = "x" * 3000
+    assert sink.deliver("s", records) == 1
+    wait_for(lambda: len(listener.raws()) >= 299)
+    assert sorted(listener.raws()) == [number for number in range(1, 301) if number != 101]  # type: ignore[type-var]
+    sink.close()
+    listener.close()
+
+
 @pytest.mark.parametrize(
     ("text", "level"), [("KR1", "KR1"), ("a/b", "a%2Fb"), ("+#%\0", "%2B%23%25%00"), ("\u00e9", "%C3%A9")]
 )

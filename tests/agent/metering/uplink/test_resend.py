@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.https import HttpsError, Response
+from omadm import readings
 from omadm.readings import RANGES_MAX, RESENDS_MAX, ResendOrder
 from tests.agent.metering.readings import visit
 from tests.agent.metering.uplink.rig import Rig
@@ -112,8 +116,34 @@ def test_a_head_end_that_refuses_what_it_wanted_hears_so_and_nothing_is_set_asid
     rig.headend.poison = {7}
     ask(rig, by_ids(rig, 1, 100), seconds=100)
     (report,) = rig.headend.reports
-    assert (report["sent"], report["refused"]) == (50, 50)
+    assert (report["sent"], report["refused"]) == (99, 1), "what it refuses costs itself alone"
     assert rig.store.stats().refused == 0
+
+
+def test_what_was_set_aside_since_it_cannot_be_encoded_holds_up_no_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = delivered(tmp_path)
+    emit = readings.emit
+
+    def picky(device: str, store: str, records: Sequence[dict[str, object]], *rest: Any, **more: Any) -> bytes:
+        if any(record["id"] == 7 for record in records):
+            raise ValueError("Out of range float values are not JSON compliant")
+        return emit(device, store, records, *rest, **more)
+
+    monkeypatch.setattr(readings, "emit", picky)
+    ask(rig, by_ids(rig, 1, 100), seconds=100)
+    (report,) = rig.headend.reports
+    assert (report["sent"], report["refused"], report["gone"]) == (99, 1, [])
+
+
+def test_bodies_keep_to_their_bound_when_records_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = delivered(tmp_path)
+    monkeypatch.setattr(readings, "PLAIN_BYTES_MAX", 3000)
+    ask(rig, by_ids(rig, 1, 40), seconds=300)
+    (report,) = rig.headend.reports
+    assert (report["sent"], report["refused"]) == (40, 0)
+    assert all(len(json.dumps(request, separators=(",", ":"))) <= 3000 for request in rig.headend.requests[-5:])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,15 @@ from dlms import axdr
 from dlms.axdr import Data, Tag
 from dlms.codes import DataAccessResult
 from dlms.cosem.obis import AttributeRef, Obis, Selection
-from dlms.cosem.profile import CLOCK_OBIS, SELECT_ENTRY, SELECT_RANGE, CaptureObject, Unresolved
+from dlms.cosem.profile import (
+    CLOCK_OBIS,
+    FIFO,
+    LIFO,
+    SELECT_ENTRY,
+    SELECT_RANGE,
+    CaptureObject,
+    Unresolved,
+)
 from dlms.cosem.time import DEVIATION_UNKNOWN, STANDARD_CLOCK, STATUS_UNKNOWN, ClockPolicy, ClockStatus, CosemDateTime
 from dlms.server.profile import ProfileObject
 from dlms.xdlms.apdu.common import AccessError, Item, Result
@@ -23,6 +31,7 @@ PROFILE = Obis.parse("1.0.99.1.0.255")
 CLOCK = CaptureObject(AttributeRef(8, CLOCK_OBIS, 2))
 VALUE = CaptureObject(AttributeRef(3, Obis.parse("1.0.1.8.0.255"), 2))
 BUFFER = 2
+LARGEST = 3  # sort method: the largest value first
 NO_ENTRIES = AccessError(DataAccessResult.OTHER_REASON)
 
 OffsetAt = Callable[[float], int]  # true time (seconds since the epoch) → minutes that local time is ahead of UTC
@@ -32,8 +41,8 @@ OffsetAt = Callable[[float], int]  # true time (seconds since the epoch) → min
 class MeterModel:
     """`offset_at` is what the clock shows, `summer_at` whether it says daylight saving. `stamps`: `local` gives neither
     deviation nor status, `status` the daylight saving bit, `deviation` both; `sign` is how it counts the deviation.
-    `packing`: `plain` rows, `answer` for rows compressed within an answer, `buffer` for rows relative to the one before
-    them in the buffer, whatever was asked for."""
+    `packing`: `plain` rows, `answer` for rows compressed within an answer, `buffer` for rows relative to the one in
+    front of them in the buffer, whatever was asked for."""
 
     at: float
     offset_at: OffsetAt = lambda _at: 60
@@ -44,6 +53,7 @@ class MeterModel:
     size: int = 4000
     by_entry: bool = True
     packing: str = "plain"
+    order: int = FIFO  # sort method; `LARGEST`: by value
     constant: bool = False
     refused: tuple[int, ...] = ()
     count: int = 0
@@ -55,6 +65,7 @@ class MeterModel:
     def __post_init__(self) -> None:
         columns = [*self.more[:1], CLOCK, VALUE, *self.more[1:]]
         self.profile = ProfileObject(PROFILE, columns, period_s=self.period_s, entries=self.size)
+        self.profile.item.readers[5] = lambda _selection: axdr.enum(self.order)
 
     @property
     def rows(self) -> list[tuple[Data, ...]]:
@@ -109,9 +120,15 @@ class MeterModel:
             whole = [axdr.u16(1), axdr.u16(0)] if entry else [axdr.array([])]
             selection = replace(selection, parameters=axdr.structure(*members[: 2 if entry else 3], *whole))
         found = self.profile.item.readers[attribute](selection)
-        if attribute != BUFFER or self.packing == "plain" or not isinstance(found, Data):
+        if attribute != BUFFER or (self.packing == "plain" and self.order == FIFO) or not isinstance(found, Data):
             return found
-        return axdr.array(self._packed([member.members() for member in found.members()]))
+        rows = self._ordered([member.members() for member in found.members()])
+        return axdr.array([axdr.structure(*row) for row in rows] if self.packing == "plain" else self._packed(rows))
+
+    def _ordered(self, rows: Sequence[tuple[Data, ...]]) -> list[tuple[Data, ...]]:
+        if self.order == LARGEST:
+            return sorted(rows, key=lambda row: -row[1].integer())
+        return list(rows if self.order == FIFO else reversed(rows))
 
     def _by_local_time(self, selection: Selection) -> Result:
         """A meter that counts the deviation the other way compares local times."""
@@ -120,23 +137,29 @@ class MeterModel:
 
     def _packed(self, rows: Sequence[tuple[Data, ...]]) -> list[Data]:
         packed: list[Data] = []
+        buffer = self._ordered(self.rows)
+        index = -1
         for at, row in enumerate(rows):
             before = rows[at - 1] if at else None
             if self.packing == "buffer":
-                index = next(index for index, held in enumerate(self.rows) if held is row or held == row)
-                before = self.rows[index - 1] if index else None
+                index = next(index for index in range(index + 1, len(buffer)) if buffer[index] == row)
+                before = buffer[index - 1] if index else None
             packed.append(axdr.structure(*row) if before is None else self._relative(row, before))
         return packed
 
     def _relative(self, row: tuple[Data, ...], before: tuple[Data, ...]) -> Data:
-        later = CosemDateTime.parse(before[0].octets()).later(self.period_s)
+        step_s = {FIFO: self.period_s, LIFO: -self.period_s}.get(self.order)
+        later = CosemDateTime.parse(before[0].octets()).later(step_s) if step_s is not None else None
         mine = CosemDateTime.parse(row[0].octets())
         follows = later is not None and (later.local(), later.deviation, later.status) == (
             mine.local(), mine.deviation, mine.status,
         )  # fmt: skip
         step = row[1].integer() - before[1].integer()
+        tag = Tag.DELTA_UNSIGNED if 0 <= step < 256 else Tag.DELTA_LONG
+        small = -0x8000 <= step < 0x8000
         return axdr.structure(
-            axdr.null() if follows else row[0], axdr.null() if not step else Data(Tag.DELTA_UNSIGNED, step)
+            axdr.null() if follows else row[0],
+            axdr.null() if not step else Data(tag, step) if small else row[1],
         )
 
 
@@ -164,6 +187,7 @@ class Reader:
     turns: int = 0
     wanted: list[tuple[AttributeRef, Data | Unresolved]] = field(default_factory=list)
     error: str = ""
+    missing: int = 0  # rows that were said not to be found, in all visits
 
     def visit(self, *, steps_max: int = 10_000) -> list[CapturedRow]:
         """Read what is new, at most so many steps; each is kept when it is done. Returns the rows."""
@@ -187,6 +211,7 @@ class Reader:
             self.wanted += [cell for row in reading.rows for cell in reading.wanted(row.cells)]
             self.stored = json.dumps(position.dump())
         self.error = reading.error
+        self.missing += reading.missing
         self.taken += found
         return found
 

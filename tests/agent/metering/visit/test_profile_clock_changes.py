@@ -23,10 +23,12 @@ CHANGES = {
     "summer time begins": ((60, False), (120, True)),
     "set back by an hour": ((60, False), (0, False)),
     "set ahead by an hour": ((60, False), (120, False)),
+    "set back by two hours": ((60, False), (-60, False)),
+    "set ahead by two hours": ((60, False), (180, False)),
 }
 
 
-def meter_of(change: str, stamps: str, sign: int, period_s: int, *, by_entry: bool, **options: object) -> MeterModel:
+def meter_of(change: str, stamps: str, sign: int, period_s: int, **options: object) -> MeterModel:
     before, after = CHANGES[change]
     return MeterModel(
         CHANGE - BEFORE_S - 9 * HOUR,
@@ -35,7 +37,6 @@ def meter_of(change: str, stamps: str, sign: int, period_s: int, *, by_entry: bo
         stamps=stamps,
         sign=sign,
         period_s=period_s,
-        by_entry=by_entry,
         **options,  # type: ignore[arg-type]
     )
 
@@ -49,27 +50,42 @@ POLICIES = {
 }
 
 
+CASES = [  # how rows are packed, whether values stay the same
+    ("plain", False), ("plain", True), ("answer", False), ("buffer", False),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("by_entry", [True, False], ids=["by entry", "by time"])
 @pytest.mark.parametrize("period_s", [900, 3600])
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("change", CHANGES)
 def test_every_row_is_taken_exactly_once(change: str, policy: str, period_s: int, *, by_entry: bool) -> None:
-    sign, stamps = POLICIES[policy].deviation_sign, policy.split(maxsplit=1)[0]
-    for constant in (False, True):
+    for packing, constant in CASES:
         for size in (4000, 40):
             for gap in GAPS:
                 for moment in range(gap):
-                    meter = meter_of(change, stamps, sign, period_s, by_entry=by_entry, constant=constant, size=size)
-                    meter.live(9 * HOUR)
-                    reader = Reader(meter, POLICIES[policy], first_s=30 * 86_400)
-                    reader.visit()
-                    meter.live(moment * period_s + 120)
-                    while meter.at < CHANGE + AFTER_S:
-                        reader.visit()
-                        meter.live(gap * period_s)
-                    reader.visit()
-                    where = (constant, size, gap, moment)
-                    assert Counter(reader.held()) == Counter(meter.history), where
+                    reader = visited(
+                        change, policy, period_s, gap, moment,
+                        by_entry=by_entry, constant=constant, size=size, packing=packing,
+                    )  # fmt: skip
+                    where = (packing, constant, size, gap, moment)
+                    assert Counter(reader.held()) == Counter(reader.meter.history), where
                     if by_entry:
-                        assert reader.held() == meter.history, where
+                        assert reader.held() == reader.meter.history, where
                     assert not any(row.doubt for row in reader.taken), where
+                    assert not reader.missing, where
+
+
+def visited(change: str, policy: str, period_s: int, gap: int, moment: int, **options: object) -> Reader:
+    """A meter that was visited every `gap` periods while its clock changed."""
+    sign, stamps = POLICIES[policy].deviation_sign, policy.split(maxsplit=1)[0]
+    meter = meter_of(change, stamps, sign, period_s, **options)
+    meter.live(9 * HOUR)
+    reader = Reader(meter, POLICIES[policy], first_s=30 * 86_400)
+    reader.visit()
+    meter.live(moment * period_s + 120)
+    while meter.at < CHANGE + AFTER_S:
+        reader.visit()
+        meter.live(gap * period_s)
+    reader.visit()
+    return reader

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from math import log2
 
@@ -18,9 +20,10 @@ from agent.metering.visit.profile_position import (
     CapturedRow,
     ProfilePosition,
 )
+from agent.settings.reading_codes import RowSelection
 from dlms import axdr
-from dlms.axdr import Data
-from dlms.cosem.profile import CaptureObject
+from dlms.axdr import Data, Tag
+from dlms.cosem.profile import FIFO, LIFO, CaptureObject
 from dlms.cosem.time import ClockPolicy, CosemDateTime
 from dlms.xdlms.apdu.common import AccessError
 from tests.agent.metering.visit.profile_meters import CLOCK, PROFILE, VALUE, MeterModel, Reader
@@ -55,32 +58,67 @@ def test_packed_rows_are_the_register_s_values(packing: str, *, by_entry: bool, 
     assert not any(row.doubt for row in reader.taken)
 
 
-def test_the_example_of_a_delta_coded_column() -> None:
-    reading = ProfileReading(PROFILE, ProfilePosition())
-    reading.describe(
-        [axdr.array([CLOCK.data(), VALUE.data()]), axdr.u32(900), None, None, None], MeterFacts(None, None)
-    )
-    delta = Data(31, 5)
-    first = axdr.octets(stamp("2027-01-15 00:00").emit())
-    assert reading.next_item() is not None
-    rows = [
-        axdr.structure(first, axdr.u32(123456)),
-        axdr.structure(axdr.null(), delta),
-        axdr.structure(*[axdr.null()] * 2),
-    ]
-    reading.answer(axdr.array(rows), 1.0)
+def example(sort: int, in_use: int | None, members: list[Data], one: Data) -> ProfileReading:
+    """A visit of a meter that selects by time; asked for a single row, it gives `one`."""
+    reading = ProfileReading(PROFILE, ProfilePosition(ranges_only=True))
+    count = None if in_use is None else axdr.u32(in_use)
+    captures = axdr.array([CLOCK.data(), VALUE.data()])
+    reading.describe([captures, axdr.u32(900), axdr.enum(sort), count, None], MeterFacts(None, None))
+    for answer in (members, [one], members):
+        assert reading.next_item() is not None
+        reading.answer(axdr.array(answer), 1.0)
+    return reading
+
+
+def quarter(minutes: int, cell: Data) -> Data:
+    return axdr.structure(axdr.octets(stamp(f"2027-01-15 00:{minutes:02}").emit()), cell)
+
+
+@pytest.mark.parametrize("sort", [FIFO, LIFO])
+def test_the_example_of_a_delta_coded_column(sort: int) -> None:
+    first, last = quarter(0, axdr.u32(123456)), quarter(30, axdr.u32(123461))
+    minus_5 = Data(Tag.DELTA_INTEGER, -5)
+    null = axdr.null()
+    if sort == FIFO:
+        rows = [first, axdr.structure(null, Data(31, 5)), axdr.structure(null, null)]
+        reading = example(sort, None, rows, last)
+    else:
+        rows = [last, axdr.structure(null, null), axdr.structure(null, minus_5)]
+        reading = example(sort, None, rows, first)
+    assert not reading.error
     assert [row.cells[0][1] for row in reading.rows] == [axdr.u32(value) for value in (123456, 123461, 123461)]
     assert [str(CosemDateTime.parse(row.clock))[11:16] for row in reading.rows] == ["00:00", "00:15", "00:30"]
+    assert reading.position.packing == "answer"
 
 
-def test_a_cell_relative_to_a_row_that_nobody_knows_is_no_number() -> None:
-    meter = meter_at(packing="buffer")
+@pytest.mark.parametrize("asked_alone", [quarter(30, Data(31, 5)), quarter(30, axdr.u32(4711)), None])
+def test_rows_whose_meter_leaves_rows_out_between_them_are_not_added_up(asked_alone: Data | None) -> None:
+    rows = [quarter(0, axdr.u32(123456)), quarter(30, Data(31, 5))]
+    reading = example(FIFO, 5000, rows, asked_alone or axdr.structure(axdr.null(), axdr.null()))
+    assert (reading.rows, reading.error) == ([], "rows-unresolved")
+
+
+@WAYS
+def test_a_cell_relative_to_a_row_that_nobody_knows_is_asked_for_with_what_it_is_relative_to(*, by_entry: bool) -> None:
+    meter = meter_at(packing="buffer", by_entry=by_entry)
     meter.live(5 * HOUR)
     known = meter.rows[9][0].octets()
     reader = Reader(meter, stored=json.dumps({"clock": known.hex()}))
     reader.visit()
-    assert [row.stamp for row in reader.taken] == [at for at, _ in meter.history[10:]]
-    assert set(reader.values()) == {"unresolved"}
+    assert reader.held() == meter.history[10:]
+
+
+@WAYS
+@pytest.mark.slow
+def test_rows_relative_to_one_too_far_back_are_not_guessed_and_it_is_said(*, by_entry: bool) -> None:
+    meter = meter_at(packing="buffer", by_entry=by_entry, size=5000)
+    meter.live(45 * DAY)
+    reader = Reader(meter)
+    for _ in range(3):
+        assert reader.visit() == []
+        assert reader.error == "rows-unresolved"
+        assert reader.requests <= 3
+        meter.live(HOUR)
 
 
 @WAYS
@@ -112,7 +150,7 @@ def test_a_meter_without_power_for_long_takes_few_requests(days: int, size: int,
     assert reader.held() == meter.history[-len(reader.taken) :]
     assert len(reader.taken) == min(size, 5 * 96) + 24
     windows = days * 96 / 48  # of the first size, that the empty time has
-    assert reader.requests <= (log2(size) + 3 if by_entry else log2(windows) + windows / 64 + 4)
+    assert reader.requests <= (log2(size) + 3 if by_entry else log2(windows) + windows / 64 + 7)
 
 
 @WAYS
@@ -333,6 +371,104 @@ def test_more_rows_of_the_future_than_are_remembered_are_not_taken_again_by_numb
         meter.live(900)
         reader.visit()
     assert reader.held() == meter.history
+
+
+@WAYS
+@pytest.mark.parametrize("deviation", [720, -720, 5000, -5000])
+def test_a_deviation_that_cannot_be_right_is_doubted_and_stops_nothing(deviation: int, *, by_entry: bool) -> None:
+    meter = meter_at(by_entry=by_entry, stamps="deviation")
+    reader = Reader(meter, first_s=ALWAYS)
+    meter.live(5 * HOUR)
+    reader.visit()
+    meter.capture(replace(meter.clock(), deviation=deviation))
+    for _ in range(30):
+        meter.live(HOUR)
+        reader.visit()
+    assert reader.held() == meter.history
+    assert [row.doubt for row in reader.taken if row.doubt] == ["deviation"]
+
+
+@WAYS
+def test_a_place_with_a_deviation_that_cannot_be_right_heals(*, by_entry: bool) -> None:
+    meter = meter_at(by_entry=by_entry, stamps="deviation")
+    meter.live(5 * HOUR)
+    reader = Reader(meter, first_s=ALWAYS)
+    reader.visit()
+    stored = json.loads(reader.stored)
+    wrong = replace(CosemDateTime.parse(bytes.fromhex(stored["clock"])), deviation=720).emit().hex()
+    reader.stored = json.dumps(stored | {"clock": wrong, "searched": wrong})
+    meter.live(HOUR)
+    reader.visit()
+    assert reader.held() == meter.history
+
+
+@WAYS
+@pytest.mark.parametrize("status", [1, 2, 3])
+def test_rows_that_the_meter_doubts_itself_are_marked_and_each_there_once(status: int, *, by_entry: bool) -> None:
+    meter = meter_at(by_entry=by_entry, stamps="deviation")
+    reader = Reader(meter, first_s=ALWAYS)
+    meter.live(5 * HOUR)
+    reader.visit()
+    place = json.loads(reader.stored)["clock"]
+    for _ in range(300):
+        meter.at += 900
+        meter.capture(replace(meter.clock(), status=status))
+        if len(meter.history) % 3 == 0:
+            reader.visit()
+    reader.visit()
+    assert json.loads(reader.stored)["clock"] == place
+    meter.live(HOUR)
+    reader.visit()
+    assert reader.held() == meter.history
+    assert Counter(row.doubt for row in reader.taken) == {"clock-status": 300, "": 24}
+
+
+@pytest.mark.parametrize("odd", ["1970-01-01 00:00", "2000-01-01 05:00", "2027-01-14 01:00", "2106-01-01 00:00"])
+@pytest.mark.parametrize("order", [FIFO, LIFO])
+def test_rows_stamped_anywhere_are_found_by_their_count_where_rows_are_chosen_by_time(odd: str, order: int) -> None:
+    meter = meter_at(by_entry=False, order=order)
+    reader = Reader(meter, first_s=ALWAYS)
+    meter.live(26 * HOUR)
+    reader.visit()
+    for _ in range(3):
+        meter.capture(stamp(odd))
+    meter.live(HOUR)
+    for _ in range(3):
+        reader.visit()
+        meter.live(HOUR)
+    assert Counter(reader.held()) == Counter(meter.history[:-4])
+    assert (reader.missing, reader.requests) == (0, 1)
+    assert Counter(row.doubt for row in reader.taken)[""] == len(reader.taken) - 3
+
+
+def test_rows_stamped_elsewhere_in_a_buffer_too_large_to_read_are_said_to_be_missing_once() -> None:
+    meter = meter_at(by_entry=False)
+    meter.live(20 * DAY)
+    reader = Reader(meter)
+    reader.visit()
+    for _ in range(3):
+        meter.capture(stamp("2000-01-01 05:00"))
+    for _ in range(3):
+        meter.live(HOUR)
+        reader.visit()
+        assert reader.missing == 3
+    assert reader.requests == 1
+
+
+@WAYS
+def test_a_doubtful_row_is_no_sign_of_the_end_of_a_selection(*, by_entry: bool) -> None:
+    meter = meter_at(by_entry=by_entry)
+    end = datetime(2027, 1, 15, 22)  # noqa: DTZ001 - the meter's clock
+    reader = Reader(meter, selected=RowSelection(first=datetime(2027, 1, 15, 2), end=end))  # noqa: DTZ001
+    meter.live(11 * HOUR)
+    reader.visit()
+    meter.capture(stamp("2028-01-01 00:00"))
+    for _ in range(20):
+        meter.live(HOUR)
+        reader.visit()
+    wanted = meter.history[3:85]
+    assert reader.held() == wanted
+    assert [row.doubt for row in reader.taken if row.doubt] == ["ahead"]
 
 
 # --- times that repeat ---

@@ -168,6 +168,7 @@ def test_scheduled_reading_goes_on_while_an_image_is_sent(rig: Any) -> None:
     assert [len(meter.activations) for meter in meters] == [1] * len(meters)
 
 
+@pytest.mark.slow
 def test_an_order_pre_empts_within_one_exchange_and_the_image_goes_on(rig: Any) -> None:
     meter = FirmwareMeter(rig.meters[0])
     order_id = submit(rig, rig.meters[0])
@@ -217,6 +218,32 @@ def test_a_meter_is_activated_at_the_time_that_was_set(tmp_path: Path) -> None:
     (result,) = ended(rig, order_id, 300)
     assert (result["state"], len(meter.activations)) == ("done", 1)
     assert meter.blocks == list(range(BLOCKS))
+
+
+@pytest.mark.slow
+def test_a_time_of_activation_is_that_of_a_trusted_clock_whatever_it_is_set_to_meanwhile(tmp_path: Path) -> None:
+    """It was the distance from the clock of the moment: four hours late, or never, once the clock was put right."""
+    rig = ImagePlcRig(tmp_path, meters=1)
+    named(rig)
+    meter = FirmwareMeter(rig.meters[0], slow_polls=2)
+    at = rig.clock.wall() + 6 * 3600
+    order_id = submit(rig, rig.meters[0], activate=datetime.fromtimestamp(at, UTC).isoformat(), deadline_s=86_400)
+    rig.clock.is_trusted = False
+    rig.clock.wall_offset -= 4 * 3600
+    rig.run(1800)
+    assert progress(rig, order_id)["progress"]["stage"] == "verified"
+    rig.clock.wall_offset += 4 * 3600
+    rig.clock.is_trusted = True
+    rig.run(at - rig.clock.wall() - 60)
+    assert meter.activations == []
+    rig.clock.wall_offset += 3600  # nobody vouches for that
+    rig.clock.is_trusted = False
+    rig.run(600)
+    assert meter.activations == []
+    rig.clock.wall_offset -= 3600
+    rig.clock.is_trusted = True
+    (result,) = ended(rig, order_id, 900)
+    assert (result["state"], len(meter.activations)) == ("done", 1)
 
 
 def test_a_time_of_activation_behind_the_deadline_is_refused(rig: Any) -> None:

@@ -21,6 +21,7 @@ from tests.agent.metering.orders.test_orders_on_lines import ended
 from tests.sim.meters import SimMeter
 
 MASTER = bytes(range(0xA0, 0xB0))
+THIRD_EK = bytes(range(0x20, 0x30))
 WRAPPED = {"unicast": wrap(MASTER, NEW_EK).hex()}
 GMAC = KINDS["gmac"]
 OLD = Provisioning((TASK,), access_rules=(GMAC.rule(5),))
@@ -71,6 +72,25 @@ def ask(rig: PlcRig, meter: KeyMeter, number: int = 1, **wrapped: str) -> Any:
     rig.orders.submit(Request(f"o{number}", "keys", [meter.meter.id], "t", parameters, deadline_s=3000))
     (result,) = ended(rig, f"o{number}", 3000)
     return result
+
+
+def run_until_sent(rig: PlcRig, meter: KeyMeter, *, carried_out: bool) -> None:
+    """To where the request of the order `o1` has left: the meter has carried it out and its answer is lost with the
+    line, or it has not got it yet."""
+    carry_out = meter.transfer
+
+    def cut_off(parameters: Any) -> ActionOutcome:
+        rig.lines[-1].broken = True
+        meter.transfer = carry_out
+        return carry_out(parameters)
+
+    def sent() -> bool:
+        found: Any = rig.orders.describe("o1")
+        return bool(meter.transfers) if carried_out else found["meters"][0]["state"] == "sent"
+
+    meter.transfer = cut_off
+    rig.run(60, sent)
+    meter.transfer = carry_out
 
 
 def test_keys_are_changed_under_the_old_ones_and_proven_by_an_association_with_the_new(
@@ -130,15 +150,75 @@ def test_a_cut_after_the_request_is_found_out_by_associating(
 ) -> None:
     rig.collector.configure(NEW)
     rig.orders.submit(Request("o1", "keys", [meter.meter.id], "t", {"wrapped": WRAPPED}, deadline_s=3000))
-
-    def sent() -> bool:
-        found: Any = rig.orders.describe("o1")
-        return bool(meter.transfers) if carried_out else found["meters"][0]["state"] == "sent"
-
-    rig.run(60, sent)
+    run_until_sent(rig, meter, carried_out=carried_out)
     assert meter.transfers == int(carried_out)
     rig.restart()
     rig.collector.configure(NEW)
     (result,) = ended(rig, "o1", 3000)
     assert (result["state"], result["value"]["in_use"]) == ("done", "new")
     assert (meter.transfers, meter.in_force().ek) == (1, NEW_EK)
+
+
+def provisioned(**access: Any) -> Provisioning:
+    return Provisioning((TASK,), access_rules=(GMAC.rule(5, **access),))
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("carried_out", [True, False])
+@pytest.mark.parametrize("after", [{"encryption_key": THIRD_EK}, {}, {"authentication_key": THIRD_EK}])
+def test_keys_that_are_provisioned_while_a_transfer_is_in_doubt_lock_nobody_out(
+    rig: PlcRig, meter: KeyMeter, after: dict[str, bytes], *, carried_out: bool, restarts: bool
+) -> None:
+    """The answer to the transfer of one key is lost, and the head-end provisions the next one, or the old one again."""
+    rig.collector.configure(NEW)
+    rig.orders.submit(Request("o1", "keys", [meter.meter.id], "t", {"wrapped": WRAPPED}, deadline_s=300))
+    run_until_sent(rig, meter, carried_out=carried_out)
+    rig.restart()
+    rig.collector.configure(provisioned(**after))
+    if restarts:
+        rig.restart()
+        rig.collector.configure(provisioned(**after))
+    rig.run(3 * 3600)
+    (result,) = ended(rig, "o1", 1)
+    assert result["state"] in ("refused", "unknown")
+    assert meter.transfers == int(carried_out), "what is wrapped in the order is not what is provisioned now"
+    held = meter.in_force().ek
+    assert held == (NEW_EK if carried_out else EK)
+    assert rig.statuses() == {meter.meter.id: "read"}
+    assert len(rig.count()) >= 10
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_broadcast_key_is_transferred_alone_also_after_visits_with_the_same_other_keys(
+    rig: PlcRig, meter: KeyMeter, *, late: bool
+) -> None:
+    rig.collector.configure(provisioned(broadcast_key=EK))
+    rig.run(1000)
+    rig.collector.configure(provisioned(broadcast_key=NEW_EK))
+    if late:
+        rig.run(2000)
+    result = ask(rig, meter, 1, broadcast=wrap(MASTER, NEW_EK).hex())
+    assert (result["state"], result["value"], meter.transfers) == ("done", {"changed": ["broadcast"]}, 1)
+    again = ask(rig, meter, 2, broadcast=wrap(MASTER, NEW_EK).hex())
+    assert again["error"] == "of the meter's access nothing is provisioned anew, the order is for broadcast"
+
+
+@pytest.mark.parametrize("carried_out", [True, False])
+@pytest.mark.parametrize("with_unicast", [True, False])
+def test_a_broadcast_key_whose_transfer_was_cut_is_transferred_again_or_not_known(
+    rig: PlcRig, meter: KeyMeter, *, with_unicast: bool, carried_out: bool
+) -> None:
+    access = {"broadcast_key": THIRD_EK} | ({"encryption_key": NEW_EK} if with_unicast else {})
+    rig.collector.configure(provisioned(**access))
+    wrapped = {"broadcast": wrap(MASTER, THIRD_EK).hex()} | (WRAPPED if with_unicast else {})
+    rig.orders.submit(Request("o1", "keys", [meter.meter.id], "t", {"wrapped": wrapped}, deadline_s=3000))
+    run_until_sent(rig, meter, carried_out=carried_out)
+    rig.restart()
+    rig.collector.configure(provisioned(**access))
+    (result,) = ended(rig, "o1", 3000)
+    if with_unicast and carried_out:
+        assert result["value"] == {"changed": ["unicast"], "in_use": "new", "unknown": ["broadcast"]}
+        assert result["error"] == "whether the meter took the broadcast key is not known: order it once more"
+    else:
+        assert (result["state"], result["value"]["changed"]) == ("done", sorted(wrapped))
+        assert meter.transfers == 1 + carried_out, "the same key, however often"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.metering.store.wear import Visit, profile, registers, written_per_payload
+from tests.agent.metering.wear import Visit, profile, registers, written_per_payload
 
 
 @pytest.mark.slow

@@ -1,0 +1,177 @@
+"""What the visits of one port bring, into the store: readings, events, how far profiles were read, what was learned."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from agent.clock import Clock
+from agent.metering.events import scaler_check
+from agent.metering.events.logbooks import ALARMS, Circumstances, alarm_events, log_events
+from agent.metering.registry.capabilities import Offered
+from agent.metering.registry.device_book import DeviceBook
+from agent.metering.registry.entry import Meter
+from agent.metering.scheduling.tasks import OwedRun, TaskBook
+from agent.metering.store.reading_store import Store
+from agent.metering.visit.profile_catchup import ProfileReading
+from agent.metering.visit.visit import ProfileKey, Visit, is_profile
+from agent.metering.visit.visit_memory import KnowledgeCache, positions, values_stored
+from dlms.cosem.time import ClockPolicy
+from omadm.readings import EventReport
+
+LOG = logging.getLogger("agent.metering.port")
+
+
+def _is_of_logs(visit: Visit, owed: OwedRun) -> bool:
+    """Whether a run wants nothing but profiles whose rows come at no fixed times, and all were read."""
+    profiles = [visit.profiles.get((owed.task.task_id, item.ref.obis)) for item in owed.items.items]
+    return all(it is not None and not it.error and it.is_log for it in profiles)
+
+
+class VisitResults:
+    """Keeps what visits bring. The readings of a visit and the marks of its runs go into one commit."""
+
+    def __init__(
+        self,
+        store: Store,
+        tasks: TaskBook,
+        devices: DeviceBook,
+        knowledge: KnowledgeCache,
+        clock: Clock,
+        policy: ClockPolicy,
+    ) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._devices = devices
+        self._knowledge = knowledge
+        self._clock = clock
+        self._policy = policy
+
+    def profiles(self, meter: Meter, runs: Sequence[OwedRun]) -> dict[ProfileKey, ProfileReading]:
+        """Return the profiles that these runs ask for, each at the position that it was read to."""
+        found: dict[ProfileKey, ProfileReading] = {}
+        for owed in runs:
+            for item in owed.items.items:
+                if is_profile(item.ref):
+                    position = self._knowledge.position(meter.meter_id, owed.task.task_id, item.ref.obis)
+                    found[owed.task.task_id, item.ref.obis] = ProfileReading(item.ref.obis, position, item.rows)
+        return found
+
+    def tasks_stored(self, meter: Meter, runs: Sequence[OwedRun]) -> set[str]:
+        """Return the tasks of which a visit before, cut while it read profiles, has stored all else for this run."""
+        return {owed.task.task_id for owed in runs if owed.trusted and self._knowledge.has_values(meter.meter_id, owed)}
+
+    def store(self, visit: Visit, meter: Meter, *, final: bool) -> None:
+        """Store what the visit gave since the last time, how far the meter was read, and what was learned, in one
+        commit; `final`: that is all for the visit's runs. Raises `StoreError`."""
+        trusted = self._tasks.vouches(visit.runs)
+        # A meter that has only now told its name may have been read for this run by another way.
+        still_owed = {(owed.task.task_id, owed.run) for owed in self._tasks.owed(meter.meter_id)}
+        runs = [owed for owed in visit.runs if meter is visit.meter or (owed.task.task_id, owed.run) in still_owed]
+        if meter is not visit.meter:  # and so may a visit that was cut
+            visit.tasks_stored |= self.tasks_stored(meter, runs)
+        readings = [reading for owed in runs for reading in visit.readings(owed, meter.meter_id, trusted=trusted)]
+        marks = self._tasks.marks(meter.meter_id, runs if trusted else [], final=final)
+        knowledge: dict[str, Mapping[str, object]] = {}
+        for owed in runs:
+            knowledge |= positions(meter.meter_id, owed.task.task_id, visit.positions(owed))
+            if trusted and not final and owed.task.task_id not in visit.tasks_stored:
+                knowledge |= values_stored(meter.meter_id, owed)
+        happened = self._happened(visit, meter, runs, knowledge, trusted=trusted)
+        rescaled = self._scalers_compared(visit, meter)
+        happened += rescaled
+        learned = visit.knowledge.dump() if rescaled else visit.learned()
+        if learned:
+            knowledge[meter.key] = learned
+        if final or readings or knowledge:
+            self._store.append(readings, marks, knowledge, urgent=happened)
+        self._report_doubts(visit, meter)
+        visit.stored()
+        if final:
+            flawed = bool(visit.shortfall().text)
+            self._tasks.ended(visit.runs, meter.meter_id, ok=True, final=True, trusted=trusted, flawed=flawed)
+        periods = {str(profile.obis): profile.period_s for profile in visit.profiles.values()}
+        self._tasks.stored(readings, periods)
+        if final and trusted:
+            self._tasks.caught_up(meter.meter_id, [owed for owed in runs if _is_of_logs(visit, owed)])
+
+    def _scalers_compared(self, visit: Visit, meter: Meter) -> list[EventReport]:
+        """Return the scalers that are no longer what was known of them, as events."""
+        now, trusted = self._clock.wall(), self._clock.trusted()
+        return scaler_check.compare(visit, visit.extra, visit.knowledge, meter.meter_id, now, trusted=trusted)
+
+    def _happened(
+        self,
+        visit: Visit,
+        meter: Meter,
+        runs: Sequence[OwedRun],
+        knowledge: dict[str, Mapping[str, object]],
+        *,
+        trusted: bool,
+    ) -> list[EventReport]:
+        """Return the events in what a step of a visit has read: new rows of event logs, new bits of alarm registers,
+        which `knowledge` then has."""
+        where, wall = f"{meter.port}/{meter.address}", self._clock.wall()
+        key = meter.meter_id + ALARMS
+        found: list[EventReport] = []
+        before: Mapping[str, object] | None = None
+        for owed in runs:
+            about = Circumstances(meter.meter_id, owed.task.task_id, where, wall, trusted, self._policy)
+            for (task_id, obis), profile in visit.profiles.items():
+                if task_id == owed.task.task_id:
+                    found += log_events(about, obis, profile.rows)
+            registers = visit.alarm_registers(owed) if owed.task.task_id not in visit.tasks_stored else []
+            if registers:
+                if before is None:
+                    before = self._store.knowledge(key) or {}
+                alarms, now = alarm_events(about, registers, before)
+                found += alarms
+                if now != before:
+                    before = knowledge[key] = now
+        return found
+
+    def learn(self, visit: Visit, meter: Meter) -> None:
+        """Keep what a visit that went well has shown of the meter itself."""
+        opened = visit.opened
+        known = visit.knowledge
+        self._devices.visited(
+            meter, Offered(int(opened.conformance), opened.pdu_size, known.list_max) if opened else None
+        )
+        if visit.extra:
+            self._devices.answered(meter.key)
+            if self._devices.told(meter.key, {ref: visit.data(ref) for ref in visit.extra}):
+                known.forget()  # of another firmware
+
+    @staticmethod
+    def _report_doubts(visit: Visit, meter: Meter) -> None:
+        """Log profiles whose rows began to be doubtful, or are plausible again; rows that were not found."""
+        for (task_id, obis), profile in visit.profiles.items():
+            doubtful = next((row for row in profile.rows if row.doubt), None)
+            if profile.turned and doubtful is not None:
+                LOG.warning(
+                    "profile %s of %s (task %s): the time stamp %s of a row is %s; the row is kept and marked",
+                    obis,
+                    meter.meter_id,
+                    task_id,
+                    doubtful.clock.hex() or "-",
+                    doubtful.doubt,
+                    extra={"event": "profile.doubtful"},
+                )
+            elif profile.turned:
+                LOG.info(
+                    "profile %s of %s (task %s): the time stamps of rows are plausible again",
+                    obis,
+                    meter.meter_id,
+                    task_id,
+                    extra={"event": "profile.plausible"},
+                )
+            profile.turned = False
+            if profile.missing:
+                LOG.warning(
+                    "profile %s of %s (task %s): %d rows that the meter must have captured were not found",
+                    obis,
+                    meter.meter_id,
+                    task_id,
+                    profile.missing,
+                    extra={"event": "profile.rows-missing"},
+                )
