@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dlms.axdr import Data
+from dlms.codes import Apdu
 from dlms.cosem.obis import AttributeRef
 from dlms.security.settings import Auth, Lls, Security
 from dlms.server.objects import Row
 from dlms.server.rights import MANAGEMENT, Rights
 from dlms.simulator.meter import CLOCK_CLASS, SimulatedMeter
 from dlms.simulator.reading_list import rows_from_csv
+from dlms.xdlms.apdu.notify import Notification
 
 # Types of the uplink's records, where the list's type column says it differently.
 RECORD_TAGS = {"clock": "dt"}
@@ -20,6 +22,13 @@ RECORD_TAGS = {"clock": "dt"}
 
 def _civil_now() -> datetime:
     return datetime.now(UTC)
+
+
+# First octets of what is no request: confirms of data-notifications. The client of the concentrator uses the general
+# forms for nothing else.
+CONFIRM_TAGS = frozenset(
+    (Apdu.DATA_NOTIFICATION_CONFIRM, Apdu.GENERAL_GLO, Apdu.GENERAL_CIPHERING, Apdu.GENERAL_SIGNING)
+)
 
 
 class SimMeter(SimulatedMeter):
@@ -56,6 +65,10 @@ class SimMeter(SimulatedMeter):
     def receive_apdu(self, client: int, apdu: bytes, now: float) -> list[bytes]:
         """The answers to one APDU on the meter's only connection."""
         return self._connection.receive_apdu(client, apdu, now)
+
+    def notify(self, message: Notification) -> dict[int, bytes]:
+        """What the meter's only connection makes of a notification, per client that takes such."""
+        return self._connection.notify(message)
 
     def forget_clients(self) -> None:
         """The line went down, and all associations with it."""

@@ -41,7 +41,7 @@ from plc.prime.messages import (
 from plc.prime.topology import LSID_NONE, NodeState, PhyLink, RegisteredDevice
 from plc.prime.usi import ProtocolId, UsiDecoder, UsiFrame
 from tests.sim.faults import Faults
-from tests.sim.meters import SimMeter, make_meters
+from tests.sim.meters import CONFIRM_TAGS, SimMeter, make_meters
 from tests.sim.simulator import parse_arguments, serve
 
 FIRST_ADDRESS = 2
@@ -78,6 +78,7 @@ class BaseNode:
         self.faults = Faults()
         self.pib: dict[int, bytes] = {}
         self.admitted: set[bytes] = set()
+        self.confirms: list[tuple[int, int, int, bytes]] = []  # of pushes: to which node, from and to which LSAP
         self._latency_s = latency_s
         self._nodes = {
             FIRST_ADDRESS + index: Node(FIRST_ADDRESS + index, eui48_of(meter.serial), meter)
@@ -173,6 +174,9 @@ class BaseNode:
         status = ConfirmStatus.OK if known else ConfirmStatus.BAD_ADDRESS
         self._send(DataConfirm(request.dst_lsap, request.src_lsap, request.dst, status), now)
         if node is None or not known or node.meter.id in self.faults.mute:
+            return
+        if request.lsdu[0] in CONFIRM_TAGS:
+            self.confirms.append((request.dst, request.src_lsap, request.dst_lsap, request.lsdu))
             return
         for answer in node.meter.receive_apdu(request.src_lsap, request.lsdu, now):
             self._send(DataIndication(request.src_lsap, request.dst_lsap, 0, node.address, answer), now)

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 
+from dlms.codes import Apdu
 from dlms.errors import LocalError
 from dlms.link.datalink import ApduReceived
+from dlms.link.hdlc.frames import FrameType, HdlcDecoder, HdlcFrame
 from dlms.link.hdlc.primary import HdlcServerLink
 from tests.sim.faults import Faults
-from tests.sim.meters import SimMeter, make_meters
+from tests.sim.meters import CONFIRM_TAGS, SimMeter, make_meters
 from tests.sim.simulator import parse_arguments, serve
 
 LOGICAL_DEVICE = 1
@@ -30,6 +32,8 @@ class Station:
         self.connected = True
         aliases = (f"{LOGICAL_DEVICE}/{address}",)
         self.link = HdlcServerLink(address, aliases=aliases, info_max=info_max, window=window)
+        self.pushed: list[bytes] = []  # what is said before the next answer of an association
+        self.confirms: list[bytes] = []  # what came in the conversation and was no request
 
     def run(self, now: float) -> None:
         """Carry what the link has to the meter, and the meter's answers back."""
@@ -37,7 +41,14 @@ class Station:
             if not isinstance(event, ApduReceived):
                 self.meter.forget_clients()
                 continue
+            if event.apdu[0] in CONFIRM_TAGS:
+                self.confirms.append(event.apdu)
+                continue
             try:
+                if event.apdu[0] != Apdu.AARQ:
+                    pushed, self.pushed = self.pushed, []
+                    for apdu in pushed:
+                        self.link.send(apdu, now)
                 for answer in self.meter.receive_apdu(self.link.client or 0, event.apdu, now):
                     self.link.send(answer, now)
             except LocalError:
@@ -48,10 +59,12 @@ class Bus:
     """All stations, sans-IO."""
 
     def __init__(self, stations: list[Station]) -> None:
-        self._stations = stations
+        self.stations = stations
         self.meters = {station.meter.id: station.meter for station in stations}
         self.faults = Faults()
         self._pushed: list[bytes] = []
+        self._frames = HdlcDecoder()
+        self.confirms: list[HdlcFrame] = []  # what came in UI frames for the stations
 
     def push(self, octets: bytes) -> None:
         """Frames that nobody has asked for."""
@@ -60,7 +73,11 @@ class Bus:
     def receive(self, data: bytes, now: float) -> None:
         """Bytes from the host: everybody hears them."""
         heard = self.faults.apply(data)
-        for station in self._stations:
+        self._frames.feed(heard)
+        while (item := self._frames.next()) is not None:
+            if isinstance(item, HdlcFrame) and item.type is FrameType.UI:
+                self.confirms.append(item)
+        for station in self.stations:
             if station.connected and heard:
                 station.link.receive(heard, now)
                 station.run(now)
@@ -68,7 +85,7 @@ class Bus:
     def take_bursts(self) -> list[bytes]:
         """What the stations say, faults applied."""
         bursts, self._pushed = self._pushed, []
-        for station in self._stations:
+        for station in self.stations:
             burst = station.link.take_output()
             if burst and station.connected and station.meter.id not in self.faults.mute:
                 bursts.append(self.faults.apply(burst))
@@ -76,12 +93,12 @@ class Bus:
 
     def next_deadline(self) -> float | None:
         """When a station wants to be woken."""
-        deadlines = [station.link.next_deadline() for station in self._stations]
+        deadlines = [station.link.next_deadline() for station in self.stations]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def on_deadline(self, now: float) -> None:
         """Time passed."""
-        for station in self._stations:
+        for station in self.stations:
             deadline = station.link.next_deadline()
             if deadline is not None and deadline <= now:
                 station.link.on_deadline(now)
@@ -107,7 +124,7 @@ class Bus:
         return {"ok": True}
 
     def _station_of(self, meter_id: str) -> Station:
-        for station in self._stations:
+        for station in self.stations:
             if station.meter.id == meter_id:
                 return station
         raise KeyError(meter_id)

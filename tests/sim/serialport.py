@@ -39,11 +39,6 @@ class SimPort:
         while self._unsent_bytes > UNREAD_BYTES_MAX:
             self._unsent_bytes -= len(self._unsent.popleft())
 
-    @property
-    def congested(self) -> bool:
-        """Whether something waits for the host to read."""
-        return bool(self._unsent)
-
     def flush(self) -> None:
         """Send what fits."""
         while self._unsent:

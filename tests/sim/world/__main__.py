@@ -14,9 +14,11 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
 
+from tests.sim.world.judges.verdict import violations
 from tests.sim.world.plan import ALL_KINDS, Plan, draw
-from tests.sim.world.verdict import violations
 from tests.sim.world.world import World
+
+GARBAGE = 50_000, 20, 100  # thresholds of its collector
 
 
 def judge(seed: int, kinds: tuple[str, ...] = ALL_KINDS) -> tuple[int, list[str]]:
@@ -39,10 +41,11 @@ def judge_plan(plan: Plan) -> list[str]:
 def prepare() -> None:
     """What a process does that runs many worlds: it logs nothing, and looks for garbage less often, and not among what
     was there before the first world."""
-    logging.disable(logging.CRITICAL)
+    logging.disable(logging.INFO)
+    logging.getLogger().addHandler(logging.NullHandler())
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(*GARBAGE)
 
 
 def run_many(seeds: Iterable[int], kinds: tuple[str, ...], workers: int) -> dict[int, list[str]]:

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import StaticPool
 
 from agent.https import HttpsError, Response
-from headend.metering import gaps, resend
+from headend.metering import gaps, missing, resend
 from headend.metering import readings as metering
 from omadm import readings
 from omadm.readings import GapReport, Record, ResendOrder
@@ -70,6 +70,10 @@ class WorldHeadend:
                 Record(**{name: row[name] for name in Record.__dataclass_fields__ if name != "doubt"}, doubt=None)
                 for row in rows
             ]
+
+    def ranges(self) -> list[dict[str, Any]]:
+        """What it lists as missing, open and closed."""
+        return missing.listing(self.engine, limit=gaps.PAGE_MAX)
 
     # ---- put back
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from headend import config, db
+from headend import config, serve
 from headend.metering import app as metering
 
 KINDS = (
@@ -140,8 +140,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     settings = config.load(options.config)
-    engine = db.open_engine(settings.database)
-    db.create_tables(engine)
+    engine = serve.open_database(settings)
     app = Hostile(metering.create_app(engine), random.Random(options.seed))
     made = uvicorn.Config(
         app,

@@ -32,7 +32,7 @@ from agent.settings.device import DeviceInfo
 from agent.settings.provisioning import TaskStatus
 from agent.tree.persistence import ManagementTree
 from agent.tree.tree import Transaction
-from headend import db
+from headend import config, serve
 from headend.metering import gaps, readings
 from tests.demo.factory import free_ports
 from updateagent.disk import RealDisk
@@ -86,7 +86,6 @@ class Station:
         run = (sys.executable, "-m", "headend", "init", "--dir", str(self.headend_folder), "--host", "127.0.0.1")
         subprocess.run(run, cwd=REPO, check=True, capture_output=True)
         engine = self.engine()
-        db.create_tables(engine)
         token = readings.issue_token(engine, DEVICE, time.time())
         engine.dispose()
         (self.home / "lists").mkdir()
@@ -101,7 +100,7 @@ class Station:
         self._provision(token)
 
     def engine(self) -> Engine:
-        return db.open_engine(f"sqlite:///{next(self.headend_folder.glob('*.db'), self.headend_folder / 'headend.db')}")
+        return serve.open_database(config.load(self.headend_folder / config.CONFIG_NAME))
 
     @property
     def _document(self) -> dict[str, dict[str, str]]:

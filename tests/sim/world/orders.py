@@ -37,7 +37,7 @@ from dlms.server.image import ImageTransfer
 from dlms.server.objects import CosemObject
 from dlms.simulator.tariff import ActivityCalendar, SpecialDays
 from dlms.xdlms.apdu.common import ActionOutcome
-from tests.sim.world import verdict as collection
+from tests.sim.world.judges import verdict as collection
 from tests.sim.world.meters import WorldMeter
 from tests.sim.world.network import Killed
 from tests.sim.world.plan import DAY_S, HOUR_S, TROUBLE_DAYS, Plan, draw

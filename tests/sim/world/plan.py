@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from dlms.cosem.profile import FIFO, LIFO
+
+LARGEST = 3  # sort method: the row with the largest value comes first
 
 HOUR_S, DAY_S = 3600.0, 86_400.0
 # Days around which worlds begin: the two switches of Central Europe, a change of year, and a day like any other.
@@ -15,6 +21,7 @@ STARTS = (
     datetime(2026, 11, 10, 3, tzinfo=UTC),
 )
 TROUBLE_DAYS = 2.0
+RING_S = 3 * DAY_S  # what a buffer holds that is full in the middle of a world
 SETTLE_DAYS = 1.5  # after the trouble: what can be made up is made up in this time
 
 
@@ -47,6 +54,7 @@ CALENDARS = (
     Calendar("0 0 * * *", (0,)),
     Calendar("5,35 0,2,3,12 * * *", (0, 2, 3, 12), (5, 35)),
 )
+BERLIN = ZoneInfo("Europe/Berlin")
 ZONE = "CET-1CEST,M3.5.0,M10.5.0/3"
 
 
@@ -69,6 +77,12 @@ class Plan:
     calendar: Calendar | None = None  # when registers are read, in place of `register_every_s`
     topology: bool = False  # whether the lists of who hangs on whom are read as well
     keep_forwarded: int = 200
+    by_time: bool = False  # whether meters select rows of a profile by their time alone
+    packed_in_buffer: bool = False  # rows are relative to the one in front of them in the buffer, if to any
+    order: int = FIFO  # of a buffer's rows: its sort method
+    ring: bool = False  # the buffer holds `RING_S`, and the oldest rows are overwritten
+    bus: bool = False  # HDLC meters on RS-485 behind a terminal server, in place of base nodes
+    slow: bool = False  # a line on which a first visit does not end in the time that a visit has
 
     @property
     def end_s(self) -> float:
@@ -77,7 +91,7 @@ class Plan:
     @property
     def calm(self) -> bool:
         """Whether nothing goes wrong at the device, its meters and its lines."""
-        return not self.loss and not self.trouble and all(one.what == "restore" for one in self.happenings)
+        return not self.loss and not self.trouble and all(one.what in HARMLESS for one in self.happenings)
 
 
 KINDS = (
@@ -88,7 +102,17 @@ KINDS = (
 
 # Drawn beside those, from a source of their own: what a seed had before it has still.
 RARE_KINDS = ("restore", "store-pages")
-ALL_KINDS = (*KINDS, *RARE_KINDS)
+# And these from a third one, in half of the worlds: the other half is as it was when faults were found in it.
+LATER_KINDS = ("second", "swallow", "refuse")
+LATER_WORLDS = (0, 4, 6, 7)  # seeds modulo 8
+# What is odd about meters, drawn from a fourth one.
+ODD_KINDS = ("ail", "columns")
+ODD_WORLDS = (2, 3, 5, 8, 10, 11, 13)  # seeds modulo 16; 8 are calm ones
+# What happens to a bus behind a terminal server, which stands in place of a base node.
+BUS_KINDS = ("swallow", "hang-up", "refused", "double")
+BUS_WORLDS = (9, 25, 32, 41, 57)  # seeds modulo 64; 32 is a calm one
+ALL_KINDS = (*KINDS, *RARE_KINDS, *LATER_KINDS, *ODD_KINDS, *BUS_KINDS[1:])
+HARMLESS = ("restore", "second", "columns")  # which happen in calm worlds too
 
 
 def draw(seed: int, kinds: tuple[str, ...] = ALL_KINDS) -> Plan:
@@ -123,7 +147,7 @@ def draw(seed: int, kinds: tuple[str, ...] = ALL_KINDS) -> Plan:
         trouble=0.0 if calm else pick.choice((0.0, 0.05, 0.2)),
     )
     more = random.Random(f"world/{seed}/more")
-    return replace(
+    plan = replace(
         plan,
         ports=2 if meters > 1 and more.random() < 0.3 else 1,
         calendar=more.choice(CALENDARS) if more.random() < 0.35 else None,
@@ -131,6 +155,7 @@ def draw(seed: int, kinds: tuple[str, ...] = ALL_KINDS) -> Plan:
         keep_forwarded=more.choice((200, 2000)),
         happenings=tuple(sorted(happenings + _rare(more, kinds, meters, calm=calm))),
     )
+    return _bus(_odd(_later(plan, kinds, calm=calm), kinds, calm=calm), kinds, calm=calm)
 
 
 def _rare(more: random.Random, kinds: tuple[str, ...], meters: int, *, calm: bool) -> list[Happening]:
@@ -146,3 +171,86 @@ def _rare(more: random.Random, kinds: tuple[str, ...], meters: int, *, calm: boo
         found.append(Happening(round(at - away, 1), "headend-down", meter, 1.0))
         found.append(Happening(round(at, 1), "store-pages", meter, round(amount, 3)))
     return found
+
+
+def _later(plan: Plan, kinds: tuple[str, ...], *, calm: bool) -> Plan:
+    """What worlds have learned last: meters that select by time alone, a line that is too slow for a first visit, a
+    second daemon, a line that swallows what it is given until it is opened anew, a meter that has another password."""
+    if plan.seed % 8 not in LATER_WORLDS:
+        return plan
+    pick = random.Random(f"world/{plan.seed}/later")
+    by_time, slow = pick.random() < 0.5, pick.random() < 0.12
+    found = [
+        _some_time(pick, plan, kind)
+        for kind, share in (("second", 0.4), ("swallow", 0.3), ("refuse", 0.3))
+        if pick.random() < share and kind in kinds and (not calm or kind in HARMLESS)
+    ]
+    # A row stamped ahead among rows to be made up is passed over (docs/collection.md, "What is not right yet").
+    except_for = ("meter-2028",) if slow else ()
+    return replace(
+        plan,
+        by_time=by_time,
+        slow=slow,
+        backlog_days=30 if slow else plan.backlog_days,
+        period_s=900 if slow else plan.period_s,
+        happenings=tuple(one for one in sorted([*plan.happenings, *found]) if one.what not in except_for),
+    )
+
+
+def _odd(plan: Plan, kinds: tuple[str, ...], *, calm: bool) -> Plan:
+    """Meters that are less good than others: buffers with the newest row first, or sorted, or overwritten, rows that
+    are relative to others which were not asked for, errors in place of values, another column and an empty buffer."""
+    if plan.seed % 16 not in ODD_WORLDS:
+        return plan
+    pick = random.Random(f"world/{plan.seed}/odd")
+    order, packed, ring = pick.choice((FIFO, LIFO, LIFO, LARGEST)), pick.random() < 0.5, pick.random() < 0.5
+    found = [
+        _some_time(pick, plan, kind)
+        for kind, share in (("ail", 0.4), ("columns", 0.3))
+        if pick.random() < share and kind in kinds and (not calm or kind in HARMLESS)
+    ]
+    # Rows stamped elsewhere stand elsewhere among sorted ones, and are passed over (docs/collection.md).
+    except_for = ("meter-2028", "meter-clock") if order == LARGEST else ()
+    return replace(
+        plan,
+        order=order,
+        packed_in_buffer=packed,
+        ring=ring,
+        compress=plan.compress or ("delta+clock" if packed else ""),
+        every_s=max(plan.every_s, 4 * 3600) if packed else plan.every_s,  # the whole buffer is read, each time
+        backlog_days=3 if ring or packed else plan.backlog_days,
+        happenings=tuple(one for one in sorted([*plan.happenings, *found]) if one.what not in except_for),
+    )
+
+
+def _bus(plan: Plan, kinds: tuple[str, ...], *, calm: bool) -> Plan:
+    """Meters on a bus behind a terminal server, that hangs up, refuses, swallows, and is back; and two of them at one
+    address."""
+    if plan.seed % 64 not in BUS_WORLDS:
+        return plan
+    pick = random.Random(f"world/{plan.seed}/bus")
+    found = [_some_time(pick, plan, kind) for kind in BUS_KINDS if pick.random() < 0.5 and kind in kinds and not calm]
+    return replace(plan, bus=True, slow=False, happenings=tuple(sorted([*plan.happenings, *found])))
+
+
+def _some_time(pick: random.Random, plan: Plan, kind: str) -> Happening:
+    """It happens to one of the meters, while there is trouble."""
+    at = round(pick.uniform(0.5 * HOUR_S, TROUBLE_DAYS * DAY_S), 1)
+    return Happening(at, kind, pick.randrange(plan.meters), round(pick.random(), 3))
+
+
+def runs_of(plan: Plan, start: float, until: float) -> Sequence[int]:
+    """The runs of the registers' task, reckoned with the tz database, which the device does not have."""
+    calendar = plan.calendar
+    if calendar is None:
+        every = plan.register_every_s
+        return range(int(start) // every * every, int(until), every)
+    found: set[int] = set()
+    first = datetime.fromtimestamp(start, UTC).date() - timedelta(days=1)
+    for day in range(9):
+        for hour in calendar.hours:
+            for minute in calendar.minutes:
+                local = datetime.combine(first + timedelta(days=day), time(hour, minute), BERLIN)
+                both = len(calendar.hours) == len(ALL_DAY)  # every hour, and not that one: also the second time
+                found |= {int(one.timestamp()) for one in (local, *([local.replace(fold=1)] if both else []))}
+    return sorted(run for run in found if start <= run < until)

@@ -9,17 +9,22 @@ from typing import Any
 import pytest
 
 from agent.metering.ledger.keeper import LedgerKeeper
-from agent.metering.ports import portreader
-from agent.metering.ports.portreader import PortReader
+from agent.metering.ledger.ledger import Ledger
+from agent.metering.ports import visit_results
+from agent.metering.ports.visit_results import VisitResults
+from agent.metering.scheduling.epochs import EpochBook
 from agent.metering.store import resend
-from headend.metering import repeats
 from omadm.schedule import Calendar, schedule_of
 from tests.sim.world.__main__ import judge, judge_plan
 from tests.sim.world.plan import ALL_KINDS, KINDS, Happening, draw
+from tests.sim.world.planted.faults import no_ledger, repetitions_shown
 from tests.sim.world.world import KillableStore
 
 SEEDS = 200  # 10,000 in `make torture`
 SEEDS_PER_TEST = 10
+
+# Worlds in which something is wrong that is known, each with what it is, which stands in docs/collection.md as well.
+NOT_RIGHT_YET: dict[int, str] = {}
 
 pytestmark = pytest.mark.slow
 
@@ -29,12 +34,14 @@ pytestmark = pytest.mark.slow
 def test_every_interval_is_in_the_head_end_once_and_right_or_listed(first: int) -> None:
     seeds = range(first, first + SEEDS_PER_TEST)
     wrong = {seed: found for seed in seeds if (found := judge(seed)[1])}
-    assert not wrong, wrong
+    known = {seed for seed in seeds if seed in NOT_RIGHT_YET}
+    assert set(wrong) == known, wrong
+    assert all("of another time than" in line for seed in known for line in wrong[seed]), wrong
 
 
 def no_places(patch: pytest.MonkeyPatch) -> None:
     """How far profiles were read is not kept."""
-    patch.setattr(portreader, "positions", lambda *_: {})
+    patch.setattr(visit_results, "positions", lambda *_: {})
 
 
 def no_marks(patch: pytest.MonkeyPatch) -> None:
@@ -47,19 +54,9 @@ def no_marks(patch: pytest.MonkeyPatch) -> None:
     )
 
 
-def no_ledger(patch: pytest.MonkeyPatch) -> None:
-    """What passed unread is told to nobody."""
-    patch.setattr(LedgerKeeper, "flush", lambda *_, **__: None)
-
-
 def stored_again(patch: pytest.MonkeyPatch) -> None:
     """A visit that was cut stores its registers again."""
-    patch.setattr(PortReader, "_tasks_stored", lambda *_: set())
-
-
-def repetitions_shown(patch: pytest.MonkeyPatch) -> None:
-    """The head-end takes what is read again for something new."""
-    patch.setattr(repeats, "_digest", lambda _parts: None)
+    patch.setattr(VisitResults, "tasks_stored", lambda *_: set())
 
 
 def nothing_read_again(patch: pytest.MonkeyPatch) -> None:
@@ -83,10 +80,45 @@ def twice_at_the_end_of_summer(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Calendar, "__init__", careless)
 
 
+def never_confirmed(patch: pytest.MonkeyPatch) -> None:
+    """What a liar made doubted stays so when he is found out."""
+    judge_ = LedgerKeeper.judge
+    patch.setattr(
+        LedgerKeeper,
+        "judge",
+        lambda self, verdict, *rest: None if verdict.trusted else judge_(self, verdict, *rest),
+    )
+
+
+def lies_remembered(patch: pytest.MonkeyPatch) -> None:
+    """What was read under a liar stays trusted when he is found out."""
+    judge_ = LedgerKeeper.judge
+    patch.setattr(
+        LedgerKeeper,
+        "judge",
+        lambda self, verdict, *rest: judge_(self, verdict, *rest) if verdict.trusted else None,
+    )
+
+
+def corrections_unlisted(patch: pytest.MonkeyPatch) -> None:
+    """The ledger does not hear of corrections of the clock."""
+    patch.setattr(Ledger, "correct", lambda *_: [])
+
+
+def epochs_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """A process that starts does not know under which clock the one before it has read."""
+    patch.setattr(EpochBook, "write", lambda *_: None)
+    patch.setattr(EpochBook, "save", lambda *_: None)
+
+
 # Worlds that found a fault of the product, and what it was.
 FOUND = {
     18: "what was noted of a run under a clock a day ahead counted for the true one",
+    29: "what was missing before a clock lied a day ahead was withdrawn for good",
+    61: "a row read again had another time stamp where the meter had left its clock out",
     91: "nothing of the store could be read after a power cut, the ledger included",
+    138: "a head-end that was put back was not told again of a clock that had lied, since that store was replaced",
+    189: "what was read under a clock that lied stayed trusted where the store was replaced before that was found out",
 }
 
 
@@ -117,9 +149,11 @@ def test_a_first_visit_that_is_cut_stores_registers_once(monkeypatch: pytest.Mon
     ("plant", "kinds", "seed"),
     [
         (repetitions_shown, ("store-page", "kill"), 2),
-        (nothing_read_again, ALL_KINDS, 61),
+        (nothing_read_again, ALL_KINDS, 305),
         (nothing_sent_again, ALL_KINDS, 40),
         (twice_at_the_end_of_summer, ALL_KINDS, 11),
+        (never_confirmed, ALL_KINDS, 12),
+        (lies_remembered, ALL_KINDS, 12),
     ],
 )
 def test_a_fault_planted_behind_damage_or_a_liar_is_found(
@@ -130,6 +164,20 @@ def test_a_fault_planted_behind_damage_or_a_liar_is_found(
     plant(monkeypatch)
     assert judge(seed, kinds)[1]
     schedule_of.cache_clear()
+
+
+# The process is killed while its clock lies.
+LIAR = replace(CALM, happenings=(Happening(36_720.0, "clock-back", 0, 0.6), Happening(42_120.0, "kill")))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("plant", [corrections_unlisted, epochs_forgotten])
+def test_a_fault_planted_beside_a_liar_is_found(
+    plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not judge_plan(LIAR)
+    plant(monkeypatch)
+    assert judge_plan(LIAR)
 
 
 # Without what makes rows come again by itself, where the head-end must know repetitions. Here it is kept from knowing

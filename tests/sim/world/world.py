@@ -7,6 +7,7 @@ committed, and the next one starts from that.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import random
@@ -14,6 +15,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from agent.daemon.instance import AlreadyRunningError, InstanceLocks
 from agent.daemon.supervisor import SOON_S
 from agent.metering.collector import Collector
 from agent.metering.orders.journal import Journal
@@ -26,23 +28,46 @@ from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Progress, Store
 from agent.metering.uplink import worker
 from agent.metering.uplink.worker import Uplink
-from agent.settings.config import MeteringConfig, PortConfig
+from agent.settings.config import MeteringConfig, PortConfig, ScanConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, UplinkSettings
 from omadm.readings import EventReport, GapReport, Reading
 from plc.prime.link import PlcLink
-from plc.protocols import PRIME_USI
+from plc.protocols import HDLC, PRIME_USI
+from plc.transparent import TransparentLink
 from tests.agent.metering.lines import bridge_over
-from tests.agent.virtual import VirtualClock
 from tests.sim.world.headend import DEVICE, URL, WorldHeadend
-from tests.sim.world.meters import BERLIN, PASSWORD, PROFILE, REGISTER, Clockwork, WorldMeter
-from tests.sim.world.network import Fate, Killed, WorldLine, WorldNode
-from tests.sim.world.plan import DAY_S, HOUR_S, TROUBLE_DAYS, ZONE, Happening, Plan
+from tests.sim.world.judges.picture import LOOK_EVERY_S, Picture
+from tests.sim.world.meters import CLIENT, PASSWORD, PROFILE, REGISTER, Clockwork, Packing, WorldMeter
+from tests.sim.world.network import (
+    FIRST_ADDRESS,
+    INSTANT_S,
+    DeviceClock,
+    Fate,
+    Killed,
+    WorldBus,
+    WorldLine,
+    WorldNode,
+)
+from tests.sim.world.plan import BERLIN, DAY_S, HOUR_S, RING_S, TROUBLE_DAYS, ZONE, Happening, Plan
 from updateagent.disk import RealDisk
 
 LOG = logging.getLogger("world")
 
+BAUDRATE, OCTET_BITS = 9600, 10
 PORTS = tuple(
     PortConfig(f"plc{number}", PRIME_USI, f"/dev/plc{number}", 115_200, response_timeout_s=5.0) for number in range(2)
+)
+BUS_PORTS = tuple(
+    PortConfig(
+        f"bus{number}",
+        HDLC,
+        f"socket://bus{number}:4001",
+        BAUDRATE,
+        scan=ScanConfig(FIRST_ADDRESS - 1, FIRST_ADDRESS + 3, every_s=600),
+        response_timeout_s=1.5,
+        options={"address_bytes": 1},
+    )
+    for number in range(2)
 )
 LOAD_TASK, REGISTER_TASK = "load", "registers"
 LISTS = {
@@ -51,13 +76,24 @@ LISTS = {
 }
 FIRST_DAYS = 7.0  # so old are the rows that a first visit asks for
 # In place of the daemon's own, which are there for beats. What gives it something to do wakes it, here as there.
-WAIT_S, IDLE_S = 30.0, 300.0
+WAIT_S, IDLE_S = 30.0, 900.0
 BATCHES_MAX = 1000  # that wait in the last moment
 BEFORE_NTP_S = 600.0  # a device without a battery starts in 1970, and is told the time so much later
+LATENCY_S, SLOW_LATENCY_S = 0.05, 4.0
+VISIT_S, SLOW_VISIT_S = 120.0, 60.0  # how long a visit may take
+SILENCE_S = 60.0  # after which a port is opened anew
+STRANGER = 9  # the number of a meter that does not belong here
+BOOT_S = 20.0  # from power to the daemon
+REFUSED_MAX_S = 6 * HOUR_S
+OFF_MAX_S = 8 * HOUR_S
+TOLD_AFTER_S = (2.0, 60.0, 600.0, 1500.0)  # a device whose power is back hears a time server so much later
 
 
 class World:
-    """`run` lets the plan happen; what there is to judge afterwards are `meters` and `headend`."""
+    """`run` lets the plan happen; what there is to judge afterwards are `meters`, `headend`, `picture` and what lost
+    frames did cost in `networks`."""
+
+    register_task = REGISTER_TASK
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan = plan
@@ -65,44 +101,58 @@ class World:
         for name, text in LISTS.items():
             (folder / f"{name}.csv").write_text(text)
         self.pick = random.Random(f"world/{plan.seed}/run")
-        self.clock = VirtualClock(wall=plan.start.timestamp(), monotonic=1000.0)
+        self.clock = DeviceClock(wall=plan.start.timestamp(), monotonic=1000.0)
         self.true_offset = self.clock.wall_offset
         self.began = self.clock.now
-        self.starts = 0
-        self._tick_at = self._ticked_at = self._uplink_at = self.clock.now
+        self.starts = self.boots = 0
+        self.told_off_s = 0.0  # how far what time servers say is from the truth
+        self._power = random.Random(f"world/{plan.seed}/power")
+        self._tick_at = self._ticked_at = self._uplink_at = self._look_at = self.clock.now
         self._hurried = False  # somebody wants the main thread
-        clockwork = Clockwork(BERLIN if plan.zone else None, plan.deviation)
-        self.meters = [
-            WorldMeter(
-                serial + 1,
-                self.civil,
-                clockwork=clockwork,
-                period_s=plan.period_s,
-                entries=4000,
-                compress=plan.compress,
-                backlog_s=plan.backlog_days * DAY_S,
-            )
-            for serial in range(plan.meters)
-        ]
+        self.meters = [self._meter(serial + 1) for serial in range(plan.meters)]
         self.fate = Fate()
-        self.ports = PORTS[: plan.ports]
+        self.ports = (BUS_PORTS if plan.bus else PORTS)[: plan.ports]
         self.networks = [self._network(number) for number in range(plan.ports)]
-        self.lines = [WorldLine(network, self.clock, self.fate) for network in self.networks]
+        octet_s = OCTET_BITS / BAUDRATE if plan.bus else 0.0
+        self.lines = [WorldLine(network, self.clock, self.fate, octet_s=octet_s) for network in self.networks]
+        self.strangers: list[WorldMeter] = []  # at the address of another meter, now
+        self.strange: set[str] = set()  # their names
         self.headend = WorldHeadend(random.Random(f"world/{plan.seed}/headend"))
         self.headend.trouble = plan.trouble
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self.disturbed_at = self.clock.now  # when something happened last that all of the picture needs time for
+        self.disturbances = 0
+        self.picture = Picture(self)
         for happening in plan.happenings:
             self.at(happening.at, self._act(happening))
         self.at(TROUBLE_DAYS * DAY_S, self._calm)
 
-    def _network(self, number: int) -> WorldNode:
-        """The base node of a port, with its share of the meters."""
-        network = WorldNode(self.meters[number :: self.plan.ports], self.clock.now)
-        network.faults.rng = random.Random(f"world/{self.plan.seed}/line{number or ''}")
+    def _meter(self, serial: int) -> WorldMeter:
+        plan = self.plan
+        return WorldMeter(
+            serial,
+            self.civil,
+            clockwork=Clockwork(BERLIN if plan.zone else None, plan.deviation),
+            period_s=plan.period_s,
+            entries=int(RING_S // plan.period_s) if plan.ring else 4000,
+            packing=Packing(plan.compress, plan.packed_in_buffer, plan.order, plan.by_time),
+            backlog_s=plan.backlog_days * DAY_S,
+        )
+
+    def _network(self, number: int) -> WorldNode | WorldBus:
+        """The base node or the bus of a port, with its share of the meters."""
+        meters = self.meters[number :: self.plan.ports]
+        pick = random.Random(f"world/{self.plan.seed}/line{number or ''}")
+        network: WorldNode | WorldBus
+        if self.plan.bus:
+            network = WorldBus(meters, pick)
+        else:
+            network = WorldNode(meters, self.clock.now, SLOW_LATENCY_S if self.plan.slow else LATENCY_S)
+        network.faults.rng = pick
         network.faults.loss = self.plan.loss
         return network
 
-    def _network_of(self, meter: WorldMeter) -> WorldNode:
+    def network_of(self, meter: WorldMeter) -> WorldNode | WorldBus:
         return self.networks[self.meters.index(meter) % len(self.networks)]
 
     def _line_of(self, meter: WorldMeter) -> WorldLine:
@@ -122,8 +172,19 @@ class World:
     def later(self, seconds: float, what: Callable[[], None]) -> None:
         self.at(self.clock.now - self.began + seconds, what)
 
+    def disturb(self) -> None:
+        """Something happens to the device or its lines: to say what is so now will take it a while."""
+        self.disturbed_at = self.clock.now
+        self.disturbances += 1
+        for network in self.networks:
+            network.losses.forget()
+
     def run(self) -> None:
         """Let everything happen."""
+        with self.picture.listening():
+            self._run_quickly()
+
+    def _run_quickly(self) -> None:
         waits = portreader.WAIT_S, portreader.LOOK_IDLE_S, worker.LOOK_EVERY_S
         portreader.WAIT_S, portreader.LOOK_IDLE_S, worker.LOOK_EVERY_S = WAIT_S, IDLE_S, IDLE_S
         try:
@@ -147,14 +208,18 @@ class World:
 
     def _turn(self, end: float) -> None:
         """Let everybody act whose time has come; then let time pass until somebody's has."""
-        now = self.clock.now
-        while self._agenda and self._agenda[-1][0] <= now:
+        while self._agenda and self._agenda[-1][0] <= self.clock.now:
             self._agenda.pop()[2]()
+        now = self.clock.now  # hours may have passed without power
         self.fate.strike(now)
+        if now >= self._look_at:
+            self._look_at = now + LOOK_EVERY_S
+            self.picture.look()
         if now >= self._tick_at or (self._hurried and now >= self._ticked_at + SOON_S):
             self._tick()
         if now >= self._uplink_at:
-            self._uplink_at = now + self.uplink.step()
+            pause = self.uplink.step()
+            self._uplink_at = now + (max(pause, INSTANT_S) if pause > 0 else 0.0)
         line, others = self.lines[0], math.inf
         if len(self.lines) > 1:
             line, other = sorted(self.lines, key=WorldLine.next_due)
@@ -168,7 +233,8 @@ class World:
     def _next(self, end: float) -> float:
         """When somebody other than a port has something to do."""
         ticks_at = min(self._tick_at, self._ticked_at + SOON_S) if self._hurried else self._tick_at
-        return min(end, ticks_at, self._uplink_at, self.fate.kill_at, *(at for at, _, _ in self._agenda[-1:]))
+        agenda = self._agenda[-1][0] if self._agenda else end
+        return min(end, ticks_at, self._uplink_at, self._look_at, self.fate.kill_at, agenda)
 
     def _read(self, line: WorldLine, horizon: float) -> None:
         """A round of a port's thread. It waits in it, for nobody else has anything to do before `horizon`."""
@@ -176,8 +242,9 @@ class World:
         line.horizon = horizon
         reader._wakeup.clear()
         pause = reader.step()
+        self.networks[self.lines.index(line)].losses.visited(reader._visits.keys(), self.clock.now)
         if pause > 0:
-            line.due = self.clock.now + pause
+            line.due = self.clock.now + max(pause, INSTANT_S)
 
     def _tick(self) -> None:
         """A round of the main thread, as the supervisor makes them."""
@@ -201,9 +268,11 @@ class World:
 
     def start(self) -> None:
         """A start of the daemon, with what lies in its folder."""
+        self.instance = InstanceLocks(self.folder)
         self.starts += 1
         self._hurried = False
-        config = self._config()
+        self.disturb()
+        config = self.config()
         self.store = KillableStore(
             config.store_file, self.clock, records_max=10**6, keep_forwarded_max=self.plan.keep_forwarded
         )
@@ -217,9 +286,10 @@ class World:
             lists=ReadingLists(self.folder, self.folder / "software"),
             clock=self.clock,
             rng=random.Random(self.starts),
-            boot="one",  # what is killed here is the process, and time goes on
+            boot=f"boot {self.boots}",
             open_bridge=self._open,
             busy=self._soon,
+            meters_health=self.picture.checked,
         )
         self.uplink = Uplink(
             self.store,
@@ -229,7 +299,7 @@ class World:
             backoff=Backoff(2.0, 300.0),
             rng=random.Random(self.starts),
         )
-        provisioning = self._provisioning()
+        provisioning = self.provisioning()
         self.collector.configure(provisioning)
         self.uplink.configure(provisioning.uplink)
         self.store.on_append = self._stored
@@ -240,8 +310,10 @@ class World:
 
     def _open(self, port: PortConfig) -> Bridge:
         line = self.lines[[one.name for one in self.ports].index(port.name)]
-        line.closed = False
-        return bridge_over(line, PlcLink(reads_topology=self.plan.topology))
+        line.open()
+        swallows = any(one.what == "swallow" for one in self.plan.happenings)
+        core = TransparentLink() if self.plan.bus else PlcLink(reads_topology=self.plan.topology)
+        return bridge_over(line, core, silence_s=SILENCE_S if swallows else 0.0)
 
     def make_orders(self, known: Callable[[], set[str]]) -> OrderBook:
         """The orders to meters, of which there are none here."""
@@ -249,17 +321,19 @@ class World:
 
     def stop(self) -> None:
         """An orderly end."""
+        self.instance.release()
         for reader in self.collector.workers:
             reader.close()
         self.collector.close()
         self.store.close()
 
     def _dies(self) -> None:
-        """Nothing is closed; but the operating system gives the file's lock back."""
+        """Nothing is closed; but the operating system gives the locks back."""
         LOG.info("the daemon is killed at %.0f", self.clock.now - self.began)
+        self.instance.release()
         self.store.close()
 
-    def _config(self) -> MeteringConfig:
+    def config(self) -> MeteringConfig:
         return MeteringConfig(
             reading_lists_dir=self.folder,
             store_file=self.folder / "readings.db",
@@ -269,7 +343,7 @@ class World:
             parallel_max=4,
             retries_max=3,
             retry_backoff_s=15.0,
-            visit_timeout_s=120.0,
+            visit_timeout_s=SLOW_VISIT_S if self.plan.slow else VISIT_S,
             catch_up_s=86_400,
             leave_after_s=120.0,
             pdu_size=1024,
@@ -279,7 +353,7 @@ class World:
             uplink_backoff_max_s=300.0,
         )
 
-    def _provisioning(self) -> Provisioning:
+    def provisioning(self) -> Provisioning:
         calendar = self.plan.calendar
         registers = ReadingTask(
             REGISTER_TASK,
@@ -293,7 +367,7 @@ class World:
             tasks=(ReadingTask(LOAD_TASK, self.plan.every_s, LOAD_TASK), registers),
             zone=ZONE,
             uplink=UplinkSettings(URL, "token", 300),
-            access=MeterAccess(16, "low", PASSWORD),
+            access=MeterAccess(CLIENT, "low", PASSWORD),
         )
 
     # ---- what happens
@@ -310,23 +384,37 @@ class World:
     def _calm(self) -> None:
         """The trouble is over: what is wrong now is put right, as a truck would."""
         LOG.info("calm from now on")
+        if any(network.faults.silent for network in self.networks) or any(line.broken for line in self.lines):
+            self.disturb()
         for network in self.networks:
             network.faults.loss = 0.0
-            network.faults.mute = frozenset()
             network.faults.silent = False
         self.headend.trouble, self.headend.down = 0.0, False
         for line in self.lines:
             line.broken = False
+            line.refuses_until = -math.inf
+        for stranger in list(self.strangers):
+            self._take_off(stranger)
         for meter in self.meters:
-            if not meter.powered:
-                meter.switch_power(on=True)
-            self._network_of(meter).move(meter.id, joined=True)
-        self.set_clock(0.0, trusted=True)
+            self._mute(meter, mute=False)
+            self._refuse(meter, refuses=False)
+            self._ail(meter, 0.0)
+            self._switch(meter, on=True)
+            self._move(meter, joined=True)
+        self.tell_time(0.0)
+
+    def tell_time(self, off_s: float) -> None:
+        """What time servers say is so far from the truth from now on, and the device believes it."""
+        self.told_off_s = off_s
+        self.set_clock(off_s, trusted=True)
 
     def set_clock(self, off_s: float, *, trusted: bool) -> None:
         """The device's clock is now so far from the truth."""
+        before = self.clock.wall_offset, self.clock.is_trusted
         self.clock.wall_offset = self.true_offset + off_s
         self.clock.is_trusted = trusted
+        if before != (self.clock.wall_offset, trusted):
+            self.disturb()
         self._tick_at = self.clock.now  # the kernel tells the main thread
 
     def kill(self, _meter: WorldMeter, _amount: float) -> None:
@@ -339,30 +427,122 @@ class World:
         self.headend.kill_after = True
 
     def off(self, _meter: WorldMeter, amount: float) -> None:
-        """The concentrator is without power for up to eight hours; its line and its modems wait."""
-        self.stop()
-        self.clock.now += amount * 8 * HOUR_S
+        """The concentrator loses its power for up to eight hours, in the middle of what it does; its line and its
+        modems wait. Another boot begins: monotonic time starts anew, and nothing vouches for civil time until a server
+        has told it. Until then the device goes by its battery, which may have kept what a liar had said; by 1970; or by
+        the time that was written last before the power failed."""
+        self._dies()
+        written = self.clock.wall()
+        self.clock.now += amount * OFF_MAX_S + BOOT_S
         for line, network in zip(self.lines, self.networks, strict=True):
             network.reset(self.clock.now)
             line.incoming.clear()
+        wall = self._power.choice((self.clock.wall(), BOOT_S, written + BOOT_S))
+        self.boots += 1
+        self.clock.booted_at = self.clock.now - BOOT_S
+        self.set_clock(wall - self.civil(), trusted=False)
+        self.later(self._power.choice(TOLD_AFTER_S), lambda: self.tell_time(self.told_off_s))
         self.start()
 
     def node_reset(self, meter: WorldMeter, _amount: float) -> None:
-        self._network_of(meter).reset(self.clock.now)
+        self.network_of(meter).reset(self.clock.now)
+        self.disturb()
 
     def leave(self, meter: WorldMeter, amount: float) -> None:
-        network = self._network_of(meter)
-        network.move(meter.id, joined=False)
-        self.later(amount * 12 * HOUR_S, lambda: network.move(meter.id, joined=True))
+        self._move(meter, joined=False)
+        self.later(amount * 12 * HOUR_S, lambda: self._move(meter, joined=True))
+
+    def _move(self, meter: WorldMeter, *, joined: bool) -> None:
+        network = self.network_of(meter)
+        if network.is_joined(meter.id) != joined:
+            network.move(meter.id, joined=joined)
+            meter.disturb()
 
     def mute(self, meter: WorldMeter, amount: float) -> None:
-        faults = self._network_of(meter).faults
-        faults.mute |= {meter.id}
-        self.later(amount * 12 * HOUR_S, lambda: setattr(faults, "mute", faults.mute - {meter.id}))
+        self._mute(meter, mute=True)
+        self.later(amount * 12 * HOUR_S, lambda: self._mute(meter, mute=False))
+
+    def _mute(self, meter: WorldMeter, *, mute: bool) -> None:
+        faults = self.network_of(meter).faults
+        if (meter.id in faults.mute) != mute:
+            faults.mute = faults.mute | {meter.id} if mute else faults.mute - {meter.id}
+            meter.disturb()
 
     def meter_off(self, meter: WorldMeter, amount: float) -> None:
-        meter.switch_power(on=False)
-        self.later(amount * 12 * HOUR_S, lambda: meter.switch_power(on=True))
+        self._switch(meter, on=False)
+        self.later(amount * 12 * HOUR_S, lambda: self._switch(meter, on=True))
+
+    def _switch(self, meter: WorldMeter, *, on: bool) -> None:
+        if meter.powered != on:
+            meter.switch_power(on=on)
+
+    def refuse(self, meter: WorldMeter, amount: float) -> None:
+        """Somebody gives the meter another password for up to six hours."""
+        self._refuse(meter, refuses=True)
+        self.later(amount * REFUSED_MAX_S, lambda: self._refuse(meter, refuses=False))
+
+    def _refuse(self, meter: WorldMeter, *, refuses: bool) -> None:
+        if meter.refuses == refuses:
+            return
+        meter.refuse(refuses=refuses)
+        if not refuses:  # keys that were refused rest, and the longer, the longer they were
+            meter.disturbed_at += REFUSED_MAX_S
+
+    def ail(self, meter: WorldMeter, amount: float) -> None:
+        """For up to three hours the meter answers some of what it is asked for with errors, or all of it."""
+        self._ail(meter, self.pick.choice((0.2, 0.6, 1.0)))
+        self.later(amount * 3 * HOUR_S, lambda: self._ail(meter, 0.0))
+
+    @staticmethod
+    def _ail(meter: WorldMeter, share: float) -> None:
+        if meter.ails != share:
+            meter.ail(share)
+
+    def columns(self, meter: WorldMeter, _amount: float) -> None:
+        meter.capture_more()
+
+    def second(self, _meter: WorldMeter, _amount: float) -> None:
+        """Somebody starts a second daemon with the same configuration."""
+        with contextlib.suppress(AlreadyRunningError):
+            InstanceLocks(self.folder).release()
+            self.picture.wrong.append("a second daemon runs in the folder of the first")
+
+    def swallow(self, meter: WorldMeter, _amount: float) -> None:
+        """A terminal server takes what it is given, and gives nothing, on the connection that there is."""
+        self._line_of(meter).swallows = True
+        self.disturb()
+
+    def hang_up(self, meter: WorldMeter, _amount: float) -> None:
+        """A terminal server ends the connection, and takes the next one."""
+        self._line_of(meter).hangs_up = True
+        self.disturb()
+
+    def refused(self, meter: WorldMeter, amount: float) -> None:
+        """It ends the connection, and takes none for up to three hours."""
+        line = self._line_of(meter)
+        line.hangs_up = True
+        line.refuses_until = self.clock.now + amount * 3 * HOUR_S
+        self.disturb()
+        self.later(amount * 3 * HOUR_S, self.disturb)
+
+    def double(self, meter: WorldMeter, amount: float) -> None:
+        """For up to three hours somebody has another meter at the address of this one."""
+        network = self.network_of(meter)
+        if isinstance(network, WorldBus) and not self.strangers:
+            stranger = self._meter(STRANGER)
+            network.add_stranger(stranger, meter, collides=self.pick.random() < 0.5)
+            self.strangers.append(stranger)
+            self.strange.add(stranger.id)
+            self.disturb()
+            self.later(amount * 3 * HOUR_S, lambda: self._take_off(stranger))
+
+    def _take_off(self, stranger: WorldMeter) -> None:
+        if stranger in self.strangers:
+            self.strangers.remove(stranger)
+            for network in self.networks:
+                if isinstance(network, WorldBus):
+                    network.remove_stranger(stranger)
+            self.disturb()
 
     def headend_down(self, _meter: WorldMeter, amount: float) -> None:
         self.headend.down = True
@@ -378,18 +558,18 @@ class World:
         self.later((0.2 + amount) * 4 * meter.period_s, lambda: meter.set_clock(0.0))
 
     def clock_back(self, _meter: WorldMeter, amount: float) -> None:
-        self.set_clock(-2 * HOUR_S, trusted=True)
-        self.later(amount * 4 * HOUR_S, lambda: self.set_clock(0.0, trusted=True))
+        self.tell_time(-2 * HOUR_S)
+        self.later(amount * 4 * HOUR_S, lambda: self.tell_time(0.0))
 
     def clock_ahead(self, _meter: WorldMeter, amount: float) -> None:
-        self.set_clock(DAY_S, trusted=True)
-        self.later(600 + amount * HOUR_S, lambda: self.set_clock(0.0, trusted=True))
+        self.tell_time(DAY_S)
+        self.later(600 + amount * HOUR_S, lambda: self.tell_time(0.0))
 
     def clock_1970(self, _meter: WorldMeter, amount: float) -> None:
         """A start without time: 1970, until somebody tells it."""
         self.fate.kill_at = self.clock.now
         self.set_clock(-self.civil() + 100.0, trusted=False)
-        self.later(BEFORE_NTP_S * (1 + amount), lambda: self.set_clock(0.0, trusted=True))
+        self.later(BEFORE_NTP_S * (1 + amount), lambda: self.tell_time(0.0))
 
     def store_page(self, _meter: WorldMeter, amount: float) -> None:
         """A page of the store's file goes bad, at rest, and the daemon starts anew."""
@@ -421,12 +601,18 @@ class World:
     def line_cut(self, meter: WorldMeter, amount: float) -> None:
         line = self._line_of(meter)
         line.broken = True
-        self.later(amount * 3 * HOUR_S, lambda: setattr(line, "broken", False))
+        self.disturb()
+        self.later(amount * 3 * HOUR_S, lambda: self._over(lambda: setattr(line, "broken", False)))
 
     def silence(self, meter: WorldMeter, amount: float) -> None:
-        faults = self._network_of(meter).faults
+        faults = self.network_of(meter).faults
         faults.silent = True
-        self.later(amount * 2 * HOUR_S, lambda: setattr(faults, "silent", False))
+        self.disturb()
+        self.later(amount * 2 * HOUR_S, lambda: self._over(lambda: setattr(faults, "silent", False)))
+
+    def _over(self, what: Callable[[], None]) -> None:
+        what()
+        self.disturb()
 
 
 _ACTS: dict[str, Callable[[World, WorldMeter, float], None]] = {
@@ -449,6 +635,14 @@ _ACTS: dict[str, Callable[[World, WorldMeter, float], None]] = {
     "restore": World.restore,
     "line-cut": World.line_cut,
     "silence": World.silence,
+    "second": World.second,
+    "swallow": World.swallow,
+    "refuse": World.refuse,
+    "ail": World.ail,
+    "columns": World.columns,
+    "hang-up": World.hang_up,
+    "refused": World.refused,
+    "double": World.double,
 }
 
 

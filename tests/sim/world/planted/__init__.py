@@ -1,0 +1,1 @@
+"""The faults that collection once had, planted again."""
