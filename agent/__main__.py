@@ -24,13 +24,18 @@ from updateagent import __version__
 
 if TYPE_CHECKING:
     from agent.clock import SystemClock
+    from agent.daemon.control import Handler
     from agent.daemon.supervisor import Supervisor, Worker
+    from agent.daemon.views.daemon import Views
+    from agent.dm.deps import DmConfig
     from agent.https import HttpsClient
     from agent.metering.orders.images import ImageStore
     from agent.metering.uplink.sink import SinkWorker
+    from agent.mo.objects import DeviceObjects
     from agent.settings.config import Config
     from agent.settings.device import DeviceInfo
     from agent.settings.provisioning import Provisioning
+    from agent.ssmp.registration import Registrar
     from agent.tree.tree import Transaction
 
 LOG = logging.getLogger("agent")
@@ -47,19 +52,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from agent.daemon.check import check
 
         return check(to_check, sys.stdout, sys.stderr)
-    from agent.daemon.postponed import postpone
+    from agent.daemon.memory.postponed import postpone
 
-    postpone()  # before the first dataclass
-    from agent.daemon import memory
-    from agent.daemon.instance import AlreadyRunningError, InstanceLock
+    postpone()
+    from agent.daemon.memory import generated
+
+    known = generated.install()  # before the first dataclass, and `dataclasses` imports what is postponed
+    from agent.daemon.instance import AlreadyRunningError, InstanceLocks
+    from agent.daemon.memory import returned
     from agent.settings.config import EXIT_CONFIG, ConfigError, load
 
-    memory.before_start()
+    returned.before_start()
     try:
         config = load(file, strict=False)
-        memory.after_configuration()
+        returned.after_configuration()
         # Before the log, which may lie in the folder, is opened or anything else is touched. Held to the very end.
-        instance = InstanceLock(config.state_dir)
+        metering = config.metering
+        instance = InstanceLocks(config.state_dir, (metering.store_file, metering.registry_file))
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
@@ -70,25 +79,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"dcu-agent: cannot start: {error}\n")
         return EXIT_SYSTEM
     try:
-        return _run(config)
+        return _run(config, generated=not known)
     finally:
         instance.release()
 
 
-def _run(config: Config) -> int:
-    from agent.daemon import memory
+def _run(config: Config, *, generated: bool) -> int:
     from agent.daemon.control import refuse_taken
+    from agent.daemon.device_orders import erase_if_ordered, erased_by_reset
+    from agent.daemon.memory import returned
     from agent.settings.config import EXIT_CONFIG
     from agent.settings.identity import SecretError
+    from updateagent.disk import RealDisk
 
     try:
         refuse_taken(config.control_socket)  # before health.json is touched, which may be another agent's as well
         log.setup(config.log.level, config.log.file, config.log.file_bytes_max)
         for problem in config.unknown:
             LOG.warning("%s: passed over", problem.show(config.file), extra={"event": "config.unknown_key"})
+        erase_if_ordered(RealDisk(), config.state_dir, lambda: erased_by_reset(config), lambda: _end_services(config))
         daemon = Daemon(config)
-        memory.after_start()
-        memory.drop_texts()
+        returned.after_start(generated=generated)
+        returned.drop_texts()
     except SecretError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
@@ -96,6 +108,12 @@ def _run(config: Config) -> int:
         sys.stderr.write(f"dcu-agent: cannot start: {error}\n")
         return EXIT_SYSTEM
     return daemon.run()
+
+
+def _end_services(config: Config) -> None:
+    from agent.services.backends import end_services  # at a factory reset, and never otherwise
+
+    end_services(config)
 
 
 def _options(arguments: Sequence[str]) -> tuple[Path, Path | None]:
@@ -125,7 +143,8 @@ class Daemon:
         from agent.clock_keeper import FLOOR_FILE, ClockKeeper, load_floor
         from agent.daemon.health import Health
         from agent.daemon.reboot import Rebooter
-        from agent.settings.identity import device_info, read_secret
+        from agent.settings.identity import device_info
+        from agent.ssmp.security_module import open_module
         from agent.status import Status, StatusBoard
         from updateagent.disk import RealDisk
 
@@ -138,8 +157,8 @@ class Daemon:
         self.clock = SystemClock(sources, floor=ClockFloor(_built(config), load_floor(self.disk, floor_file)))
         self.clock_keeper = ClockKeeper(self.clock, self.disk, floor_file, may_set=config.clock.set)
         self.rng = random.SystemRandom()
-        self.key = read_secret(config.device.key_file)
-        log.hide(self.key)
+        self.module = open_module(config, self.clock.certificate_time, self.disk, anchors=self._anchors)
+        self.not_renewed = ""
         self.device: DeviceInfo = device_info(config.device, __version__)
         self.board = StatusBoard(
             Status(
@@ -155,6 +174,7 @@ class Daemon:
         self.https.on_answer = self.clock.server_date
         self.soon: Callable[[], None] = lambda: None  # the supervisor's, once there is one: parts are told of it before
         self._make_metering()
+        self._make_services()
         self._make_dm()
         self._make_ota()
         self._make_workers()
@@ -175,19 +195,12 @@ class Daemon:
     # --- readings ---
 
     def _make_metering(self) -> None:
-        from agent.https import KeptConnection
         from agent.metering.collector import Collector
-        from agent.metering.orders.journal import Journal
-        from agent.metering.orders.order import Permission
-        from agent.metering.orders.order_book import OrderBook
         from agent.metering.orders.targets import Targets
         from agent.metering.ports.opening import bridge_to
         from agent.metering.registry.registry import Registry
         from agent.metering.scheduling.readinglist import ReadingLists
-        from agent.metering.scheduling.schedule import Backoff
         from agent.metering.store.reading_store import Store
-        from agent.metering.uplink.replay import ReplayLimits
-        from agent.metering.uplink.worker import Uplink
 
         metering = self.config.metering
         self.store = Store(
@@ -204,6 +217,33 @@ class Daemon:
             leave_after_s=metering.leave_after_s,
             publish=lambda meters: self.board.publish(meters=meters),
         )
+        self._make_orders()
+        self.lists = ReadingLists(metering.reading_lists_dir, self.config.update.software_dir)
+        self.collector = Collector(
+            self.config.ports,
+            metering,
+            store=self.store,
+            registry=self.registry,
+            orders=self.orders,
+            lists=self.lists,
+            clock=self.clock,
+            rng=self.rng,
+            open_bridge=bridge_to,
+            health=lambda ok, detail: self.health.set("meter_port", ok, detail),
+            meters_health=lambda ok, detail: self.health.set("meters", ok, detail),
+            device=self.device.device_id,
+            boot=self.health.boot,
+            events=self.config.events,
+            busy=self._soon,
+        )
+        self.targets = Targets(self.registry, self.collector.access)
+        self._make_uplink()
+
+    def _make_orders(self) -> None:
+        from agent.metering.orders.journal import Journal
+        from agent.metering.orders.order import Permission
+        from agent.metering.orders.order_book import OrderBook
+
         orders = self.config.orders
         allowed = {
             Permission.CHANGE: orders.change,
@@ -224,26 +264,16 @@ class Daemon:
             images=self.images,
             expand=self._meters_of,
             own_name=self.registry.own_name,
-        )
-        self.lists = ReadingLists(metering.reading_lists_dir, self.config.update.software_dir)
-        self.collector = Collector(
-            self.config.ports,
-            metering,
-            store=self.store,
-            registry=self.registry,
-            orders=self.orders,
-            lists=self.lists,
-            clock=self.clock,
-            rng=self.rng,
-            open_bridge=bridge_to,
-            health=lambda ok, detail: self.health.set("meter_port", ok, detail),
-            meters_health=lambda ok, detail: self.health.set("meters", ok, detail),
-            device=self.device.device_id,
             boot=self.health.boot,
-            events=self.config.events,
-            busy=self._soon,
         )
-        self.targets = Targets(self.registry, self.collector.access)
+
+    def _make_uplink(self) -> None:
+        from agent.https import KeptConnection
+        from agent.metering.scheduling.schedule import Backoff
+        from agent.metering.uplink.replay import ReplayLimits
+        from agent.metering.uplink.worker import Uplink
+
+        metering = self.config.metering
         self.uplink_connection = KeptConnection(self.https)
         self.uplink = Uplink(
             self.store,
@@ -299,9 +329,74 @@ class Daemon:
             rng=self.rng,
         )
 
+    # --- programs of software packages ---
+
+    def _make_services(self) -> None:
+        from agent.services.active import Components
+        from agent.services.worker import Backend, ServiceWorker
+
+        config = self.config
+        self.components = Components(config.update.software_dir, self.clock.certificate_time)
+
+        def make() -> Backend:
+            from agent.services.backends import make_backend
+
+            return make_backend(config.services, self.clock, config.state_dir, config.update.run_dir)
+
+        self.services = ServiceWorker(
+            self.components,
+            make,
+            self.board,
+            self.clock,
+            left_behind=(config.update.run_dir / "services").exists(),
+            on_anchors=self.https.trust_also,
+        )
+        self.services.look_at_anchors()
+
+    def _service_log(self, service_id: str) -> str:
+        return "\n".join(self.services.log(service_id, 10))
+
     # --- management ---
 
     def _make_dm(self) -> None:
+        from agent.daemon.network import SystemNetwork
+        from agent.dm.deps import DmDeps
+        from agent.dm.service import DmService
+        from agent.mo.connectivity import trial
+        from agent.tree.persistence import ManagementTree
+
+        config = self.config
+        objects = self._make_objects()
+        self.tree = ManagementTree(objects.registry.schema, self.disk, config.state_dir / "dm", self.clock.wall)
+        self.network = SystemNetwork(
+            config.connectivity, self.https, self.disk, config.state_dir, config.security_server.ca_file
+        )
+        self.network.prepare(trial.in_use(self.tree.view()))
+        deps = DmDeps(
+            tree=self.tree,
+            objects=objects,
+            https=self.https,
+            disk=self.disk,
+            clock=self.clock,
+            board=self.board,
+            register=self._register,
+            renewal_due=self._renewal_due,
+            time_told=self.clock.session_time,
+            time_doubted=self.clock.doubted,
+            ask_time=None if self.config.dm.account is not None else self._ask_time,
+            health=self.health.set,
+            on_provisioning=self._provisioned,
+            request_reboot=lambda: self.rebooter.request("a firmware package waits for the Update Agent"),
+            push_url=self._push_url,
+            network=self.network,
+            rng=self.rng,
+        )
+        self.dm = DmService(self._dm_config(), deps)
+        self.orders.locked = self._locked
+        self._make_push()
+
+    def _make_objects(self) -> DeviceObjects:
+        from agent.daemon.diagnostics import pictures_of
         from agent.daemon.views.networks import (
             forget_meter,
             meter_document,
@@ -309,16 +404,15 @@ class Daemon:
             network_documents,
             order_network,
         )
-        from agent.dm.deps import DmConfig, DmDeps
-        from agent.dm.push import PushListener
-        from agent.dm.service import DmService
         from agent.jobs.firmware import RunningDownload
+        from agent.mo.connectivity import trial
+        from agent.mo.connectivity.connmo import Means
         from agent.mo.objects import DeviceObjects, MoDeps
-        from agent.tree.persistence import ManagementTree
 
         config = self.config
+        hooked = bool(config.connectivity.hook)
         self.download = RunningDownload()
-        objects = DeviceObjects(
+        return DeviceObjects(
             MoDeps(
                 device=self.device,
                 view=self._view,
@@ -330,17 +424,28 @@ class Daemon:
                 meter_details=lambda: meter_documents(self.collector),
                 networks=lambda: network_documents(self.collector),
                 order_network=lambda port, wanted: order_network(
-                    self.collector, port, wanted, may_change=config.orders.change
+                    self.collector, port, wanted, may_change=config.orders.change and not self._locked()
                 ),
                 forget_meter=lambda meter: forget_meter(self.collector, meter),
                 order_progress=self._order_progress,
                 push_url=self._push_url,
+                services=lambda: self.board.current.services,
+                service_log=self._service_log,
                 compatible=config.update.compatible,
                 download=self.download,
+                means=Means(time_servers=hooked or config.connectivity.timesyncd_file is not None, access=hooked),
+                configured=trial.Values(registration=config.security_server.url),
+                boot=self.health.boot,
+                pictures=pictures_of(self),
+                trial_left_s=lambda: self.dm.trial.left_s(),  # noqa: PLW0108 - there is no service yet
             )
         )
-        self.tree = ManagementTree(objects.registry.schema, self.disk, config.state_dir / "dm", self.clock.wall)
-        settings = DmConfig(
+
+    def _dm_config(self) -> DmConfig:
+        from agent.dm.deps import DmConfig
+
+        config = self.config
+        return DmConfig(
             device_id=self.device.device_id,
             state_dir=config.state_dir,
             poll_every_s=config.dm.poll_every_s,
@@ -350,24 +455,14 @@ class Daemon:
             mac_algorithms=config.dm.mac_algorithms,
             auth_types=config.dm.auth_types,
             standard_notifications=config.dm.push_listen is not None and config.dm.push_listen.standard,
+            boot_id=self.health.boot,
         )
-        deps = DmDeps(
-            tree=self.tree,
-            objects=objects,
-            https=self.https,
-            disk=self.disk,
-            clock=self.clock,
-            board=self.board,
-            register=self._register,
-            health=self.health.set,
-            on_provisioning=self._provisioned,
-            request_reboot=lambda: self.rebooter.request("a firmware package waits for the Update Agent"),
-            push_url=self._push_url,
-            rng=self.rng,
-        )
-        self.dm = DmService(settings, deps)
+
+    def _make_push(self) -> None:
+        from agent.dm.push import PushListener
+
         self.push: PushListener | None = None
-        listen = config.dm.push_listen
+        listen = self.config.dm.push_listen
         if listen is not None:
             self.push = PushListener(
                 self.dm.on_notification,
@@ -377,6 +472,15 @@ class Daemon:
             )
         else:
             self.health.set("push", ok=True, detail="not configured")
+
+    def _locked(self) -> bool:
+        from agent.jobs import device
+
+        return device.is_locked(self.tree.view())
+
+    def _tell_lock(self) -> None:
+        locked = self._locked()
+        self.health.set("unlocked", not locked, "the head-end has locked the device" if locked else "")
 
     def _order_progress(self, order_id: str) -> str:
         from agent.jobs.orders import progress_text
@@ -421,8 +525,11 @@ class Daemon:
             on_reboot=self.dm.reboot,
             check_sources=SourceCheck(update.command),
             software_changed=self._software_changed,
-            software_problem=self.lists.problem_of,
+            software_problem=lambda id_, version: (
+                self.lists.problem_of(id_, version) or self.components.problem_of(id_, version)
+            ),
             software_mark=self.lists.mark,
+            settle=self.services.settle,
             download=self.download,
         )
         self.packages = PackageWorker(settings, deps)
@@ -430,6 +537,7 @@ class Daemon:
 
     def _software_changed(self) -> None:
         self.collector.software_changed()
+        self.services.reload()
         self._show_lists()
 
     def _show_lists(self) -> None:
@@ -447,18 +555,52 @@ class Daemon:
         return fetch_image(self.downloader, url, into, bytes_max=bytes_max, stop=stop, beat=beat)
 
     def _register(self, held: bytes) -> bytes:
-        from agent.dm.registration import account_document, register
+        from agent.dm.account_file import account_document
 
         if self.config.dm.account is not None:
             return account_document(self.config.dm.account)
-        url = self.config.security_server.url
-        return register(self.https, url, self.device, self.key, self._push_url(), held)
+        return self._registrar().register(self.module, self._push_url(), held)
+
+    def _ask_time(self) -> None:
+        self._registrar().ask_time(self.module)
+
+    def _registrar(self) -> Registrar:
+        from agent.ssmp.registration import Registrar
+
+        return Registrar(
+            self.https,
+            self._registration_url(),
+            self.device,
+            self.clock.session_time,
+            self.clock.monotonic,
+            self._renewal_told,
+        )
+
+    def _renewal_told(self, why: str) -> None:
+        self.not_renewed = why
+
+    def _renewal_warnings(self) -> list[str]:
+        """Why the device's key was not renewed when the head-end wanted that, until it is."""
+        return [f"the secret of this device was not renewed: {self.not_renewed}"] if self.not_renewed else []
+
+    def _anchors(self) -> Path | None:
+        """The file of the authorities that were set in the place of the configured ones."""
+        return self.network.anchors()
+
+    def _renewal_due(self) -> bool:
+        from agent.ssmp.security_module import renewal_due
+
+        return self.config.dm.account is None and renewal_due(self.module, self.clock.monotonic())
+
+    def _registration_url(self) -> str:
+        return self.network.registration or self.config.security_server.url
 
     def _state_folders(self) -> set[Path]:
         """Where there are files that a later version may have written."""
         state, metering = self.config.state_dir, self.config.metering
         meters = metering.registry_file.parent
-        return {state, state / "dm", state / "orders", meters, meters / "keys", metering.store_file.parent}
+        own = {state, *(state / name for name in ("dm", "orders", "ssmp"))}
+        return own | {meters, meters / "keys", metering.store_file.parent}
 
     def _push_url(self) -> str:
         """Where notifications reach this device now."""
@@ -467,12 +609,13 @@ class Daemon:
         listen = self.config.dm.push_listen
         if listen is None or self.push is None or not self.push.port:
             return ""
-        return listen.advertise or own_url(listen.host, self.push.port, self.config.security_server.url)
+        return listen.advertise or own_url(listen.host, self.push.port, self._registration_url())
 
     def _provisioned(self, provisioning: Provisioning) -> None:
         log.hide(provisioning.uplink.token)
         log.hide(*provisioning.secrets())
         self.collector.configure(provisioning)
+        self._show_lists()
         self._drop_secrets(provisioning)
         self.uplink.configure(provisioning.uplink)
 
@@ -492,40 +635,93 @@ class Daemon:
     # --- threads ---
 
     def _make_workers(self) -> None:
-        from agent.daemon import memory, watchdog
+        from agent.daemon import watchdog
         from agent.daemon.control import ControlServer
+        from agent.daemon.device_orders import DeviceOrders, report_reset
+        from agent.daemon.memory.returned import Trim
         from agent.daemon.order_jobs import OrderJobs
         from agent.daemon.supervisor import Supervisor
-        from agent.daemon.views.daemon import Views
-        from agent.daemon.views.networks import NetworkViews
-        from agent.daemon.views.orders import OrderViews
-        from agent.ota.handover import HandOver
-        from agent.tree import newer
 
         config = self.config
         self._provisioned(self.dm.provisioning)
-        views = Views(
+        report_reset(self.disk, config.state_dir, self.tree)
+        device_orders = DeviceOrders(
+            self.tree, self.disk, self.clock, config.state_dir, self.health.boot,
+            reboot=self.dm.reboot, report=self.dm.report_alerts, waiting=lambda: self.store.stats().pending,
+        )  # fmt: skip
+        control = ControlServer(config.control_socket, self._handlers(), group=config.control_group)
+        control.bind()
+        workers = [*self._workers(), control]
+        self.board.publish(workers=tuple(worker.name for worker in workers))
+        self.supervisor: Supervisor = Supervisor(
+            workers,
+            self.clock,
+            watchdog.find(os.environ, config.watchdog.device, config.watchdog.timeout_s),
+            ticks=[
+                self.health.tick,
+                self.rebooter.tick,
+                self.clock_keeper.tick,
+                self.collector.tick,
+                Trim(self.board, self.clock).tick,
+                OrderJobs(self.tree, self.orders, self.dm.report_alerts).tick,
+                device_orders.tick,
+                self._tell_lock,
+            ],
+        )
+        self.rebooter.wake = self.supervisor.wake
+        self.soon = self.supervisor.soon
+        self.tree.on_commit(self.supervisor.soon)
+
+    def _handlers(self) -> dict[str, Handler]:
+        """What `dcuctl` may ask for."""
+        from agent.daemon.control import unless_locked
+        from agent.daemon.views.networks import NetworkViews
+        from agent.daemon.views.orders import OrderViews
+        from agent.daemon.views.services import ServiceViews
+
+        self.views = self._views()
+        networks = NetworkViews(self.collector, may_change=self.config.orders.change)
+        return unless_locked(
+            {
+                **self.views.handlers(),
+                **OrderViews(self.orders).handlers(),
+                **networks.handlers(),
+                **ServiceViews(self.board, self.services.log).handlers(),
+            },
+            self._locked,
+        )
+
+    def _views(self) -> Views:
+        from agent.daemon.views.daemon import Views
+        from agent.ota.handover import HandOver
+        from agent.tree import newer
+
+        return Views(
             board=self.board,
             store=self.store,
             collector=self.collector,
             health=self.health,
-            handover=HandOver(self.disk, config.update.dir),
+            handover=HandOver(self.disk, self.config.update.dir),
             clock=self.clock,
             session_now=self.dm.session_now,
             ages=self._ages,
             judge=self.clock.judge,
             warnings=[
                 self.clock_keeper.warnings,
+                self.dm.warnings,
+                lambda: ["the device is locked: it reads no meters and takes no orders"] if self._locked() else [],
+                self.services.warnings,
                 *([self.push.warnings] if self.push is not None else []),
+                self._renewal_warnings,
                 lambda: newer.warnings(self.disk, self._state_folders()),
             ],
             sinks=[self.uplink.sink_status, *([self.sink.sink_status] if self.sink else [])],
         )
-        networks = NetworkViews(self.collector, may_change=config.orders.change)
-        handlers = {**views.handlers(), **OrderViews(self.orders).handlers(), **networks.handlers()}
-        control = ControlServer(config.control_socket, handlers, group=config.control_group)
-        control.bind()
-        workers: list[Worker] = [*self.collector.workers, self.uplink, self.dm, self.packages, control]
+
+    def _workers(self) -> list[Worker]:
+        """All of them but the one that answers `dcuctl`."""
+        config = self.config
+        workers: list[Worker] = [*self.collector.workers, self.uplink, self.dm, self.packages, self.services]
         if self.push is not None:
             workers.append(self.push)
         if config.events.listen is not None:
@@ -537,23 +733,7 @@ class Daemon:
             workers.append(self.sink)
         if self.images is not None:
             workers.append(self.images)
-        self.board.publish(workers=tuple(worker.name for worker in workers))
-        self.supervisor: Supervisor = Supervisor(
-            workers,
-            self.clock,
-            watchdog.find(os.environ, config.watchdog.device, config.watchdog.timeout_s),
-            ticks=[
-                self.health.tick,
-                self.rebooter.tick,
-                self.clock_keeper.tick,
-                self.collector.tick,
-                memory.Trim(self.board, self.clock).tick,
-                OrderJobs(self.tree, self.orders, self.dm.report_alerts).tick,
-            ],
-        )
-        self.rebooter.wake = self.supervisor.wake
-        self.soon = self.supervisor.soon
-        self.tree.on_commit(self.supervisor.soon)
+        return workers
 
     def _ages(self) -> dict[str, float]:
         return self.supervisor.ages()
@@ -561,8 +741,8 @@ class Daemon:
 
 def _built(config: Config) -> float:
     """When the image was built; 0 where its release file does not say so."""
-    from agent.clock_keeper import BUILT, built_at
     from agent.settings.identity import read_release
+    from updateagent.release import BUILT, built_at
 
     try:
         return built_at(read_release(config.device.release_file))
@@ -577,8 +757,8 @@ def _https(config: Config, clock: SystemClock) -> HttpsClient:
     from agent.tls import Fault
 
     def judged(fault: Fault | None) -> None:
-        if fault is None or fault is Fault.EXPIRED:
-            clock.certificate_judged(expired=fault is not None)
+        if fault in (None, Fault.EXPIRED, Fault.NOT_YET_VALID):
+            clock.certificate_judged(expired=fault is Fault.EXPIRED, early=fault is Fault.NOT_YET_VALID)
 
     ca_file = config.security_server.ca_file
     try:

@@ -1,14 +1,12 @@
 """The clock: monotonic time for deadlines, civil time for records, and whether civil time can be believed.
 
-Civil time is believed because something trusted has said it, never because it looks plausible (decision 11). What said
-it is *evidence*: the offset between civil and monotonic time that a source vouches for, with its uncertainty, which
-grows with its age by the drift of the device's oscillator. Sources are the kernel (NTP or PTP has disciplined its
-clock), a file that a time service touches after each synchronisation, and the `Date` of an answer of a server whose
-certificate was verified.
+What civil time is worth is decided in `agent.clock_trust`, from the evidence of the sources here: the kernel (NTP or
+PTP has disciplined its clock), a file that a time service touches after each synchronisation, the `Date` of an answer
+of a server whose certificate was verified, and the time in messages of SSMP and DM. None of them proves a time before
+the image was built (`agent.clock_floor`).
 
-`ClockTrust` decides; time is an argument of all it does. A clock that steps away from the evidence is no longer
-believed, until there is new evidence or it steps back. Sources that contradict each other prove nothing; nor does any
-of them prove a time before the image was built (`agent.clock_floor`).
+A time that a server has put into a message which it proved with a secret of this device alone is worth more than the
+`Date` of whatever ended TLS: while it is known, a `Date` that contradicts it is not taken.
 """
 
 from __future__ import annotations
@@ -20,22 +18,20 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol
 
 from agent.clock_floor import CertificateTime, ClockFloor, Validity
+from agent.clock_trust import TOLERANCE_S, ClockTrust, Evidence, Judgement
+from updateagent.release import TIME_MAX
 
 LOG = logging.getLogger("agent.clock")
 
-TOLERANCE_S = 30.0  # civil time within this of the evidence is believed: servers keep time by the second, not better
-DRIFT_PER_S = 100e-6  # of a bad uncompensated oscillator between -40 and 70 °C
-UNCERTAINTY_MAX_S = 60.0  # evidence that has become vaguer than this proves nothing: 6.9 days after a perfect one
-CONFLICT_S = 3600.0  # evidence that is so much older than another one that contradicts it is dropped
 POLL_S = 1.0  # how often the sources are asked
 
-KERNEL, FILE, SERVER = "kernel", "file", "server"
+KERNEL, FILE, SERVER, PROVEN = "kernel", "file", "server", "session"
+TOLD = frozenset({SERVER, PROVEN})  # these have a time of their own, and prove who they are
 
 
 class Clock(Protocol):
@@ -51,23 +47,6 @@ class Clock(Protocol):
         """Return whether something trusted vouches for `wall()`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What one source knows: civil time is monotonic time plus `offset`, give or take `uncertainty_s`. `at`: when it
-    said so, monotonic seconds. `independent`: it brought a time of its own; otherwise it vouched for the machine's
-    clock as that stood then."""
-
-    source: str
-    at: float
-    offset: float
-    uncertainty_s: float
-    independent: bool = False
-
-    def vagueness(self, monotonic: float) -> float:
-        """The uncertainty now, in seconds: it grows with the age of the evidence."""
-        return self.uncertainty_s + max(0.0, monotonic - self.at) * DRIFT_PER_S
-
-
 class TimeSource(Protocol):
     """Something outside that knows the time. `evidence` must not wait."""
 
@@ -76,81 +55,6 @@ class TimeSource(Protocol):
 
     def evidence(self, monotonic: float, wall: float) -> Evidence | None:
         """What is new to know, given both clocks of this moment; `None` where nothing is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """Civil time and what it is worth. `source`: whose evidence it rests on, empty for none, `age_s` seconds old.
-    `why`: why civil time is not trusted, empty when it is. `ahead_s`: by how much the machine's clock is ahead of
-    `wall`. `alone`: no source that may be right takes the machine's clock's side."""
-
-    wall: float
-    trusted: bool
-    source: str = ""
-    age_s: float = 0.0
-    why: str = ""
-    ahead_s: float = 0.0
-    alone: bool = True
-
-
-class ClockTrust:
-    """Decides what the machine's civil time is worth from the evidence that it was offered. Does no input or output."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, Evidence] = {}
-
-    def offer(self, evidence: Evidence) -> None:
-        """Take evidence. It replaces what the same source said before, unless that is confirmed and still sharper."""
-        held = self._held.get(evidence.source)
-        if held is not None and held.independent and not _contradict(evidence, held, evidence.at):
-            if held.vagueness(evidence.at) <= evidence.uncertainty_s:
-                return
-        self._held[evidence.source] = evidence
-        for other in list(self._held.values()):
-            if _contradict(evidence, other, evidence.at) and evidence.at - other.at > CONFLICT_S:
-                del self._held[other.source]
-
-    def judge(self, monotonic: float, system: float, built: float = 0.0) -> Judgement:
-        """Say what to take for civil time while the machine's own clock says `system`.
-
-        While evidence stands against the machine's clock, civil time follows the evidence, so that a step of the
-        machine's clock moves no reading into another interval; but it is not trusted, because one of the two is wrong.
-        A machine's clock that is before the image was `built` is the one of the two that is wrong, whoever vouches for
-        it.
-        """
-        behind = system < built - TOLERANCE_S
-        live = [held for held in self._held.values() if held.vagueness(monotonic) <= UNCERTAINTY_MAX_S]
-        if not live:
-            why = "the evidence is too old" if self._held else "nothing has vouched for the time yet"
-            return Judgement(system, trusted=False, why=why)
-        agreeing = [held for held in live if _off_s(held, monotonic, system) <= 0]
-        opposed = [held for held in live if held.independent and held not in agreeing]
-        # Whoever vouched for a setting of the machine's clock that it has no longer is no witness against this one.
-        best = min(opposed or agreeing or live, key=lambda held: (held.vagueness(monotonic), -held.at))
-        proven, age_s = monotonic + best.offset, monotonic - best.at
-        if best in agreeing:
-            why = "the clock is before the image was built" if behind else ""
-            return Judgement(system, trusted=not behind, source=best.source, age_s=age_s, why=why)
-        if behind and opposed:  # by what cannot be before the build itself: such a statement is not taken
-            return Judgement(
-                proven, trusted=True, source=best.source, age_s=age_s, ahead_s=system - proven, alone=not agreeing
-            )
-        why = f"{abs(system - proven):.0f} s {'ahead of' if system > proven else 'behind'} what {best.source} said"
-        if agreeing:
-            why += f"; {agreeing[0].source} says otherwise"
-        return Judgement(
-            proven, trusted=False, source=best.source, age_s=age_s, why=why, ahead_s=system - proven, alone=not agreeing
-        )
-
-
-def _off_s(held: Evidence, monotonic: float, system: float) -> float:
-    """By how many seconds the machine's clock is further off than this evidence allows; 0 and less: it agrees."""
-    return abs(system - monotonic - held.offset) - TOLERANCE_S - held.vagueness(monotonic)
-
-
-def _contradict(one: Evidence, other: Evidence, monotonic: float) -> bool:
-    vague = one.vagueness(monotonic) + other.vagueness(monotonic)
-    return abs(one.offset - other.offset) > TOLERANCE_S + vague
 
 
 class SystemClock:
@@ -173,6 +77,7 @@ class SystemClock:
         self.lock = threading.RLock()
         self._poll_at = -math.inf
         self._complaint = ""
+        self._doubted = False
 
     def wall(self) -> float:
         return self.judge().wall
@@ -195,13 +100,21 @@ class SystemClock:
     def server_date(self, headers: Mapping[str, str], sent: float, received: float, valid: Validity) -> None:
         """Take the `Date` of an answer of a verified server. `sent`, `received`: when the request went and the head of
         the answer came, monotonic seconds. `valid`: when all certificates are that it was verified by. Any thread."""
-        found = date_evidence(headers.get("date", ""), sent, received)
+        self._take(date_evidence(headers.get("date", ""), sent, received), valid)
+
+    def session_time(self, told: float, sent: float, received: float, valid: Validity | None) -> None:
+        """Take a time, seconds since 1970, that a server told in a message which it proved with a secret of this device
+        alone. `sent`, `received`: when the message that it answers went for the first time, and the answer came.
+        `valid`: as for `server_date`; `None` where the certificates' periods were not judged. Any thread."""
+        self._take(told_evidence(told, sent, received), valid)
+
+    def _take(self, found: Evidence | None, valid: Validity | None) -> None:
         if found is None:
             return
         with self.lock:
             monotonic = self.monotonic()
-            before, told = self.floor.earliest(monotonic), received + found.offset
-            refusal = self.floor.told(told, valid)
+            before, told = self.floor.earliest(monotonic), found.at + found.offset
+            refusal = self._trust.against(found, PROVEN) or self.floor.told(told, valid)
             if not refusal:
                 self._trust.offer(found)
             lowered_s = before - self.floor.earliest(monotonic)
@@ -220,9 +133,18 @@ class SystemClock:
             earliest = self.floor.earliest(self.monotonic())
             return CertificateTime(earliest, judged.wall if judged.trusted else None)
 
-    def certificate_judged(self, *, expired: bool) -> None:
-        """A certificate was judged: it had expired, or it is valid. Any thread."""
+    def doubted(self) -> bool:
+        """Return, once, whether a certificate was refused for its time: whose fault is it? Any thread."""
         with self.lock:
+            doubted, self._doubted = self._doubted, False
+            return doubted
+
+    def certificate_judged(self, *, expired: bool = False, early: bool = False) -> None:
+        """A certificate was judged: it had expired, is not valid yet (`early`), or it is valid. Any thread."""
+        with self.lock:
+            self._doubted = self._doubted or expired or early
+            if early:
+                return
             monotonic = self.monotonic()
             was_aside = self.floor.is_aside(monotonic)
             if not expired:
@@ -270,6 +192,17 @@ def date_evidence(date: str, sent: float, received: float) -> Evidence | None:
         return None
     offset = told.timestamp() + 0.5 - (sent + received) / 2
     return Evidence(SERVER, received, offset, uncertainty_s, independent=True)
+
+
+def told_evidence(told: float, sent: float, received: float) -> Evidence | None:
+    """Return what a time in an authenticated message proves; `None` for one that is none, or too vague.
+
+    The server wrote it at some moment between the message that it answers and its answer.
+    """
+    uncertainty_s = (received - sent) / 2
+    if not 0 <= told <= TIME_MAX or not 0 <= uncertainty_s <= TOLERANCE_S:
+        return None
+    return Evidence(PROVEN, received, told - (sent + received) / 2, uncertainty_s, independent=True)
 
 
 STA_UNSYNC = 0x0040  # of linux/timex.h; set at boot, by every settimeofday, and when the error exceeds 16 s

@@ -5,8 +5,8 @@ that a server whose certificate was verified has told. *Signed* is the newest ti
 checked. The last two may be wrong, for a server's clock may run ahead; they are kept over restarts and must not lock
 the device out for ever. So there are three ways back (docs/decisions/0013-a-clock-that-cannot-be-believed.md):
 
-* A proven time lies within the validity of the certificates that it was told under. Whoever told it can be reached
-  under it, too.
+* A proven time lies within the validity of the certificates that it was told under, where those were judged. Whoever
+  told it can be reached under it, too.
 * A later statement of a verified server takes an earlier one back.
 * A floor under which every certificate has been refused for `SET_ASIDE_AFTER_S` is set aside, and only the time of the
   build counts until a server has told the time.
@@ -18,13 +18,14 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from updateagent.release import TIME_MAX
+
 LOWERED_BY_S = 3600.0  # a statement that is so much earlier than the floor takes it back; less is how clocks differ
 SET_ASIDE_AFTER_S = 6 * 3600.0  # long enough for whoever put the wrong certificate there to notice, short for a meter
 SKEW_S = 300.0  # what a certificate that is valid from now on may lie ahead, for the clocks that made it
 STORED_EVERY_S = 86_400.0  # the floor is written once it has risen by so much: flash wears, and a day is near enough
 STORED_AT_END_S = 3600.0  # at an orderly end
 FILE_VERSION = 1  # of the file
-TIME_MAX = 32_503_680_000  # the year 3000
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +102,18 @@ class ClockFloor:
         """Whether what was told and signed counts for nothing, because no certificate is valid under it."""
         return self._refused_since is not None and monotonic - self._refused_since >= SET_ASIDE_AFTER_S
 
-    def told(self, time: float, valid: Validity) -> str:
-        """A server with verified certificates, all valid in that time, says what time it is.
+    def told(self, time: float, valid: Validity | None) -> str:
+        """A server with verified certificates, all valid in that time, says what time it is. `None`: it has proven
+        itself otherwise, and is reached whatever its certificates' periods are.
 
         Returns why it is not believed, empty when it is. The floor moves up with it, and down by more than an hour.
         """
         if time < self.built - SKEW_S:
             return "before the image was built"
-        if not valid.not_before - SKEW_S <= time <= valid.not_after + SKEW_S:
-            return "outside the validity of its own certificate"
-        time = min(time, valid.not_after)
+        if valid is not None:
+            if not valid.not_before - SKEW_S <= time <= valid.not_after + SKEW_S:
+                return "outside the validity of its own certificate"
+            time = min(time, valid.not_after)
         now, earliest = self._now, max(self._now.proven, self._signed())
         if time < earliest - LOWERED_BY_S:
             refuted = max(now.refuted, now.signed) if now.signed > time else now.refuted

@@ -10,38 +10,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.clock import SERVER, TOLERANCE_S
-from agent.clock_floor import TIME_MAX, Stored
+from agent.clock import TOLD
+from agent.clock_floor import Stored
+from agent.clock_trust import TOLERANCE_S
 
 if TYPE_CHECKING:
-    from agent.clock import Judgement, SystemClock
+    from agent.clock import SystemClock
+    from agent.clock_trust import Judgement
     from updateagent.disk import Disk
 
 LOG = logging.getLogger("agent.clock")
 
 FLOOR_FILE = "clock-floor.json"
 AGAIN_S = 3600.0  # after the clock was set, or was not let set; whoever else sets it shall not have a fight
-BUILT = "BUILT"  # of the release file: when the image was built, by ISO 8601 or in seconds since the epoch
-
-
-def built_at(release: dict[str, str]) -> float:
-    """Return when the image was built, by its release file; 0 where that does not say so. Raises `ValueError` for a
-    time that cannot be read."""
-    text = release.get(BUILT, "")
-    if not text:
-        return 0.0
-    if text.isascii() and text.isdigit():
-        seconds = float(text)
-    else:
-        built = datetime.fromisoformat(text)
-        seconds = built.replace(tzinfo=built.tzinfo or UTC).timestamp()
-    if not 0 <= seconds <= TIME_MAX:
-        raise ValueError(f"{text[:40]} is no time of a build")
-    return seconds
 
 
 def load_floor(disk: Disk, file: Path) -> Stored:
@@ -115,7 +99,7 @@ class ClockKeeper:
     # --- inside ---
 
     def _is_off(self, judged: Judgement) -> bool:
-        return judged.source == SERVER and abs(judged.ahead_s) > TOLERANCE_S
+        return judged.source in TOLD and abs(judged.ahead_s) > TOLERANCE_S
 
     def _why_not_set(self, judged: Judgement) -> str:
         if not self._may_set:

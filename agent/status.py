@@ -153,6 +153,25 @@ class DownloadStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """A program of a software component. `state`: starting | running | waiting (ended by itself, is started again) |
+    ending | stopping | stopped | over (ended, is not started again) | unusable. `since`: epoch seconds. `restarts`: all
+    starts but the first; `failed_starts`: ends before it was ready. `memory_kib` is what it had when last looked at, 0
+    for not known. `warning`: what is weaker here than its package asks for."""
+
+    id: str
+    version: str = ""
+    state: str = "stopped"
+    since: float = 0.0
+    restarts: int = 0
+    failed_starts: int = 0
+    pid: int = 0
+    memory_kib: int = 0
+    detail: str = ""
+    warning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """What the workers last said of themselves, for the tree and the field tool."""
 
@@ -167,6 +186,7 @@ class Status:
     update_state: str = "idle"
     firmware_job: str = ""  # downloading | verifying | handed over; empty: none
     download: DownloadStatus | None = None
+    services: tuple[ServiceStatus, ...] = ()
     workers: tuple[str, ...] = field(default=())
 
 

@@ -113,10 +113,12 @@ def client_context(
     ca_file: Path,
     certificate_time: Callable[[], CertificateTime] = by_system_clock,
     on_verdict: Callable[[Fault | None], None] = lambda _fault: None,
+    also: Sequence[str] = (),
 ) -> TlsContext:
     """Return what TLS connections are made with. `ca_file`: PEM of the authorities; each is believed by itself, whoever
     signed it. Where the file holds revocation lists too, a server's certificate must be on none of them, and its
-    issuer's must be there. `on_verdict` is told of each judgement of a certificate's time: its fault, `None` for valid.
+    issuer's must be there. `also`: texts (PEM) with further authorities. `on_verdict` is told of each judgement of a
+    certificate's time: its fault, `None` for valid.
 
     Raises `OSError` when the file cannot be read, `ssl.SSLError` (an `OSError` too) when it holds no certificate.
     """
@@ -124,10 +126,20 @@ def client_context(
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME | ssl.VERIFY_X509_PARTIAL_CHAIN)
     context.load_verify_locations(cafile=str(ca_file))
+    for text in also:
+        context.load_verify_locations(cadata=text)
     if context.cert_store_stats()["crl"]:
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     context.certificate_time, context.on_verdict = certificate_time, on_verdict
     return context
+
+
+def check_anchors(pem: str) -> None:
+    """Check that a text has certificates in PEM. Raises `ValueError`."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
+    except (ssl.SSLError, ValueError) as error:
+        raise ValueError("certificates in PEM expected") from error
 
 
 # --- the time of certificates ---

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import weakref
 from collections.abc import Sequence
-from typing import Protocol
 
-
-class HasDescriptor(Protocol):
-    """What `select` takes: a socket, a `Wakeup`."""
-
-    def fileno(self) -> int: ...
+from dlms.link.readable import HasDescriptor, readable
 
 
 class Wakeup:
@@ -48,7 +42,7 @@ class Wakeup:
 
         Returns whether one of `others` is readable. The flag is down afterwards.
         """
-        ready, _, _ = select.select([self, *others], [], [], seconds)
-        if self in ready:
+        ready = readable([self, *others], seconds)
+        if self._descriptor in ready:
             self.clear()
-        return any(one is not self for one in ready)
+        return bool(ready - {self._descriptor})

@@ -4,6 +4,7 @@ is none, 2 wrong usage, 3 the daemon does not run."""
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,10 +16,8 @@ import click
 from agent.cli import follow as following
 from agent.cli import network as networks
 from agent.cli import order as orders
-from agent.cli import show, wbxml
+from agent.cli import show
 from agent.cli.client import NotRunningError, RefusedError, ask, socket_path
-from omadm.syncml.errors import SyncmlError
-from omadm.syncml.messages import SyncmlValueError
 
 EXIT_REFUSED = 1
 EXIT_NOT_RUNNING = 3  # what init scripts call "program is not running"
@@ -202,6 +201,27 @@ def update_status(context: Context, follow: bool | None, file: Path | None, as_j
     show_update.run(follow=live if follow is None else follow)
 
 
+@cli.group(invoke_without_command=True)
+@json_option
+@click.pass_context
+def services(context: click.Context, as_json: bool) -> None:
+    """The programs that active software packages have running."""
+    if context.invoked_subcommand is None:
+        found = context.obj.ask("services")
+        context.obj.tell(found, as_json, lambda: show.services(found, time.time()) if found else "no services")
+
+
+@services.command("log")
+@click.argument("service")
+@click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="The last so many lines.")
+@json_option
+@click.pass_obj
+def service_log(context: Context, service: str, limit: int, as_json: bool) -> None:
+    """What SERVICE printed last."""
+    found = context.ask("service-log", service=service, limit=limit)
+    context.tell(found, as_json, lambda: "\n".join(show.printable(line) for line in found["lines"]))
+
+
 @cli.group("wbxml")
 def wbxml_documents() -> None:
     """Messages of OMA DM as WBXML and as XML; no daemon is needed."""
@@ -211,14 +231,29 @@ def wbxml_documents() -> None:
 @click.argument("file")
 def wbxml_decode(file: str) -> None:
     """Print the WBXML document in FILE, or on standard input for `-`, as XML."""
-    click.echo(_converted(file, wbxml.decode), nl=False)
+    from agent.cli import wbxml
+
+    _write(_converted(file, wbxml.decode))
 
 
 @wbxml_documents.command("encode")
 @click.argument("file")
 def wbxml_encode(file: str) -> None:
     """Write the XML document in FILE, or on standard input for `-`, as WBXML to standard output."""
-    click.echo(_converted(file, wbxml.encode), nl=False)
+    from agent.cli import wbxml
+
+    _write(_converted(file, wbxml.encode))
+
+
+def _write(converted: str | bytes) -> None:
+    """To standard output; says in one line why that takes nothing, and exits with 1."""
+    try:
+        click.echo(converted, nl=False)
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer fails at the end of the process, too
+        click.echo(f"dcuctl: standard output: {error.strerror or error}", err=True)
+        sys.exit(EXIT_REFUSED)
 
 
 ConvertedT = TypeVar("ConvertedT", str, bytes)
@@ -226,6 +261,11 @@ ConvertedT = TypeVar("ConvertedT", str, bytes)
 
 def _converted(file: str, convert: Callable[[bytes], ConvertedT]) -> ConvertedT:
     """What a document becomes; says in one line why it is none, and exits with 1."""
+    # Here, as it is a third of what `dcuctl --help` would load, for one group of commands.
+    from agent.cli import wbxml
+    from omadm.syncml.errors import SyncmlError
+    from omadm.syncml.messages import SyncmlValueError
+
     try:
         return convert(wbxml.read_input(file))
     except OSError as error:

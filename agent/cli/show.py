@@ -81,6 +81,7 @@ def _blocks(document: Mapping[str, Any], now: float) -> Iterator[str]:
         ]
     )
     yield slots(document["slots"]) if document["slots"] else ""
+    yield services(document["services"], now) if document.get("services") else ""
     yield tasks(document["tasks"], now) if document["tasks"] else ""
 
 
@@ -186,6 +187,23 @@ def health_line(checks: Mapping[str, Any]) -> str:
 def slots(found: Sequence[Mapping[str, Any]]) -> str:
     rows = [(slot["name"], slot["version"] or "-", slot["state"], "booted" if slot["booted"] else "") for slot in found]
     return table(("slot", "version", "state", ""), rows)
+
+
+def services(found: Sequence[Mapping[str, Any]], now: float) -> str:
+    """Return a table of the programs of software packages."""
+    rows = [
+        (
+            service["id"],
+            service["version"] or "-",
+            service["state"],
+            when(service["since"], now),
+            service["restarts"],
+            f"{service['memory_kib']} KiB" if service["memory_kib"] else "-",
+            printable("; ".join(text for text in (service["detail"], service["warning"]) if text)),
+        )
+        for service in found
+    ]
+    return table(("service", "version", "state", "since", "restarts", "memory", ""), rows)
 
 
 def tasks(found: Mapping[str, Mapping[str, Any]], now: float) -> str:

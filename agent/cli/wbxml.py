@@ -6,18 +6,20 @@ takes what decoding made back, with the same meaning: elements of a tree inside 
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from pathlib import Path
 
 from omadm.syncml import tnds, wbxml, xml
-from omadm.syncml.element import BODY_BYTES_MAX, PAGE_DDF, PAGE_METINF, PAGE_SYNCML, Element
+from omadm.syncml.element import BODY_BYTES_MAX, PAGE_DDF, PAGE_METINF, PAGE_SYNCML, Element, Spent
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.text import repeatable, to_base64
 from omadm.syncml.tokens import NAMESPACES
 
 STDIN = "-"
 XML_INDENT = "  "
+DOCUMENTS_MAX = 4  # inside each other; a bootstrap message has two
 _EMPTY_DOCUMENT = 6  # bytes: a header of five and one element
 _NAME, _NO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*"), re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -26,6 +28,8 @@ def read_input(name: str) -> bytes:
     """The whole file, or standard input for `-`; more than a message can have is cut, and then refused by the reader.
     Raises `OSError`."""
     if name == STDIN:
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, "standard input is closed")
         return sys.stdin.buffer.read(BODY_BYTES_MAX + 1)
     with Path(name).open("rb") as stream:
         return stream.read(BODY_BYTES_MAX + 1)
@@ -33,8 +37,8 @@ def read_input(name: str) -> bytes:
 
 def decode(document: bytes) -> str:
     """The document as indented XML. Raises `SyncmlError`, and `SyncmlValueError` for what XML has no form for."""
-    spent = wbxml.Spent()
-    root = _readable(wbxml.read(document, spent), spent, binary=False)
+    spent = Spent()
+    root = _readable(wbxml.read(document, spent), spent, DOCUMENTS_MAX - 1, binary=False)
     _indent(root, 0)
     return xml.write(root).decode("utf-8") + "\n"
 
@@ -44,16 +48,17 @@ def encode(document: bytes) -> bytes:
     return wbxml.write(_paged(xml.read(document), PAGE_SYNCML))
 
 
-def _readable(element: Element, spent: wbxml.Spent, *, binary: bool) -> Element:
-    """The element with text in the place of its opaque data. `binary`: the format around it is a binary one."""
+def _readable(element: Element, spent: Spent, inside: int, *, binary: bool) -> Element:
+    """The element with text in the place of its opaque data, in which documents may lie, `inside` of them inside each
+    other. `binary`: the format around it is a binary one."""
     given = _format(element)
     binary = given in tnds.BINARY_FORMATS if given else binary
     content: list[Element | str | bytes] = []
     for part in element.content:
         if isinstance(part, Element):
-            content.append(_readable(part, spent, binary=binary))
+            content.append(_readable(part, spent, inside, binary=binary))
         elif isinstance(part, bytes):
-            content.append(_shown(part, spent, binary=binary))
+            content.append(_shown(part, spent, inside, binary=binary))
         else:
             content.append(part)
     name = element.name if _NAME.fullmatch(element.name) else f"unknown-{_NO_NAME.sub('-', element.name)[:40]}"
@@ -71,10 +76,10 @@ def _format(element: Element) -> str:
     return next((each.name for each in found.elements()), found.text().strip())
 
 
-def _shown(data: bytes, spent: wbxml.Spent, *, binary: bool) -> Element | str:
-    if len(data) >= _EMPTY_DOCUMENT:
+def _shown(data: bytes, spent: Spent, inside: int, *, binary: bool) -> Element | str:
+    if inside and len(data) >= _EMPTY_DOCUMENT:
         try:
-            return _readable(wbxml.read(data, spent), spent, binary=False)
+            return _readable(wbxml.read(data, spent), spent, inside - 1, binary=False)
         except SyncmlError:
             pass  # no document: text, or octets
     if binary:

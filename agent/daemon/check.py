@@ -13,14 +13,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
-from agent.clock_keeper import BUILT, built_at
-from agent.dm.registration import account_document
+from agent.clock_floor import CertificateTime
+from agent.dm.account_file import account_document
 from agent.mo import dmacc
 from agent.settings.config import EXIT_CONFIG, Config, ConfigError, load
-from agent.settings.identity import SecretError, read_password, read_release, read_secret
+from agent.settings.identity import SecretError, read_password, read_release
+from agent.ssmp.security_module import open_module
 from agent.tls import client_context
 from omadm.bootstrap import BootstrapError
 from omadm.client_provisioning import bootstrap_tree
+from updateagent.release import BUILT, built_at
 
 EXIT_OK = 0
 
@@ -44,9 +46,9 @@ def check(file: Path, out: TextIO, err: TextIO) -> int:
 def problems(config: Config) -> Iterator[str]:
     """What is wrong with the things that the configuration names, each with its key."""
     try:
-        read_secret(config.device.key_file)
+        open_module(config, lambda: CertificateTime(0.0, None), trial=True)
     except SecretError as error:
-        yield f"device.key_file: {error}"
+        yield f"{config.security_module.named_by}: {error}"
     yield from _release(config)
     yield from _authorities(config)
     yield from _roots(config)
@@ -54,7 +56,12 @@ def problems(config: Config) -> Iterator[str]:
     yield from _ports(config)
     yield from _mqtt(config)
     yield from _account(config)
-    for key, command in (("reboot_command", config.reboot_command), ("update.command", config.update.command)):
+    commands = [("reboot_command", config.reboot_command), ("update.command", config.update.command)]
+    if config.connectivity.hook:
+        commands.append(("connectivity.hook", config.connectivity.hook))
+    if config.connectivity.timesyncd_file is not None:
+        commands.append(("connectivity.time_command", config.connectivity.time_command))
+    for key, command in commands:
         if shutil.which(command[0]) is None:
             yield f"{key}: no program {command[0]}"
     if config.watchdog.device and not Path(config.watchdog.device).exists():

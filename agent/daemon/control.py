@@ -33,6 +33,9 @@ WAITING_MAX = 8
 ACCEPT_S = 10.0  # for a connection, between two beats
 MODE = 0o660
 
+CHANGING = frozenset({"order", "order-cancel", "forget-meter", "give-up", "add-meter", "network-order"})
+"""Commands that change something, which a locked device takes from nobody."""
+
 Handler = Callable[[Mapping[str, object]], object]
 
 
@@ -199,3 +202,17 @@ def _is_answered(path: Path) -> bool:
         except OSError:
             return False  # no file, no socket, or one that nobody listens at any more
     return True
+
+
+def unless_locked(handlers: Mapping[str, Handler], locked: Callable[[], bool]) -> dict[str, Handler]:
+    """Return the handlers, of which those that change something refuse while the device is `locked`."""
+
+    def guarded(handler: Handler) -> Handler:
+        def handle(request: Mapping[str, object]) -> object:
+            if locked():
+                raise ControlError("the device is locked by its head-end")
+            return handler(request)
+
+        return handle
+
+    return {name: guarded(handler) if name in CHANGING else handler for name, handler in handlers.items()}

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import select
 import signal
 import sys
 import threading
@@ -29,6 +28,7 @@ from agent.clock import Clock
 from agent.daemon.clock_steps import ClockSteps
 from agent.daemon.watchdog import Watchdog
 from agent.wakeup import Wakeup
+from dlms.link.readable import readable
 
 LOG = logging.getLogger("agent.supervisor")
 
@@ -166,9 +166,8 @@ class Supervisor:
 
     def _sleep_once(self, seconds: float) -> None:
         steps = self._clock_steps
-        descriptors = [self._wakeup.fileno(), *steps.descriptors]
-        ready, _, _ = select.select(descriptors, [], [], min(seconds, steps.look_every_s))
-        if set(steps.descriptors).intersection(ready):
+        ready = readable([self._wakeup, *steps.descriptors], min(seconds, steps.look_every_s))
+        if ready.intersection(steps.descriptors):
             steps.clear()
             self._urgent = True
         self._wakeup.clear()

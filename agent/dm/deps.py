@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from agent.clock import Clock
+from agent.dm.trial import Network, NoNetwork
 from agent.mo.objects import DeviceObjects
 from agent.settings.provisioning import Provisioning
 from agent.status import StatusBoard
@@ -21,6 +22,7 @@ from omadm.syncml.codec import DM_WBXML
 from updateagent.disk import Disk
 
 if TYPE_CHECKING:
+    from agent.clock_floor import Validity
     from agent.https import Response
 
 POLL_EVERY_S = 3600.0
@@ -41,6 +43,7 @@ class DmConfig:
     `poll_every_s` is the longest time without a session; after a failure the next attempt is `backoff_min_s` away,
     doubling up to `backoff_max_s`. `auth_types` are the kinds of credentials that an account may ask for.
     `standard_notifications`: notifications of a server of another make, which have no counter, are taken as well.
+    `boot_id` tells one boot from the other; empty where nothing does.
     """
 
     device_id: str
@@ -52,6 +55,7 @@ class DmConfig:
     mac_algorithms: tuple[str, ...] = ("SHA-256",)
     auth_types: tuple[str, ...] = ("HMAC",)
     standard_notifications: bool = False
+    boot_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,12 @@ class DmDeps:
     * `health(name, ok, detail)`: one health check result, for the Update Agent's trial boot.
     * `on_provisioning(p)`: called from the DM thread at start and after each change; must not block.
     * `request_reboot()`: asks the supervisor to reboot the board; returns at once.
+    * `time_told(told, sent, received, valid)`: the DM server has told the time in a message with its MAC, see
+      `agent.clock.SystemClock.session_time`.
+    * `time_doubted()`: returns, once, whether a certificate was refused for its time since. `ask_time()` then asks the
+      security server for the time, and raises as `register` does; `None` where there is none.
     * `push_url()`: where notifications reach this device now, empty for nowhere; called from the DM thread.
+    * `network`: puts changes of how the head-end is reached into effect.
     """
 
     tree: ManagementTree
@@ -78,5 +87,10 @@ class DmDeps:
     on_provisioning: Callable[[Provisioning], None]
     request_reboot: Callable[[], None]
     push_url: Callable[[], str] = lambda: ""
+    renewal_due: Callable[[], bool] = lambda: False
+    time_told: Callable[[float, float, float, Validity | None], None] = lambda *_: None
+    time_doubted: Callable[[], bool] = lambda: False
+    ask_time: Callable[[], None] | None = None
+    network: Network = field(default_factory=NoNetwork)
     rng: random.Random = field(default_factory=random.SystemRandom)
     entropy: Callable[[int], bytes] = os.urandom

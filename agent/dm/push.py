@@ -31,9 +31,8 @@ PATH = "/push"
 HEAD_BYTES_MAX = 4096  # request line and headers; a sender needs some 200
 BODY_BYTES_MAX = 1024  # digest, header, server id (255 at most) and vendor tail
 REQUEST_S = 5.0  # from accept to the last byte of the request
-CONNECTIONS_MAX = 32
-CONNECTIONS_PER_NETWORK_MAX = 4  # the head-end needs one; an IPv6 network is a /64, an IPv4 one an address
-GRACE_S = 1.0  # a younger connection does not give way: a genuine request has come whole by then
+CONNECTIONS_MAX = 48
+CONNECTIONS_PER_NETWORK_MAX = 16  # the head-end needs one; an IPv6 network is a /64, an IPv4 one an address
 BEAT_S = 10.0  # at most, between two beats
 BIND_AGAIN_S = 10.0
 ACCEPT_FAILED_S = 1.0  # pause after an accept that failed
@@ -272,7 +271,8 @@ class PushListener:
         for connection in list(self._connections):
             if connection in ready:
                 self._receive(connection, now)
-            elif now - connection.since >= self._request_s:
+            # Also of one that has just sent an octet: a peer that always has one ready would go on for ever.
+            if connection in self._connections and now - connection.since >= self._request_s:
                 self._answer(connection, 408)
         if self._socket is not None and self._socket in ready:
             self._accept(self._socket)
@@ -323,26 +323,23 @@ class PushListener:
             now = self._monotonic()  # of this connection: those before it may have taken their time
             accepted.settimeout(0)
             connection = _Connection(accepted, str(address[0]), network_of(str(address[0])), now)
-            if not self._make_room(connection.network, now):
-                accepted.close()
-                continue
             self._connections.append(connection)
             self._selector.register(connection, selectors.EVENT_READ)
-            self._receive(connection, now)
+            self._receive(connection, now)  # a whole request is here already, as a rule, and takes nobody's place
+            if connection in self._connections:
+                self._make_room(connection.network)
 
-    def _make_room(self, network: str, now: float) -> bool:
-        """Have the connection that has waited longest give way, where there are too many, of all or of one network."""
+    def _make_room(self, network: str) -> None:
+        """Have the connection that has waited longest give way, where there are too many, of all or of one network.
+
+        However young that is: who comes last is never refused, or a few new connections per second would keep
+        everybody out who sends his request at once.
+        """
         same = [one for one in self._connections if one.network == network]
-        if len(same) >= CONNECTIONS_PER_NETWORK_MAX:
-            longest = same[0]
-        elif len(self._connections) >= CONNECTIONS_MAX:
-            longest = self._connections[0]
-        else:
-            return True
-        if now - longest.since < GRACE_S:
-            return False
-        self._answer(longest, 503)
-        return True
+        if len(same) > CONNECTIONS_PER_NETWORK_MAX:
+            self._answer(same[0], 503)
+        elif len(self._connections) > CONNECTIONS_MAX:
+            self._answer(self._connections[0], 503)
 
     def _receive(self, connection: _Connection, now: float) -> None:
         try:

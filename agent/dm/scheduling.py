@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-URGENT = frozenset({"push", "user", "bootstrap"})  # these do not wait for a back-off to end
+URGENT = frozenset({"push", "user", "bootstrap", "trial", "time"})  # these do not wait for a back-off to end
 DOUBLINGS_MAX = 16
 
 

@@ -11,7 +11,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
 
+from agent.clock_floor import Validity
 from agent.dm.deps import DmConfig, DmDeps
 from agent.dm.nonces import NonceStore
 from agent.dm.scheduling import Timing
@@ -23,9 +26,12 @@ from agent.dm.session_events import (
     Ended,
     Event,
     NoncesChanged,
+    OutgoingMessage,
     SessionSettings,
+    TimeTold,
     Unsendable,
 )
+from agent.dm.trial import TrialRun
 from agent.https import HttpsError
 from agent.log import hide
 from agent.mo import dmacc
@@ -39,12 +45,13 @@ from omadm.auth import HMAC_HEADER
 from omadm.bootstrap import Account, BootstrapError
 from omadm.codes import AlertCode, Refusal
 from omadm.notification import PUSH_URL, Notification, NotificationError, verify
-from omadm.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
+from omadm.ssmp.errors import SsmpError, SsmpRefused, SsmpUnsettledError, SsmpUsageError
 
 LOG = logging.getLogger("agent.dm")
 
 LOOK_EVERY_S = 30.0  # how often the worker beats while nothing happens
 UNPROVEN_MAX = 5  # sessions in a row that failed for credentials, before a new account is asked for
+TIME_EVERY_S = 900.0  # how often the security server is asked for the time while certificates are refused for theirs
 ADDRESS_EVERY_S = 60.0  # how often the push URL is compared with the one that the server knows
 HEALTH = "dm_session"
 
@@ -73,8 +80,13 @@ class DmService:
         self._unproven = 0
         self._push_url: str | None = None  # as the server knows it; None before the first session
         self._address_at = float("-inf")
+        self._time_at = float("-inf")  # not before, the security server is asked for the time
+        self._round_trip = RoundTrip()
         self._status = DmStatus()
         self._provisioning = provisioning_from_tree(self.tree.view())
+        self.trial = TrialRun(
+            deps.tree, deps.clock, deps.network, config.boot_id, self._ask_on_trial, self.report_alerts
+        )
 
     # -- for other threads ------------------------------------------------------------------------------------
 
@@ -125,6 +137,14 @@ class DmService:
         self._timing.ask("alert")
         self._wake.set()
 
+    def warnings(self) -> list[str]:
+        """What an operator should know. Any thread."""
+        return [self.trial.problem] if self.trial.problem else []
+
+    def _ask_on_trial(self) -> None:
+        self._timing.ask("trial")
+        self._wake.set()
+
     def reboot(self) -> None:
         """The Update Agent has work: ask for a reboot when the session that is open, if any, is over. Any thread."""
         self._reboot.set()
@@ -138,6 +158,7 @@ class DmService:
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         self._deps.on_provisioning(self._provisioning)
+        self._grant_new()
         account = self._account()
         if account is not None:
             self._registered(account)
@@ -149,7 +170,8 @@ class DmService:
             self._wake.clear()
             self.step(stop, beat)
             if not stop.is_set():
-                self._wake.wait(self._timing.wait(self._deps.clock.monotonic(), LOOK_EVERY_S))
+                wait = self._timing.wait(self._deps.clock.monotonic(), LOOK_EVERY_S)
+                self._wake.wait(min(wait, self.trial.wait()))
 
     def step(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Whatever is due now: a reboot, a registration or a session."""
@@ -158,17 +180,34 @@ class DmService:
             LOG.info("asking for a reboot", extra={"event": "dm.reboot"})
             self._deps.request_reboot()
             return
+        self.trial.step()
         now = self._deps.clock.monotonic()
+        if now >= self._time_at and self._deps.time_doubted():
+            beat()
+            self._ask_time(now)
         account = self._account()
-        if account is None or self._unproven >= UNPROVEN_MAX:
+        if account is None:
+            self.trial.account_gone()
+        if account is None or self.tree.behind or (self._unproven >= UNPROVEN_MAX and not self.trial.armed):
             if self._timing.may_register(now):
                 beat()
-                self._register(account)
+                # Who holds no account is provisioned again: what the tree has lost is among that.
+                self._register(None if self.tree.behind else account)
             return
+        if self._deps.renewal_due() and not self.trial.armed and self._timing.may_register(now):
+            beat()
+            account = self._renew(account)
         self._look_at_address(now)
         due = self._timing.due(now)
         if due is not None:
             self._session(account, *due, stop, beat)
+
+    def _grant_new(self) -> None:
+        try:
+            with self.tree.transaction() as changing:
+                dmacc.grant_new(changing)
+        except Refusal as error:  # the next start tries again
+            LOG.warning("rights on new objects are not granted: %s", error, extra={"event": "dm.storage"})
 
     def _account(self) -> Account | None:
         """The account in the tree, if the settings, which may have changed since, still allow it."""
@@ -180,6 +219,18 @@ class DmService:
             self._address_at = now
             if self._deps.push_url() != self._push_url:
                 self._timing.ask("address")
+
+    def _ask_time(self, now: float) -> None:
+        """A certificate was refused for its time: ask the one server that can prove what time it is."""
+        if self._deps.ask_time is None:
+            return
+        self._time_at = now + TIME_EVERY_S
+        try:
+            self._deps.ask_time()
+        except (SsmpError, SsmpUsageError) as error:
+            LOG.warning("the time cannot be asked for: %s", error, extra={"event": "dm.time.unknown"})
+            return
+        self._timing.ask("time")  # what was refused may be right now
 
     # -- registration -----------------------------------------------------------------------------------------
 
@@ -199,6 +250,7 @@ class DmService:
         else:
             LOG.info("registered with %s", account.server_id, extra={"event": "dm.registered"})
             self._unproven = 0
+            self.tree.caught_up()
             self._timing.succeeded(self._deps.clock.monotonic())
             self._registered(account)
             self._announce()
@@ -210,6 +262,25 @@ class DmService:
         self._unproven = min(self._unproven, UNPROVEN_MAX - 1)  # the account there is, if any, gets another try
         self._publish(DmStatus(state=state, error=why, last_session=self._status.last_session))
         self._deps.health(HEALTH, False, why)  # noqa: FBT003  the signature of `DmDeps.health`
+
+    def _renew(self, account: Account) -> Account:
+        """Register again, since the device's certificate ends soon. Returns the account that is good then: where that
+        fails the one of before, and the certificate's keeper says when to try again."""
+        from omadm.client_provisioning import bootstrap_tree
+
+        try:
+            tree = bootstrap_tree(self._deps.register(account.fingerprint()))
+            with self.tree.transaction() as changing:
+                renewed = dmacc.install(changing, tree, self._config.auth_types)
+        except (SsmpError, SsmpUsageError, BootstrapError, Refusal) as error:
+            LOG.warning("the certificate is not renewed: %s", error, extra={"event": "dm.renewal.failed"})
+            if isinstance(error, SsmpUnsettledError):  # the account may be void: register again at once
+                self._unproven = UNPROVEN_MAX
+            return account
+        self._registered(renewed)
+        self._announce()
+        self._timing.ask("bootstrap")
+        return renewed
 
     def _registered(self, account: Account) -> None:
         hide(account.client_secret)
@@ -234,6 +305,7 @@ class DmService:
         self, account: Account, trigger: str, session_id: str, stop: threading.Event, beat: Callable[[], None]
     ) -> None:
         started = self._deps.clock.wall()
+        armed = self.trial.armed
         session_id = session_id or f"{int.from_bytes(self._deps.entropy(2), 'big') or 1:X}"
         LOG.info("session %s (%s) begins", session_id, trigger, extra={"event": "dm.session.begin"})
         device_info = self._device_info.leaves()
@@ -254,6 +326,7 @@ class DmService:
             self._unproven = self._unproven + 1 if ended.unproven else 0
             self._timing.failed(now)
             self._timing.again(trigger, session_id if trigger == "push" else "")
+        self.trial.session_over(armed, ok=ended.ok, result=ended.result)
         level = logging.INFO if ended.ok else logging.WARNING
         LOG.log(level, "session %s ends: %s", session_id, ended.result, extra={"event": "dm.session.end"})
         error = "" if ended.ok else ended.result
@@ -295,6 +368,9 @@ class DmService:
                 replies = executor.run(message)
                 self._announce()
                 session.answer(list(replies), self._deps.clock.monotonic())
+            case TimeTold(seconds):
+                trip = self._round_trip
+                self._deps.time_told(seconds, trip.sent, trip.received, trip.valid)
             case Unsendable(what):
                 LOG.error("%s", what, extra={"event": "dm.unsendable"})
             case Ended():
@@ -318,11 +394,13 @@ class DmService:
         headers = {"Content-Type": output.content_type, "Accept": output.content_type}
         if output.mac is not None:
             headers[HMAC_HEADER] = output.mac
+        self._round_trip.begins(output, self._deps.clock.monotonic())
         try:
             got = self._deps.https.request("POST", output.url, body=output.body, headers=headers)
         except HttpsError as error:
             session.receive_failure(str(error), self._deps.clock.monotonic())
             return
+        self._round_trip.ends(self._deps.clock.monotonic(), got.valid)
         if session.over():
             return  # that was a goodbye
         answer = Answer(got.status, got.headers.get("content-type", ""), got.body, got.headers.get(HMAC_HEADER))
@@ -330,6 +408,28 @@ class DmService:
 
     def now(self) -> float:
         return self._deps.clock.monotonic()
+
+
+@dataclass(slots=True)
+class RoundTrip:
+    """When the last message went, and its answer came; monotonic seconds. `valid`: when the certificates are valid that
+    the server was verified by.
+
+    A message that is sent again octet by octet may get the answer that was made for it the first time, and lost.
+    """
+
+    sent: float = 0.0
+    received: float = 0.0
+    valid: Validity | None = None
+    _digest: bytes = b""
+
+    def begins(self, output: OutgoingMessage, now: float) -> None:
+        digest = sha256(f"{output.mac or ''}\0".encode() + output.body).digest()
+        if digest != self._digest:
+            self.sent, self._digest = now, digest
+
+    def ends(self, now: float, valid: Validity | None) -> None:
+        self.received, self.valid = now, valid
 
 
 class _Drive:

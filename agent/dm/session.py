@@ -5,6 +5,7 @@ carries out the events:
 
 * `CommandsReceived(message)`: authenticated commands; the driver executes them and calls `answer(replies)`;
 * `NoncesChanged`: to be stored durably before the next output is sent;
+* `TimeTold(seconds)`: what time it is at a server that signs its messages with a MAC;
 * `Acknowledged(alert_id)`: the server has taken note of a generic alert;
 * `Ended(ok, result, unproven)`: the last event.
 
@@ -30,6 +31,7 @@ from agent.dm.session_events import (
     NoncesChanged,
     OutgoingMessage,
     SessionSettings,
+    TimeTold,
     Unsendable,
 )
 from agent.dm.session_states import TRANSITIONS, Input, SessionUsageError, State
@@ -37,7 +39,8 @@ from agent.tree.alerts import GenericAlert
 from agent.tree.chunks import OBJECT_BYTES_MAX
 from omadm.auth import NONCE_BYTES, NONCE_BYTES_MAX, AuthError
 from omadm.codes import AlertCode, Code, succeeded
-from omadm.schemes import Credentials, Schemes
+from omadm.schemes import Credentials, Mac, Schemes
+from omadm.server_time import time_in
 from omadm.syncml.codec import accepts, decode, encode
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import (
@@ -54,6 +57,7 @@ from omadm.syncml.messages import (
     SyncML,
     SyncmlValueError,
 )
+from omadm.transitions import Stateful
 
 MESSAGES_MAX = 256  # of one session, ours; a large object of MaxObjSize in the smallest chunks a server sends
 SESSION_S_MAX = 900.0
@@ -61,13 +65,13 @@ MESSAGE_BYTES_MAX = 64 * 1024  # MaxMsgSize: what we take and what we send
 HTTP_OK = 200
 
 
-class Session:
+class Session(Stateful[State, Input]):
     """One session. `entropy(n)` gives n random bytes for nonces. Times are monotonic seconds."""
 
     def __init__(self, settings: SessionSettings, entropy: Callable[[int], bytes]) -> None:
         self._settings = settings
         self._entropy = entropy
-        self._state = State.READY
+        super().__init__(State.READY, TRANSITIONS)
         schemes = Schemes.with_mac(settings.algorithms).with_transport()
         self._own, self._peer = (schemes.of(kind) for kind in settings.account.auth_types)
         self._accepted = False  # the server said 212: it wants no credentials in this session any more
@@ -92,10 +96,6 @@ class Session:
         self.messages = 0
 
     # -- the contract -----------------------------------------------------------------------------------------
-
-    @property
-    def state(self) -> State:
-        return self._state
 
     def start(self, now: float) -> None:
         """Make package 1. Raises `SessionUsageError` when started before."""
@@ -271,6 +271,11 @@ class Session:
             self._packer.limits = Limits(
                 hdr.meta.max_msg_size or limits.message, hdr.meta.max_obj_size or limits.object
             )
+            told = time_in(hdr.meta.emi)
+            if told is not None and isinstance(
+                self._peer, Mac
+            ):  # other credentials do not protect what the message says
+                self._events.append(TimeTold(told))
         self._read_statuses(message)
         wanted = [c for c in message.commands if not _is_answer(c)]
         work = [c for c in wanted if not _is_alert(c, AlertCode.NEXT_MESSAGE)]
@@ -428,9 +433,6 @@ class Session:
     def over(self) -> bool:
         """Whether it has ended, well or not: no answer is wanted any more."""
         return self._state in {State.ENDED, State.FAILED}
-
-    def _step(self, given: Input) -> None:
-        self._state = TRANSITIONS.after(self._state, given)
 
     def _fail(self, why: str, *, unproven: bool = False) -> None:
         self._step(Input.BROKEN)

@@ -65,6 +65,13 @@ class NoncesChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeTold:
+    """The last message of the server, which has its MAC, says what time it is: seconds since 1970 (UTC)."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Acknowledged:
     """The server has taken the generic alert of that id."""
 
@@ -87,4 +94,4 @@ class Unsendable:
     what: str
 
 
-Event = CommandsReceived | NoncesChanged | Acknowledged | Ended | Unsendable
+Event = CommandsReceived | NoncesChanged | TimeTold | Acknowledged | Ended | Unsendable

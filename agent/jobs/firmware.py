@@ -132,11 +132,21 @@ class Job:
 def load(looking: Transaction) -> Job:
     """The stored job; a fresh one where there is none or one that cannot be read."""
     record = looking.record(RECORD)
+    kinds = {name: type(getattr(Job(), name)) for name in Job.__slots__} | {"state": int}
     try:
-        job = Job(**{name: type(getattr(Job(), name))(record[name]) for name in Job.__slots__ if name in record})
-        return replace(job, state=int(State(job.state)))
+        job = Job(**{name: kind(record[name]) for name, kind in kinds.items() if name in record})
     except (TypeError, ValueError):
         return Job()
+    return job if job.state in set(State) else replace(job, state=int(_known_state(job)))
+
+
+def _known_state(job: Job) -> State:
+    """Where a job goes on whose state is a later version's, from before a rollback: its server waits for a result."""
+    if not job.active:
+        return State.IDLE
+    if job.boot:
+        return State.UPDATING  # handed over: the updater says how that ended
+    return State.DOWNLOADING if job.url else State.DOWNLOADED
 
 
 def save(changing: Transaction, job: Job) -> None:

@@ -59,11 +59,13 @@ class Job:
 
 def jobs(looking: Transaction) -> tuple[Job, ...]:
     """The jobs that are not reported yet, in order. An entry that cannot be read is left out."""
-    known = set(Job.__slots__)
+    # The meters are a tuple until they have been on the disk.
+    kinds: dict[str, tuple[type, ...]] = {"priority": (int,), "deadline_s": (int,), "meters": (list, tuple)}
+    known = {name: kinds.get(name, (str,)) for name in Job.__slots__}
     return tuple(
-        Job(**{name: entry[name] for name in known} | {"meters": tuple(entry["meters"])})
+        Job(**{name: entry[name] for name in known} | {"meters": tuple(map(str, entry["meters"]))})
         for entry in looking.record(RECORD).get("jobs", [])
-        if set(entry) >= known
+        if isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in known.items())
     )
 
 

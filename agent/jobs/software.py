@@ -7,7 +7,7 @@ and in order, and ends each in one transaction: the job goes, the inventory chan
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 
 from agent.jobs.waiting import set_waiting
@@ -26,6 +26,11 @@ ENDED_KEPT = (
 )
 COMPONENTS_MAX = 64
 
+OPERATIONS: Mapping[str, Sequence[str]] = {
+    "Download": ("Download", "DownloadInstall", "DownloadInstallInactive"),
+    "Delivered": ("Install", "InstallInactive", "Remove"),
+    "Deployed": ("Activate", "Deactivate", "Remove"),
+}
 SUCCESS = 1200
 DEPLOYED_INACTIVE, DEPLOYED_ACTIVE = "10", "20"
 DELIVERED_STATE, INSTALLED_STATE = "10", "20"
@@ -66,18 +71,55 @@ class Job:
     software_id: str = ""
 
     @property
+    def is_known(self) -> bool:
+        """Whether this program knows what is to be done; a later version may have accepted what it does not."""
+        return self.operation in OPERATIONS.get(self.kind, ())
+
+    @property
     def base(self) -> Path:
-        return (*{"Download": DOWNLOAD, "Delivered": DELIVERED, "Deployed": DEPLOYED}[self.kind], self.name)
+        place = {"Download": DOWNLOAD, "Delivered": DELIVERED, "Deployed": DEPLOYED}.get(self.kind)
+        return (*place, self.name) if place is not None else ("SCOMO",)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """An activation by a job, from before the version is active until the job ends. `before`: the version that was
+    active then, empty for none; `starts`: how often it was begun; `failed`: why it is to be taken back."""
+
+    job: str
+    software_id: str
+    version: str
+    before: str
+    starts: int = 0
+    failed: str = ""
+
+
+def trial(looking: Transaction) -> Trial | None:
+    """The activation under way; `None` for none, and for one that cannot be read."""
+    found = looking.record(RECORD).get("trial")
+    if not isinstance(found, dict):
+        return None
+    texts = [found.get(name) for name in ("job", "software_id", "version", "before", "failed")]
+    starts = found.get("starts")
+    if not all(isinstance(text, str) for text in texts) or not isinstance(starts, int):
+        return None
+    job, software_id, version, before, failed = map(str, texts)
+    return Trial(job, software_id, version, before, starts, failed)
+
+
+def set_trial(changing: Transaction, wanted: Trial) -> None:
+    changing.update_record(RECORD, trial=asdict(wanted))
 
 
 def jobs(looking: Transaction) -> tuple[Job, ...]:
     """The jobs that wait or are under way, in order. An entry that cannot be read is left out."""
     known = set(Job.__slots__)
-    return tuple(
-        Job(**{name: value for name, value in entry.items() if name in known})
+    entries = [
+        {name: value for name, value in entry.items() if name in known}
         for entry in looking.record(RECORD).get("jobs", [])
-        if set(entry) >= known - {"software_id"}
-    )
+        if isinstance(entry, dict) and set(entry) >= known - {"software_id"}
+    ]
+    return tuple(Job(**entry) for entry in entries if all(isinstance(value, str) for value in entry.values()))
 
 
 def forget_ended(changing: Transaction) -> None:
@@ -105,7 +147,7 @@ def forget_ended(changing: Transaction) -> None:
 
 def status_of(looking: Transaction, name: str) -> int:
     found = looking.record(RECORD).get("status", {}).get(name, DownloadStatus.IDLE)
-    return int(found)
+    return found if isinstance(found, int) else int(DownloadStatus.IDLE)  # a word of a later version says nothing here
 
 
 def set_status(changing: Transaction, name: str, status: DownloadStatus) -> None:
@@ -122,6 +164,9 @@ def set_jobs(changing: Transaction, wanted: Sequence[Job]) -> None:
 def finish(changing: Transaction, job: Job, result: int, identifier: str, status: DownloadStatus | None = None) -> None:
     """End a job: out of the list, and its alert into the queue."""
     set_jobs(changing, [each for each in jobs(changing) if each.id != job.id])
+    record = changing.record(RECORD)
+    if record.pop("trial", None) is not None:
+        changing.set_record(RECORD, record)
     if status is not None and job.kind == "Download":
         set_status(changing, job.name, status)
         record = changing.record(RECORD)

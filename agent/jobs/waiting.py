@@ -21,5 +21,6 @@ class WaitingJob(Protocol):
 def set_waiting(changing: Transaction, record: str, wanted: Sequence[WaitingJob]) -> None:
     """Make these the jobs of the record, in order. Of those that were there already, what a later version of the
     program added is kept."""
-    before = {entry.get("id"): entry for entry in changing.record(record).get("jobs", [])}
+    entries = [entry for entry in changing.record(record).get("jobs", []) if isinstance(entry, dict)]
+    before = {entry["id"]: entry for entry in entries if isinstance(entry.get("id"), str)}
     changing.update_record(record, jobs=[{**before.get(job.id, {}), **asdict(job)} for job in wanted])

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from agent.jobs import device
 from agent.mo import sched
 from agent.mo.meters import added_meters, is_enforced, whitelist_of
 from agent.settings.provisioning import (
@@ -47,6 +48,7 @@ from omadm.readings import RECORDS_MAX
 
 URN = "urn:x-dcu:mo:ami:1.0"
 CLIENT_SAP_MAX = 127
+ALL_DAY = "00:00-24:00"  # the quiet hours of a locked device
 RULES_MAX = 4096  # one for each meter of a full network
 KEY_OCTETS = (16, 32)
 TITLE_OCTETS = 8
@@ -249,7 +251,7 @@ def provisioning_from_tree(looking: Transaction) -> Provisioning:
         access=MeterAccess(**dict(_given(looking, ACCESS))),  # type: ignore[arg-type]
         access_rules=tuple(_access_rules(looking)),
         system_title=_octets(looking.text((*ACCESS, "SystemTitle"))),
-        quiet_hours=sched.quiet_hours(looking),
+        quiet_hours=ALL_DAY if device.is_locked(looking) else sched.quiet_hours(looking),
         zone=sched.zone(looking),
         whitelist=whitelist_of(looking),
         whitelist_enforced=is_enforced(looking),

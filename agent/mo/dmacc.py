@@ -18,7 +18,9 @@ from omadm.codes import Code, Refusal
 from omadm.syncml.messages import MgmtTree
 
 ROOT: Path = ("DMAcc",)
-MANAGED = (("SCHED",), ("AMI",), ("FUMO",), ("SCOMO",))  # what the bootstrapped server may manage
+MANAGED = tuple((name,) for name in ("SCHED", "AMI", "FUMO", "SCOMO", "ConnMO", "LAWMO", "DiagMon"))
+"""What the bootstrapped server may manage."""
+
 BOOTSTRAP_ROOTS = frozenset({"DMAcc", "SCHED", "AMI"})
 
 
@@ -115,6 +117,18 @@ def install(changing: Transaction, tree: MgmtTree, allowed: Collection[str] = ("
     return account
 
 
+def grant_new(changing: Transaction) -> None:
+    """Give the server of the account every right on managed objects that the program had not when it was bootstrapped.
+    An object that was ever granted or written keeps the ACL it has."""
+    known = account(changing)
+    if known is None:
+        return
+    for root in MANAGED:
+        existing = changing.find(root)
+        if existing is not None and existing.node is None:
+            changing.put(root, acl=Acl.everything_for(identifier(known.server_id)))
+
+
 def account(looking: Transaction) -> Account | None:
     """The first complete account in the tree."""
     for name in looking.names(looking.existing(ROOT)):
@@ -146,6 +160,24 @@ def _account(looking: Transaction, base: Path) -> Account | None:
         return None
 
 
+def set_address(changing: Transaction, url: str) -> None:
+    """Give the account in use another address. There is one, or this raises `Refusal` 404."""
+    for name in changing.names(changing.existing(ROOT)):
+        base = (*ROOT, name)
+        if _account(changing, base) is not None:
+            place = _address_node(changing, base)
+            if place is not None:
+                changing.put((*place, "Addr"), url)
+                changing.drop((*place, "Port"))  # it only repeats what stands in the URL
+                return
+    raise Refusal(Code.NOT_FOUND, "there is no account with an address")
+
+
+def is_address(path: Path) -> bool:
+    """Whether a node is the address of an account."""
+    return len(path) == 5 and path[0] == ROOT[0] and path[2] == "AppAddr" and path[4] == "Addr"
+
+
 def _other(kind: str, than: str) -> str:
     return "" if kind == than else kind
 
@@ -162,11 +194,16 @@ def _credentials(looking: Transaction, base: Path, level: str) -> Path | None:
     return None
 
 
-def _address(looking: Transaction, base: Path) -> str:
+def _address_node(looking: Transaction, base: Path) -> Path | None:
     for path in _below(looking, (*base, "AppAddr")):
         if looking.text((*path, "AddrType"), "URI") in {"URI", ""}:
-            return looking.text((*path, "Addr"))
-    return ""
+            return path
+    return None
+
+
+def _address(looking: Transaction, base: Path) -> str:
+    path = _address_node(looking, base)
+    return looking.text((*path, "Addr")) if path is not None else ""
 
 
 def _bytes(looking: Transaction, path: Path) -> bytes:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from agent.jobs import firmware
+from agent.jobs import device, firmware
 from agent.jobs.firmware import PKG_DATA, ROOT, RunningDownload
+from agent.mo.connectivity import trial
 from agent.tree import alerts
 from agent.tree.schema import GE, Access, ExecCall, Format, NodeSpec, Path, https_url, interior, live, permanent
 from agent.tree.tree import Transaction
@@ -99,6 +100,10 @@ class Fumo:
 
         413 for a correlator that the Update Agent would refuse, after download and reboot.
         """
+        if device.load(changing).under_way:
+            raise Refusal(Code.COMMAND_FAILED, "the device is about to reboot, or to be reset")
+        if trial.load(changing).under_way:  # a new firmware would be judged by sessions over an address on trial
+            raise Refusal(Code.COMMAND_FAILED, "a change of how the head-end is reached is on trial")
         operation = call.path[len(ROOT) :][0].lower() if len(call.path) == len(ROOT) + 1 else ""
         if operation not in {firmware.DOWNLOAD, firmware.UPDATE, firmware.BOTH}:
             raise Refusal(Code.NOT_ALLOWED, "nothing to execute")

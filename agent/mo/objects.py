@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 
 from agent.jobs.firmware import RunningDownload
 from agent.mo.ami import Ami
+from agent.mo.connectivity.connmo import AccountGuard, ConnMo, Means, UplinkGuard
+from agent.mo.connectivity.trial import Values
 from agent.mo.devdetail import DevDetail
 from agent.mo.devinfo import DevInfo
+from agent.mo.diagmon import DiagMon, Pictures
 from agent.mo.dmacc import DmAcc, Inbox
 from agent.mo.fumo import Fumo
+from agent.mo.lawmo import Lawmo
 from agent.mo.meters import Document, MeterRegistry, Meters, Networks
 from agent.mo.order import Order
 from agent.mo.registry import Registry
@@ -18,7 +22,7 @@ from agent.mo.sched import Sched
 from agent.mo.scomo import Scomo
 from agent.settings.device import DeviceInfo
 from agent.settings.provisioning import TaskStatus
-from agent.status import MeterStatus
+from agent.status import MeterStatus, ServiceStatus
 from agent.tree.tree import Transaction
 
 
@@ -34,7 +38,11 @@ class MoDeps:
     * `order_progress(id)`: how far an order to meters is, as JSON text; empty for one that is not known.
     * `system_title()`: ours, as meters see it; empty while it is not known.
     * `push_url()`: where notifications reach this device now, empty for nowhere.
+    * `services`, `service_log(id)`: the programs of active components, and what one printed last.
     * `compatible`: the hardware's name, which a firmware package must list.
+    * `pictures`: what is told of the device as a whole.
+    * `boot`: the id of this boot, empty where nothing tells one from the other.
+    * `means`, `configured`, `trial_left_s`: see `agent.mo.connectivity.connmo.ConnMo`.
     """
 
     device: DeviceInfo
@@ -50,8 +58,15 @@ class MoDeps:
     forget_meter: Callable[[str], bool] = lambda _: False
     order_progress: Callable[[str], str] = lambda _order: ""
     push_url: Callable[[], str] = lambda: ""
+    services: Callable[[], Sequence[ServiceStatus]] = lambda: ()
+    service_log: Callable[[str], str] = lambda _id: ""
     compatible: str = ""
     download: RunningDownload = field(default_factory=RunningDownload)
+    means: Means = field(default_factory=Means)
+    configured: Values = field(default_factory=Values)
+    trial_left_s: Callable[[], float] = lambda: 0.0
+    boot: str = ""
+    pictures: Pictures = field(default_factory=Pictures)
 
 
 class DeviceObjects:
@@ -60,10 +75,14 @@ class DeviceObjects:
     def __init__(self, deps: MoDeps) -> None:
         self.device_info = DevInfo(deps.device, deps.push_url)
         firmware = Fumo(deps.view, deps.new_id, deps.compatible, deps.download)
-        software = Scomo(deps.view, deps.new_id)
+        software = Scomo(deps.view, deps.new_id, deps.services, deps.service_log)
         order = Order(deps.view, deps.new_id, deps.order_progress)
         networks = Networks(deps.networks, deps.order_network)
         meters = MeterRegistry(deps.forget_meter, deps.meter_details)
+        connectivity = ConnMo(deps.view, deps.new_id, deps.means, deps.configured, deps.trial_left_s)
+        diagnostics = DiagMon(deps.pictures)
+        lawmo = Lawmo(deps.view, deps.new_id, deps.boot)
+        guards = (AccountGuard(deps.view, deps.new_id), UplinkGuard())
         objects = (
             self.device_info,
             DevDetail(deps.device),
@@ -81,5 +100,9 @@ class DeviceObjects:
             ),
             firmware,
             software,
+            connectivity,
+            lawmo,
+            diagnostics,
         )
-        self.registry = Registry(objects, executables=(firmware, software, order, meters, networks))
+        executables = (firmware, software, order, meters, networks, connectivity, lawmo, diagnostics)
+        self.registry = Registry(objects, executables, guards)

@@ -39,12 +39,28 @@ class Executable(Protocol):
         """The server has taken note of an alert whose source lies in this object."""
 
 
+class Guard(Protocol):
+    """Looks at what servers write into a part of the tree."""
+
+    @property
+    def root(self) -> Path: ...
+
+    def written(self, changing: Transaction, path: Path) -> None:
+        """A server has written a leaf at or below the root. Raises `Refusal` to have that undone."""
+
+
 class Registry:
     """All objects. Roots are single names directly below the root of the tree."""
 
-    def __init__(self, objects: Sequence[ManagementObject], executables: Sequence[Executable] = ()) -> None:
+    def __init__(
+        self,
+        objects: Sequence[ManagementObject],
+        executables: Sequence[Executable] = (),
+        guards: Sequence[Guard] = (),
+    ) -> None:
         self.schema = interior(".", *(each.spec() for each in objects))
         self._executables = tuple(executables)
+        self._guards: tuple[Guard, ...] = (*executables, *guards)
 
     def execute(self, changing: Transaction, call: ExecCall) -> Code:
         for each in self._executables:
@@ -53,7 +69,7 @@ class Registry:
         raise Refusal(Code.NOT_ALLOWED, f"Exec of {show(call.path)}")
 
     def written(self, changing: Transaction, path: Path) -> None:
-        for each in self._executables:
+        for each in self._guards:
             if path[: len(each.root)] == each.root:
                 each.written(changing, path)
 

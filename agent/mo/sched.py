@@ -53,102 +53,9 @@ class Sched:
         task = group(
             setting("Name", Format.CHR, value_chars_max=128, description="for people"),
             setting("Enabled", Format.BOOL, description="true when absent"),
-            group(
-                setting(
-                    "Every",
-                    Format.INT,
-                    check=int_range(1, EVERY_S_MAX),
-                    description="seconds, 1 to 2678400; this or `Times` is required",
-                ),
-                setting(
-                    "Offset",
-                    Format.INT,
-                    check=int_range(0, EVERY_S_MAX),
-                    description="seconds, less than Every; 0 when absent",
-                ),
-                setting(
-                    "Times",
-                    Format.CHR,
-                    check=_calendar,
-                    value_chars_max=FIELDS_CHARS_MAX,
-                    description="local times of runs as of cron: minute, hour, day of month (`L`: the last), month, "
-                    "day of week",
-                ),
-                setting(
-                    "ReadingList",
-                    Format.CHR,
-                    check=_list_name,
-                    value_chars_max=64,
-                    description="name of a reading list; this or `Codes` is required",
-                ),
-                setting(
-                    "Codes",
-                    Format.CHR,
-                    check=_codes,
-                    description="what to read, `class/OBIS/attribute`, separated by commas",
-                ),
-                setting("Priority", Format.INT, check=int_range(0, PRIORITY_MAX), description="0 to 9; 0 when absent"),
-                setting(
-                    "Window",
-                    Format.CHR,
-                    check=_day_times,
-                    value_chars_max=WINDOW_CHARS_MAX,
-                    description="times of day at which meters may be visited, as `01:00-05:00,22:30-00:30`; any when "
-                    "absent",
-                ),
-                setting(
-                    "Spread",
-                    Format.INT,
-                    check=int_range(0, DAY_S),
-                    description="seconds within which the device begins a run, at a moment of its own; 0 when absent",
-                ),
-                setting(
-                    "Deadline",
-                    Format.INT,
-                    check=int_range(1, EVERY_S_MAX),
-                    description="seconds after a run at which it is given up; `metering.catch_up_s` when absent",
-                ),
-                setting(
-                    "Retries",
-                    Format.INT,
-                    check=int_range(0, RETRIES_MAX),
-                    description="further visits of a meter for one run; `metering.retries_max` when absent",
-                ),
-                name="Setting",
-            ),
-            group(
-                _patterns("Meters", "ids, EUI-48s or places (`port/address`) of meters"),
-                _patterns("Groups", "groups of ./AMI/Access; with `Meters`, a meter of either is read"),
-                _patterns("Models", "models, as patterns with `*` and `?`"),
-                setting("Ids", Format.CHR, value_chars_max=64, description="pattern of meter ids, with `*` and `?`"),
-                _patterns("Ports", "names of ports"),
-                name="Select",
-            ),
-            interior(
-                "Status",
-                live("State", Format.CHR, lambda path: self._status(path[2]).state),
-                live(
-                    "LastRun",
-                    Format.INT,
-                    lambda path: str(self._status(path[2]).last_run),
-                    "seconds since 1970, 0: never",
-                ),
-                live(
-                    "NextRun",
-                    Format.INT,
-                    lambda path: str(self._status(path[2]).next_run),
-                    "seconds since 1970, 0: never",
-                ),
-                live("NextLocal", Format.CHR, lambda path: self._status(path[2]).local, "the same in local time"),
-                live("LastResult", Format.CHR, lambda path: self._status(path[2]).last_result),
-                live("Meters", Format.INT, lambda path: str(self._status(path[2]).meters), "how many are selected"),
-                live(
-                    "Waiting",
-                    Format.CHR,
-                    lambda path: _waiting(self._status(path[2])),
-                    "meters of which it is not known yet whether they are selected, and why",
-                ),
-            ),
+            _settings(),
+            _selection(),
+            self._status_spec(),
         )
         return interior(
             "SCHED",
@@ -170,6 +77,112 @@ class Sched:
             interior("Task", task),
             type=URN,
         )
+
+    def _status_spec(self) -> NodeSpec:
+        """`Status` of a task: how its last run went, and when the next one is."""
+        return interior(
+            "Status",
+            live("State", Format.CHR, lambda path: self._status(path[2]).state),
+            live(
+                "LastRun",
+                Format.INT,
+                lambda path: str(self._status(path[2]).last_run),
+                "seconds since 1970, 0: never",
+            ),
+            live(
+                "NextRun",
+                Format.INT,
+                lambda path: str(self._status(path[2]).next_run),
+                "seconds since 1970, 0: never",
+            ),
+            live("NextLocal", Format.CHR, lambda path: self._status(path[2]).local, "the same in local time"),
+            live("LastResult", Format.CHR, lambda path: self._status(path[2]).last_result),
+            live("Meters", Format.INT, lambda path: str(self._status(path[2]).meters), "how many are selected"),
+            live(
+                "Waiting",
+                Format.CHR,
+                lambda path: _waiting(self._status(path[2])),
+                "meters of which it is not known yet whether they are selected, and why",
+            ),
+        )
+
+
+def _settings() -> NodeSpec:
+    """`Setting` of a task: when it runs, what it reads, and how hard it tries."""
+    return group(
+        setting(
+            "Every",
+            Format.INT,
+            check=int_range(1, EVERY_S_MAX),
+            description="seconds, 1 to 2678400; this or `Times` is required",
+        ),
+        setting(
+            "Offset",
+            Format.INT,
+            check=int_range(0, EVERY_S_MAX),
+            description="seconds, less than Every; 0 when absent",
+        ),
+        setting(
+            "Times",
+            Format.CHR,
+            check=_calendar,
+            value_chars_max=FIELDS_CHARS_MAX,
+            description="local times of runs as of cron: minute, hour, day of month (`L`: the last), month, "
+            "day of week",
+        ),
+        setting(
+            "ReadingList",
+            Format.CHR,
+            check=_list_name,
+            value_chars_max=64,
+            description="name of a reading list; this or `Codes` is required",
+        ),
+        setting(
+            "Codes",
+            Format.CHR,
+            check=_codes,
+            description="what to read, `class/OBIS/attribute`, separated by commas",
+        ),
+        setting("Priority", Format.INT, check=int_range(0, PRIORITY_MAX), description="0 to 9; 0 when absent"),
+        setting(
+            "Window",
+            Format.CHR,
+            check=_day_times,
+            value_chars_max=WINDOW_CHARS_MAX,
+            description="times of day at which meters may be visited, as `01:00-05:00,22:30-00:30`; any when absent",
+        ),
+        setting(
+            "Spread",
+            Format.INT,
+            check=int_range(0, DAY_S),
+            description="seconds within which the device begins a run, at a moment of its own; 0 when absent",
+        ),
+        setting(
+            "Deadline",
+            Format.INT,
+            check=int_range(1, EVERY_S_MAX),
+            description="seconds after a run at which it is given up; `metering.catch_up_s` when absent",
+        ),
+        setting(
+            "Retries",
+            Format.INT,
+            check=int_range(0, RETRIES_MAX),
+            description="further visits of a meter for one run; `metering.retries_max` when absent",
+        ),
+        name="Setting",
+    )
+
+
+def _selection() -> NodeSpec:
+    """`Select` of a task: which meters it reads; all without any leaf."""
+    return group(
+        _patterns("Meters", "ids, EUI-48s or places (`port/address`) of meters"),
+        _patterns("Groups", "groups of ./AMI/Access; with `Meters`, a meter of either is read"),
+        _patterns("Models", "models, as patterns with `*` and `?`"),
+        setting("Ids", Format.CHR, value_chars_max=64, description="pattern of meter ids, with `*` and `?`"),
+        _patterns("Ports", "names of ports"),
+        name="Select",
+    )
 
 
 def _patterns(name: str, description: str) -> NodeSpec:

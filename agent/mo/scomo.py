@@ -9,10 +9,11 @@ As with FUMO, an Exec records a job (`agent.jobs.software`) and is answered 202.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from agent.jobs import software
 from agent.jobs.software import DELIVERED, DEPLOYED, DOWNLOAD
+from agent.status import ServiceStatus
 from agent.tree import alerts
 from agent.tree.schema import (
     AGRD,
@@ -34,12 +35,7 @@ from omadm.codes import Code, Refusal
 
 URN = "urn:oma:mo:oma-scomo:1.0"
 ROOT: Path = ("SCOMO",)
-
-OPERATIONS: Mapping[str, Sequence[str]] = {
-    "Download": ("Download", "DownloadInstall", "DownloadInstallInactive"),
-    "Delivered": ("Install", "InstallInactive", "Remove"),
-    "Deployed": ("Activate", "Deactivate", "Remove"),
-}
+NO_SERVICE = ServiceStatus("", state="")
 
 
 class Scomo:
@@ -47,9 +43,18 @@ class Scomo:
 
     root = ROOT
 
-    def __init__(self, view: Callable[[], Transaction], new_id: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        view: Callable[[], Transaction],
+        new_id: Callable[[], str],
+        services: Callable[[], Sequence[ServiceStatus]] = lambda: (),
+        service_log: Callable[[str], str] = lambda _id: "",
+    ) -> None:
+        """`services`: the programs of active components; `service_log(id)`: what one printed last."""
         self._view = view
         self._new_id = new_id
+        self._services = services
+        self._service_log = service_log
 
     def spec(self) -> NodeSpec:
         download = group(
@@ -70,13 +75,37 @@ class Scomo:
             access=AGRD,
         )
         delivered = _component("Delivered", ("PkgID", "Data", "Name", "Version", "State", "Status", "EnvType"))
-        deployed = _component("Deployed", ("ID", "PkgIDRef", "Name", "Version", "EnvType", "State", "Status"))
+        deployed = _component(
+            "Deployed", ("ID", "PkgIDRef", "Name", "Version", "EnvType", "State", "Status"), self._ext()
+        )
         return interior(
             "SCOMO",
             interior("Download", download),
             interior("Inventory", interior("Delivered", delivered), interior("Deployed", deployed)),
             type=URN,
         )
+
+    def _ext(self) -> NodeSpec:
+        """What the program of a component is doing; empty for a component without one."""
+
+        def status(path: Path) -> ServiceStatus:
+            wanted = self._id(path)
+            return next((one for one in self._services() if one.id == wanted), NO_SERVICE)
+
+        return interior(
+            "Ext",
+            live("Service", Format.CHR, lambda path: status(path).state, "starting, running, waiting, over, …"),
+            live("Restarts", Format.INT, lambda path: str(status(path).restarts), "starts but the first"),
+            live("Detail", Format.CHR, lambda path: status(path).detail, "why it does not run"),
+            live("Log", Format.CHR, self._log, "the last lines that it printed"),
+        )
+
+    def _id(self, path: Path) -> str:
+        return self._view().text((*DEPLOYED, path[len(DEPLOYED)], "ID"))
+
+    def _log(self, path: Path) -> str:
+        wanted = self._id(path)
+        return self._service_log(wanted) if any(one.id == wanted for one in self._services()) else ""
 
     def execute(self, changing: Transaction, call: ExecCall) -> Code:
         """Exec of an operation: 202; 405 where there is none, 412 without PkgURL, 420 with too many jobs waiting."""
@@ -106,20 +135,20 @@ class Scomo:
 
 def _split(path: Path) -> tuple[str, str, str]:
     for kind, base in (("Download", DOWNLOAD), ("Delivered", DELIVERED), ("Deployed", DEPLOYED)):
-        if path[: len(base)] == base and len(path) == len(base) + 3 and path[-1] in OPERATIONS[kind]:
+        if path[: len(base)] == base and len(path) == len(base) + 3 and path[-1] in software.OPERATIONS[kind]:
             return kind, path[len(base)], path[-1]
     raise Refusal(Code.NOT_ALLOWED, f"{show(path)} is no operation")
 
 
 def _operations(kind: str) -> NodeSpec:
-    return interior("Operations", *(NodeSpec(name, Format.NULL, GE) for name in OPERATIONS[kind]))
+    return interior("Operations", *(NodeSpec(name, Format.NULL, GE) for name in software.OPERATIONS[kind]))
 
 
-def _component(kind: str, leaves: Sequence[str]) -> NodeSpec:
+def _component(kind: str, leaves: Sequence[str], *more: NodeSpec) -> NodeSpec:
     """Made by the device alone."""
     numbers = {"State", "Status"}
     settings = [
         setting(leaf, Format.INT if leaf in numbers else Format.CHR, access=Access.GET, value_chars_max=256)
         for leaf in leaves
     ]
-    return group(*settings, _operations(kind), access=Access.GET)
+    return group(*settings, *more, _operations(kind), access=Access.GET)

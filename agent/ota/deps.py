@@ -91,6 +91,9 @@ class Software(Protocol):
     def deployed(self) -> Sequence[DeployedSoftware] | None:
         """What is installed; `None` when that cannot be told."""
 
+    def newest(self, software_id: str) -> str:
+        """The newest version that is installed; empty where there is none, or where that cannot be told."""
+
 
 @dataclass(frozen=True, slots=True)
 class OtaConfig:
@@ -117,6 +120,9 @@ class OtaDeps:
     * `check_sources(sources, beat)`: raises `DeltaUnfit` when the slot that runs is known not to hold these images.
     * `software_changed()`: the set of active software components changed.
     * `software_problem(id, version)`: why an installed version must not become active; empty for nothing.
+    * `settle(id, version, beat)`: waits until what that version has to run is ready, or, without a version, until
+      nothing of it runs; returns why it does not get ready, empty for success, `None` for not known,
+      because the agent ends.
     * `software_mark()`: differs from its last value when somebody changed which versions are active.
     """
 
@@ -133,4 +139,5 @@ class OtaDeps:
     software_changed: Callable[[], None] = lambda: None
     software_problem: Callable[[str, str], str] = lambda _id, _version: ""
     software_mark: Callable[[], object] = lambda: None
+    settle: Callable[[str, str, Callable[[], None]], str | None] = lambda _id, _version, _beat: ""
     download: RunningDownload = field(default_factory=RunningDownload)

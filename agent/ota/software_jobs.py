@@ -7,23 +7,30 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from agent.jobs import software
-from agent.jobs.software import DELIVERED, DOWNLOAD, DownloadStatus, Job
+from agent.jobs.software import DELIVERED, DOWNLOAD, DownloadStatus, Job, Trial
 from agent.ota.deps import OtaDeps, SoftwareResult
 from agent.ota.download import DownloadError, DownloadStopped, Progress
 from agent.ota.errors import Rejected
 from agent.ota.update_command import ACTIVATE_FAILED, INSTALL_FAILED
 from agent.ota.verification import verified_software
+from omadm.codes import SOFTWARE_ROLLED_BACK
 from updateagent.errors import NOT_FOUND as NOT_INSTALLED
 
 LOG = logging.getLogger("agent.update")
 
-NOT_FOUND = 1400
+NOT_FOUND = UNKNOWN = 1400  # an error of the device, of no kind that has a number of its own
 NO_ROOM_DOWNLOAD = 1404  # "memory error at download" (SCOMO 1.0, section 7)
 NO_ROOM_INSTALL = 1406
+TRIALS_MAX = 3  # of one activation; the device may have restarted because of what was started
 PACKAGE_PREFIX, PACKAGE_SUFFIX = "software-", ".swu"
+
+
+class AgentEndsError(Exception):
+    """What became of an activation will not be known: the next start takes it up again."""
 
 
 class SoftwareJobs:
@@ -60,12 +67,19 @@ class SoftwareJobs:
         if not waiting:
             return
         job = waiting[0]
-        if job.kind == "Download":
-            self._download(job, stop, beat)
-        elif job.kind == "Delivered":
-            self._delivered(job, beat)
-        else:
-            self._deployed(job, beat)
+        if not job.is_known:
+            LOG.error(
+                "software job %s %s: of a later version", job.kind, job.operation, extra={"event": "software.unknown"}
+            )
+            self._finish(job, UNKNOWN, "", None)
+            return
+        with contextlib.suppress(AgentEndsError):
+            if job.kind == "Download":
+                self._download(job, stop, beat)
+            elif job.kind == "Delivered":
+                self._delivered(job, beat)
+            else:
+                self._deployed(job, beat)
 
     def current(self) -> str:
         """The id of the job that `step` works on; empty when there is none."""
@@ -117,7 +131,7 @@ class SoftwareJobs:
             self._deliver(job, package, manifest.software_id, manifest.version)
         else:
             self._status(job, DownloadStatus.INSTALLING)
-            result = self._install(package, job.operation == "DownloadInstall", manifest.version, beat)
+            result = self._install(job, package, manifest.version, beat, activate=job.operation == "DownloadInstall")
             self._done(job, result, manifest.software_id)
         self._deps.fetcher.discard(package)
 
@@ -155,7 +169,7 @@ class SoftwareJobs:
             self._deps.on_alert()
             return
         version = self._tree.view().text((*DELIVERED, job.name, "Version"))
-        result = self._install(package, job.operation == "Install", version, beat)
+        result = self._install(job, package, version, beat, activate=job.operation == "Install")
         if result.scomo == software.SUCCESS:
             with self._tree.transaction() as changing:
                 software.put_delivered(changing, job.name, {"State": software.INSTALLED_STATE})
@@ -171,10 +185,17 @@ class SoftwareJobs:
             view = self._tree.view()
             # The node shows the active version while there is one: then it is the newest installed that is meant.
             inactive = view.text((*job.base, "State")) == software.DEPLOYED_INACTIVE
-            result = self._activate(software_id, view.text((*job.base, "Version")) if inactive else "", beat)
+            known = software.trial(view)  # of before a restart: what the node shows has changed since
+            version = known.version if known and known.job == job.id else ""
+            result = self._activate(
+                job, software_id, version or (view.text((*job.base, "Version")) if inactive else ""), beat
+            )
         else:
-            step = {"Deactivate": installer.deactivate, "Remove": installer.remove}
-            result = step[job.operation](software_id, beat)
+            result = installer.deactivate(software_id, beat)
+            if result.scomo == software.SUCCESS:  # nothing of it runs any more when that is reported, or it is removed
+                self._settle(software_id, "", beat)
+            if job.operation == "Remove":
+                result = installer.remove(software_id, beat)
         if job.operation == "Remove" and result.name == NOT_INSTALLED.name:
             result = SoftwareResult(software.SUCCESS, software_id)  # it was removed before the power went
         self._done(job, result, software_id)
@@ -191,18 +212,83 @@ class SoftwareJobs:
         ]
         return f"the package has {', '.join(wrong)}" if wrong else ""
 
-    def _install(self, package: Path, activate: bool, version: str, beat: Callable[[], None]) -> SoftwareResult:
+    def _install(
+        self, job: Job, package: Path, version: str, beat: Callable[[], None], *, activate: bool
+    ) -> SoftwareResult:
         """Install, then look at what came before it is used: until then the version of before stays active."""
         result = self._deps.software.install(package, activate=False, beat=beat)
         if not activate or result.scomo != software.SUCCESS:
             return result
-        return self._activate(result.software_id, result.version or version, beat)
+        return self._activate(job, result.software_id, result.version or version, beat)
 
-    def _activate(self, software_id: str, version: str, beat: Callable[[], None]) -> SoftwareResult:
+    def _activate(self, job: Job, software_id: str, version: str, beat: Callable[[], None]) -> SoftwareResult:
+        """Make a version active, have it run where it is to, and take that back where it does not. Without a `version`
+        the newest one that is installed."""
+        version = version or self._deps.software.newest(software_id)
         problem = self._deps.software_problem(software_id, version)
         if problem:
             return SoftwareResult(ACTIVATE_FAILED, software_id, version, problem)
-        return self._deps.software.activate(software_id, beat, version)
+        trial = self._trial(job, software_id, version)
+        if not trial.failed:
+            result = self._deps.software.activate(software_id, beat, version)
+            if result.scomo != software.SUCCESS:
+                return result
+            failed = self._settle(software_id, version, beat)
+            if not failed:
+                return result
+            trial = replace(trial, failed=failed)
+            self._save(trial)  # so that it is not tried again after a power cut
+        return self._take_back(trial, beat)
+
+    def _trial(self, job: Job, software_id: str, version: str) -> Trial:
+        """The activation as it is known, durably, before it begins. A restart goes on with the one from before it."""
+        known = software.trial(self._tree.view())
+        if known is None or (known.job, known.software_id, known.version) != (job.id, software_id, version):
+            active = [one.version for one in self._deps.software.deployed() or () if one.software_id == software_id
+                      and one.active]  # fmt: skip
+            known = Trial(job.id, software_id, version, active[0] if active else "")
+        if not known.failed:
+            known = replace(known, starts=known.starts + 1)
+            if known.starts > TRIALS_MAX:
+                known = replace(known, failed=f"came to no end in {TRIALS_MAX} starts of the agent")
+            self._save(known)
+        return known
+
+    def _save(self, trial: Trial) -> None:
+        with self._tree.transaction() as changing:
+            software.set_trial(changing, trial)
+
+    def _take_back(self, trial: Trial, beat: Callable[[], None]) -> SoftwareResult:
+        """A version that does not run is not left active: the one before it is, where there is one and it may be."""
+        installer, software_id = self._deps.software, trial.software_id
+        LOG.error(
+            "software %s %s does not run: %s", software_id, trial.version, trial.failed,
+            extra={"event": "software.taken_back"},
+        )  # fmt: skip
+        code, message = ACTIVATE_FAILED, trial.failed
+        if trial.before == trial.version:
+            pass  # it was active before this job, and there is nothing to go back to
+        elif trial.before:
+            back = installer.activate(software_id, beat, trial.before)
+            again = back.message if back.scomo != software.SUCCESS else self._settle(software_id, trial.before, beat)
+            if back.scomo == software.SUCCESS and not again:
+                code = SOFTWARE_ROLLED_BACK
+            else:
+                message = f"{message}; nor does version {trial.before}: {again}"
+            if back.scomo != software.SUCCESS:  # below the floor that the new one has raised, for one
+                installer.deactivate(software_id, beat)
+        else:
+            installer.deactivate(software_id, beat)
+            self._settle(software_id, "", beat)
+        self._deps.software_changed()
+        return SoftwareResult(code, software_id, trial.version, message)
+
+    def _settle(self, software_id: str, version: str, beat: Callable[[], None]) -> str:
+        """`OtaDeps.settle`. Raises `AgentEndsError`."""
+        found = self._deps.settle(software_id, version, beat)
+        if found is None:
+            raise AgentEndsError
+        return found
 
     # -- ends -------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from agent.ota.deps import SoftwareResult
 from agent.ota.errors import DeltaUnfit
 from omadm.descriptor import DeltaSource
 from updateagent.errors import DELTA_SOURCE
+from updateagent.layout import version_order
 
 LOG = logging.getLogger("agent.update")
 
@@ -114,18 +115,32 @@ class SoftwareCommand:
 
     def deployed(self) -> Sequence[DeployedSoftware] | None:
         """One entry per component: its active version, else the last one listed. `None` when the list failed."""
+        entries = self._entries()
+        if entries is None:
+            return None
+        found: dict[str, DeployedSoftware] = {}
+        for one in entries:
+            if one.active or not (known := found.get(one.software_id)) or not known.active:
+                found[one.software_id] = one
+        return tuple(found.values())
+
+    def newest(self, software_id: str) -> str:
+        """The newest version that is installed; empty where there is none, or where that cannot be told."""
+        found = self._entries() or []
+        return max((one.version for one in found if one.software_id == software_id), key=version_order, default="")
+
+    def _entries(self) -> list[DeployedSoftware] | None:
+        """Every version of every component; `None` when the list failed."""
         status, answer = self._child(["list"], lambda: None, min(LIST_TIMEOUT_S, self._timeout_s))
         entries = answer.get("software")
         if status != 0 or not isinstance(entries, list):
             LOG.warning("the installed software cannot be listed", extra={"event": "software.list"})
             return None
-        found: dict[str, DeployedSoftware] = {}
-        for entry in entries:
-            if isinstance(entry, dict) and isinstance(entry.get("id"), str):
-                one = DeployedSoftware(entry["id"], str(entry.get("version", "")), bool(entry.get("active")))
-                if one.active or not (known := found.get(one.software_id)) or not known.active:
-                    found[one.software_id] = one
-        return tuple(found.values())
+        return [
+            DeployedSoftware(entry["id"], str(entry.get("version", "")), bool(entry.get("active")))
+            for entry in entries
+            if isinstance(entry, dict) and isinstance(entry.get("id"), str)
+        ]
 
     def _run(self, arguments: list[str], failure: int, beat: Callable[[], None]) -> SoftwareResult:
         status, answer = self._child(arguments, beat, self._timeout_s)

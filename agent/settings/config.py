@@ -45,15 +45,37 @@ KEYS_OF_SOME_PROTOCOL = {"scan", "meters"} | {option.name for known in BUILT_IN.
 
 @dataclass(frozen=True, slots=True)
 class DeviceConfig:
-    """The identity of the device. `key_file` holds the device key, as the security server has it, in hexadecimal."""
+    """The identity of the device."""
 
     id: str
-    key_file: Path
     man: str
     mod: str
     hw_version: str
     release_file: Path
     oem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenConfig:
+    """A key in a PKCS#11 token: the library, the labels of token and key, the file with the user's PIN, and whether
+    another key may be made there and that one destroyed."""
+
+    library: Path
+    token: str
+    object: str
+    pin_file: Path
+    renewal: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityModuleConfig:
+    """Where the device's secret is: a file, or a place in a token. The secret is the device key, as the security server
+    has it, in hexadecimal; with `certificate_file` it is the private key of that certificate, in PEM. `named_by` is the
+    setting that says so."""
+
+    named_by: str
+    secret: Path | TokenConfig
+    certificate_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +302,15 @@ class UpdateConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ServicesConfig:
+    """Who runs programs of software packages. `backend`: `auto` (systemd where it runs the system and we are root, else
+    this agent), `own`, `systemd`, or `off`. `unit_dir`: where units are written."""
+
+    backend: str = "auto"
+    unit_dir: Path = Path("/run/systemd/system")
+
+
+@dataclass(frozen=True, slots=True)
 class WatchdogConfig:
     """A hardware watchdog. An empty `device` leaves the feeding to systemd, or to nobody."""
 
@@ -297,6 +328,17 @@ class ClockConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectivityConfig:
+    """How changes of the network reach the system. `hook` is a program that is told the settings; empty for none.
+    `timesyncd_file` is a drop-in of systemd-timesyncd that is written, `None` where the hook sets time servers;
+    `time_command` has the service read it."""
+
+    hook: tuple[str, ...] = ()
+    timesyncd_file: Path | None = None
+    time_command: tuple[str, ...] = ("systemctl", "try-restart", "systemd-timesyncd.service")
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """`file` is `None` for the error output, or the journal where systemd's extra is installed."""
 
@@ -311,6 +353,7 @@ class Config:
 
     file: Path
     device: DeviceConfig
+    security_module: SecurityModuleConfig
     security_server: SecurityServerConfig
     dm: DmConfig
     ports: tuple[PortConfig, ...]
@@ -326,6 +369,8 @@ class Config:
     log: LogConfig = field(default=LogConfig())
     mqtt: MqttConfig | None = None
     clock: ClockConfig = field(default=ClockConfig())
+    connectivity: ConnectivityConfig = field(default=ConnectivityConfig())
+    services: ServicesConfig = field(default=ServicesConfig())
     unknown: tuple[Problem, ...] = ()
     """Keys that were passed over, because only a later version of this software may know them."""
 
@@ -338,9 +383,11 @@ def load(file: Path, *, strict: bool = True) -> Config:
     """
     top = compose(file)
     state_dir = top.path("state_dir", "/var/lib/dcu")
+    device = top.section("device", required=True)
     config = Config(
         file=file,
-        device=_device(top.section("device", required=True)),
+        security_module=_security_module(top.section("security_module"), device),
+        device=_device(device),
         security_server=_security_server(top.section("security_server", required=True)),
         dm=_dm(top.section("dm")),
         ports=_ports(top),
@@ -356,6 +403,8 @@ def load(file: Path, *, strict: bool = True) -> Config:
         log=_log(top.section("log")),
         mqtt=mqtt_config(top.section("mqtt")),
         clock=_clock(top.section("clock")),
+        connectivity=_connectivity(top.section("connectivity")),
+        services=_services(top.section("services")),
     )
     top.end()
     if len(os.fsencode(config.control_socket)) > 107:  # sun_path holds 108 bytes, the last is NUL
@@ -372,7 +421,6 @@ def _device(section: Section) -> DeviceConfig:
             pattern=rf"[A-Za-z0-9:._-]{{1,{DEVICE_ID_BYTES_MAX}}}",
             wanted=f"up to {DEVICE_ID_BYTES_MAX} letters, digits and :._-",
         ),
-        key_file=section.path("key_file"),
         man=_registered(section, "man"),
         mod=_registered(section, "mod"),
         hw_version=_registered(section, "hw_version"),
@@ -381,6 +429,31 @@ def _device(section: Section) -> DeviceConfig:
     )
     section.end()
     return device
+
+
+def _security_module(section: Section, device: Section) -> SecurityModuleConfig:
+    """Read the section, or `device.key_file` where there is none: what programs before it know."""
+    if section.absent:
+        return SecurityModuleConfig("device.key_file", device.path("key_file"))
+    device.path("key_file", Path())
+    secret: Path | TokenConfig
+    if section.choice("type", "file", ("file", "pkcs11")) == "file":
+        secret = section.path("key_file")
+    else:
+        secret = TokenConfig(
+            library=section.path("library"),
+            token=section.text("token", pattern=".{1,32}", wanted="a label of up to 32 characters"),
+            object=section.text("object"),
+            pin_file=section.path("pin_file"),
+            renewal=section.flag("renewal", default=True),
+        )
+    module = SecurityModuleConfig(
+        "security_module",
+        secret,
+        certificate_file=section.path("certificate_file") if section.has("certificate_file") else None,
+    )
+    section.end()
+    return module
 
 
 def _registered(section: Section, key: str) -> str:
@@ -657,6 +730,15 @@ def _events(section: Section) -> EventsConfig:
     return events
 
 
+def _services(section: Section) -> ServicesConfig:
+    services = ServicesConfig(
+        backend=section.choice("backend", "auto", ("auto", "own", "systemd", "off")),
+        unit_dir=section.path("unit_dir", "/run/systemd/system"),
+    )
+    section.end()
+    return services
+
+
 def _update(section: Section, state_dir: Path) -> UpdateConfig:
     update = UpdateConfig(
         dir=section.path("dir", state_dir / "update"),
@@ -702,3 +784,15 @@ def _clock(section: Section) -> ClockConfig:
     )
     section.end()
     return clock
+
+
+def _connectivity(section: Section) -> ConnectivityConfig:
+    standard = ConnectivityConfig()
+    file = section.path("timesyncd_file", Path())
+    connectivity = ConnectivityConfig(
+        hook=section.command("hook", standard.hook),
+        timesyncd_file=file if section.has("timesyncd_file") else None,
+        time_command=section.command("time_command", standard.time_command),
+    )
+    section.end()
+    return connectivity

@@ -9,13 +9,14 @@ from pathlib import Path
 from agent.settings.config import DeviceConfig
 from agent.settings.device import UNKNOWN_VERSION, DeviceInfo
 from omadm.ssmp.limits import DEVICE_KEY_BYTES
+from updateagent.release import parse_release
 
 SECRET_FILE_BYTES_MAX = 4096
 RELEASE_FILE_BYTES_MAX = 64 * 1024
 
 
 class SecretError(Exception):
-    """A secret's file is missing, malformed, or readable by others. The message never shows its content."""
+    """A secret's file is missing, malformed, or somebody else can use it. The message never shows its content."""
 
 
 def read_secret(file: Path) -> bytes:
@@ -47,11 +48,14 @@ def read_private(file: Path, bytes_max: int = SECRET_FILE_BYTES_MAX) -> bytes:
     except OSError as error:
         raise SecretError(f"{file}: cannot be read: {error.strerror}") from error
     try:
-        mode = os.fstat(descriptor).st_mode
+        found = os.fstat(descriptor)
+        mode = found.st_mode
         if not stat.S_ISREG(mode):
             raise SecretError(f"{file}: is not a file")
         if mode & 0o077:
             raise SecretError(f"{file}: others may use it (mode {stat.S_IMODE(mode):04o}); chmod it to 0600")
+        if found.st_uid not in (0, os.geteuid()):  # root reads every file, also one that somebody else may exchange
+            raise SecretError(f"{file}: belongs to user {found.st_uid}; chown it to the agent's user")
         return os.read(descriptor, bytes_max)
     finally:
         os.close(descriptor)
@@ -59,14 +63,8 @@ def read_private(file: Path, bytes_max: int = SECRET_FILE_BYTES_MAX) -> bytes:
 
 def read_release(file: Path) -> dict[str, str]:
     """Read `KEY=value` lines as in os-release(5); quotes around a value are taken off. Raises `OSError`."""
-    values: dict[str, str] = {}
     with file.open("rb") as stream:
-        text = stream.read(RELEASE_FILE_BYTES_MAX).decode("utf-8", "replace")
-    for line in text.splitlines():
-        key, separator, value = line.strip().partition("=")
-        if separator and not key.startswith("#"):
-            values[key] = value[1:-1] if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'" else value
-    return values
+        return parse_release(stream.read(RELEASE_FILE_BYTES_MAX).decode("utf-8", "replace"))
 
 
 def device_info(config: DeviceConfig, sw_version: str) -> DeviceInfo:

@@ -7,6 +7,7 @@ here is read from a file.
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from omadm.local_time import DayTimes, Zone
 from omadm.schedule import GRID_S, Schedule, schedule_of
 
 WILDCARD = re.compile(r"[*?\[]")  # of fnmatch, whose patterns name groups of meters
+RUNS_COMPARED = 32  # to find how close two runs of a calendar come
 ADDED_CHARS_MAX = 256  # of one text of an added meter
 
 
@@ -80,9 +82,19 @@ class ReadingTask:
             schedule = schedule_of(self.every_s, self.offset_s)
         if self.deadline_s is not None and self.spread_s >= self.deadline_s:
             raise ValueError(f"task {self.task_id}: a spread as long as the deadline leaves no time to read")
+        if self.spread_s and self.spread_s >= _least_distance_s(schedule):
+            raise ValueError(f"task {self.task_id}: a spread from one run to the next leaves no time to read")
         object.__setattr__(self, "schedule", schedule)
         object.__setattr__(self, "items", parse_codes(self.codes) if self.codes else ())
         object.__setattr__(self, "open_times", DayTimes(self.windows, Zone(self.zone)))
+
+
+def _least_distance_s(schedule: Schedule) -> int:
+    """The least time between two of the runs that come next after an arbitrary one."""
+    runs = [schedule.next(0)]
+    for _ in range(RUNS_COMPARED):
+        runs.append(schedule.next(runs[-1]))
+    return min(after - before for before, after in itertools.pairwise(runs))
 
 
 @dataclass(frozen=True, slots=True)

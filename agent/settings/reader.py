@@ -86,7 +86,7 @@ def compose(file: Path) -> Section:
         raise ConfigError(file, [Problem(1, "", f"cannot be read: {error.strerror}")]) from error
     if len(raw) > FILE_BYTES_MAX:
         raise ConfigError(file, [Problem(1, "", f"larger than {FILE_BYTES_MAX} bytes")])
-    import yaml  # not at the top, so that a daemon can give it back (`agent.daemon.memory`)
+    import yaml  # not at the top, so that a daemon can give it back (`agent.daemon.memory.returned`)
 
     try:
         composed = yaml.compose(raw, Loader=yaml.SafeLoader)

@@ -176,7 +176,7 @@ class _Run:
         return going
 
     def _atomic(self, command: Atomic, depth: int) -> bool:
-        if any(isinstance(child, Get | Atomic) for child in _flat(command.commands)):
+        if any(isinstance(child, Get | Atomic) or _goes_on(child) for child in _flat(command.commands)):
             self._answers.status(command, Code.COMMAND_FAILED)
             for child in command.commands:
                 self._unreached(child)
@@ -258,7 +258,9 @@ class _Run:
             source = parse_uri(item.source)
             _plain(address)
             _plain(source)
-            self._changing.copy(source.path, address.path)
+            with self._undone_if_refused():
+                self._changing.copy(source.path, address.path)
+                self._executor.written(self._changing, address.path)
             return Code.OK
         return self._exec(command, item, address)
 
@@ -334,6 +336,11 @@ def _text(data: str | bytes | MgmtTree | None) -> str:
     if isinstance(data, MgmtTree):
         raise Refusal(Code.UNSUPPORTED_FORMAT, "text expected")
     return data
+
+
+def _goes_on(command: Command) -> bool:
+    """Whether a value in it is continued in a later message, when the rest of an Atomic would long be in effect."""
+    return isinstance(command, Add | Replace) and any(item.more_data for item in command.items)
 
 
 def _flat(commands: tuple[Command, ...]) -> list[Command]:

@@ -116,6 +116,11 @@ class JsonFile:
     def __init__(self, disk: Disk, folder: Path, name: str) -> None:
         self._store = TwoGenerations(disk, folder, name)
 
+    @property
+    def may_be_behind(self) -> bool:
+        """Whether a generation could not be read when this was loaded, which may have been the newer one."""
+        return self._store.damaged + self._store.newer > 0
+
     def load(self) -> dict[str, Any]:
         payload = self._store.load()
         if payload is None:
@@ -133,16 +138,43 @@ class JsonFile:
 class ManagementTree:
     """The tree that the device has: one writer at a time, readers on a snapshot, every commit durable.
 
-    Hooks run after a commit, in the committing thread, outside the lock.
+    Hooks run after a commit, in the committing thread, outside the lock. `behind`: what was written last is lost, and
+    the head-end has to provision again; true until `caught_up`, over restarts too.
     """
 
     def __init__(self, schema: NodeSpec, disk: Disk, folder: Path, wall: Callable[[], float]) -> None:
         self.schema = schema
         self._wall = wall
+        self._disk = disk
+        self._behind_file = folder / "tree.behind"
         self._store = JsonFile(disk, folder, "tree")
         self._lock = threading.RLock()
         self._hooks: list[Callable[[], None]] = []
         self._state = self._loaded()
+        self.behind = self._is_behind()
+
+    def caught_up(self) -> None:
+        """The head-end knows that it has to provision again, or has done so."""
+        try:
+            self._disk.remove_durable(self._behind_file)
+        except OSError as error:  # once more, after the next start
+            LOG.debug("%s stays: %s", self._behind_file, error)
+        self.behind = False
+
+    def _is_behind(self) -> bool:
+        if self._disk.exists(self._behind_file):
+            return True
+        if not self._store.may_be_behind or not self._state.root.children:
+            return False  # what is empty is registered anew anyway
+        LOG.critical(
+            "the newest generation of the tree cannot be read: the one before is in use, and the device registers anew",
+            extra={"event": "dm.tree.behind"},
+        )
+        try:  # the next commit writes over the one that is damaged
+            self._disk.write_durable(self._behind_file, b"")
+        except OSError as error:
+            LOG.warning("%s: %s", self._behind_file, error, extra={"event": "dm.storage"})
+        return True
 
     def _loaded(self) -> State:
         document = self._store.load()

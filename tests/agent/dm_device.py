@@ -11,8 +11,10 @@ from pathlib import Path
 
 from agent.dm.deps import DmConfig, DmDeps, Https
 from agent.dm.service import DmService
+from agent.dm.trial import Network, NoNetwork
 from agent.jobs.firmware import RunningDownload
 from agent.jobs.software import DeployedSoftware
+from agent.mo.diagmon import Pictures
 from agent.mo.objects import DeviceObjects, MoDeps
 from agent.ota.deltas import FullPolicy
 from agent.ota.deps import OtaConfig, OtaDeps, SignedSource, SoftwareResult
@@ -90,24 +92,32 @@ class FakeSoftware:
         self.installs = "lists"
         self.fail: int | None = None
         self.calls: list[str] = []
+        self.version = "1"  # of the package that is installed next
+        self.latest = ""  # the newest installed one, where that is not the active one
+        self.refuses: set[str] = set()  # versions that must not be active again
 
     def install(self, package: Path, *, activate: bool, beat: Callable[[], None]) -> SoftwareResult:
         self.calls.append(f"install {package.name}")
         if self.fail is not None:
             return SoftwareResult(self.fail, message="told to fail")
-        self.components[self.installs] = DeployedSoftware(self.installs, "1", activate)
-        return SoftwareResult(1200, self.installs, "1")
+        known = self.components.get(self.installs)
+        if known is None or not known.active:
+            self.components[self.installs] = DeployedSoftware(self.installs, self.version, active=False)
+        return SoftwareResult(1200, self.installs, self.version)
 
-    def _set(self, software_id: str, *, active: bool) -> SoftwareResult:
+    def _set(self, software_id: str, *, active: bool, version: str = "") -> SoftwareResult:
         known = self.components[software_id]
-        self.components[software_id] = DeployedSoftware(software_id, known.version, active)
-        return SoftwareResult(1200, software_id, known.version)
+        self.components[software_id] = DeployedSoftware(software_id, version or known.version, active)
+        return SoftwareResult(1200, software_id, version or known.version)
 
     def activate(self, software_id: str, beat: Callable[[], None], version: str = "") -> SoftwareResult:
         self.calls.append(f"activate {software_id} {version}")
-        return self._set(software_id, active=True)
+        if version in self.refuses:
+            return SoftwareResult(1413, software_id, message="below the floor")
+        return self._set(software_id, active=True, version=version)
 
     def deactivate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
+        self.calls.append(f"deactivate {software_id}")
         return self._set(software_id, active=False)
 
     def remove(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
@@ -116,6 +126,9 @@ class FakeSoftware:
 
     def deployed(self) -> Sequence[DeployedSoftware]:
         return tuple(self.components.values())
+
+    def newest(self, software_id: str) -> str:
+        return self.latest or (self.components[software_id].version if software_id in self.components else "")
 
 
 @dataclass
@@ -149,6 +162,14 @@ class Device:
     check_sources: Callable[[Sequence[DeltaSource]], None] = lambda _: None
     software_problem: Callable[[str, str], str] = lambda _id, _version: ""
     software_changes: list[int] = field(default_factory=list)
+    network: Network = field(default_factory=NoNetwork)
+    told: list[tuple[float, float, float]] = field(default_factory=list)  # times that the server told, sent, received
+    doubts: bool = False  # a certificate was refused for its time
+    ask_time: Callable[[], None] | None = None
+    pictures: Pictures = field(default_factory=Pictures)
+    service_outcome: Callable[[str, str], str | None] = lambda _id, _version: ""
+    renewal_due: Callable[[], bool] = lambda: False
+    registrar: Callable[[bytes], bytes] | None = None  # in the place of `profile`
 
     def __post_init__(self) -> None:
         self.board = StatusBoard(Status())
@@ -178,6 +199,9 @@ class Device:
                 push_url=lambda: self.push_url,
                 compatible=COMPATIBLE,
                 download=download,
+                boot=self.boot_id,
+                pictures=self.pictures,
+                trial_left_s=lambda: self.service.trial.left_s(),  # noqa: PLW0108 - there is no service yet
             )
         )
         self.tree = ManagementTree(self.objects.registry.schema, self.disk, STATE / "dm", self.clock.wall)
@@ -188,6 +212,7 @@ class Device:
             mac_algorithms=self.algorithms,
             auth_types=self.auth_types,
             standard_notifications=self.standard_notifications,
+            boot_id=self.boot_id,
         )
         deps = DmDeps(
             tree=self.tree,
@@ -201,6 +226,11 @@ class Device:
             on_provisioning=self.provisioned.append,
             request_reboot=self._reboot,
             push_url=lambda: self.push_url,
+            network=self.network,
+            time_told=lambda told, sent, received, _valid: self.told.append((told, sent, received)),
+            time_doubted=self._doubted,
+            ask_time=self.ask_time,
+            renewal_due=lambda: self.renewal_due(),  # noqa: PLW0108 - a test sets another
             rng=random.Random(1),
             entropy=random.Random(2).randbytes,
         )
@@ -219,11 +249,16 @@ class Device:
             software_changed=lambda: self.software_changes.append(1),
             software_problem=self._software_problem,
             software_mark=lambda: tuple(self.software.components.values()),
+            settle=lambda software_id, version, _beat: self.service_outcome(software_id, version),
             download=download,
         )
         full = FullPolicy(self.full_instead_of_delta, self.full_bytes_max)
         self.packages = PackageWorker(OtaConfig(UPDATE, self.boot_id, DEVICE.known_fw_version, full), packages)
         self.disk.mkdir_durable(UPDATE / "outbox")
+
+    def _doubted(self) -> bool:
+        doubts, self.doubts = self.doubts, False
+        return doubts
 
     def _software_problem(self, software_id: str, version: str) -> str:
         return self.software_problem(software_id, version)
@@ -243,6 +278,8 @@ class Device:
     def _register(self, held: bytes) -> bytes:
         self.registrations += 1
         self.held.append(held)
+        if self.registrar is not None:
+            return self.registrar(held)
         if isinstance(self.profile, Exception):
             raise self.profile
         return self.profile

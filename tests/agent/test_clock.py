@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
-from agent.clock import (
-    CONFLICT_S,
-    DRIFT_PER_S,
-    FILE,
-    KERNEL,
-    SERVER,
-    STA_UNSYNC,
-    TOLERANCE_S,
-    UNCERTAINTY_MAX_S,
-    ClockTrust,
-    Evidence,
-    FlagFile,
-    KernelClock,
-    SystemClock,
-    date_evidence,
-)
+from agent.clock import FILE, KERNEL, PROVEN, SERVER, STA_UNSYNC, FlagFile, KernelClock, SystemClock, date_evidence
 from agent.clock_floor import Validity
+from agent.clock_trust import CONFLICT_S, DRIFT_PER_S, TOLERANCE_S, UNCERTAINTY_MAX_S, ClockTrust, Evidence
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0
@@ -60,6 +47,11 @@ class Machine:
         true = self.started + self.now - round_trip_s / 2
         valid = Validity(true + off - DAY, true + off + DAY)
         self.clock.server_date({"date": formatdate(true + off, usegmt=True)}, sent, self.now, valid)
+
+    def tell(self, off: float = 0.0, round_trip_s: float = 0.2) -> None:
+        """A server whose clock is `off` tells the time in a session."""
+        sent, self.now = self.now, self.now + round_trip_s
+        self.clock.session_time(self.started + self.now - round_trip_s / 2 + off, sent, self.now, None)
 
     def evidence(self, monotonic: float, wall: float) -> Evidence | None:
         return Evidence(KERNEL, monotonic, wall - monotonic, 0.1) if self.synchronised else None
@@ -250,3 +242,64 @@ def test_a_file_touched_in_the_future_says_nothing_about_this_clock(tmp_path: Pa
     file.touch()
     os.utime(file, (NOW + DAY, NOW + DAY))
     assert FlagFile(file).evidence(1.0, NOW) is None
+
+
+# --- the time of a session ---
+
+
+def test_the_time_of_a_session_is_evidence_as_sharp_as_the_round_trip_is_short() -> None:
+    machine = Machine()
+    machine.tell(round_trip_s=10.0)
+    judged = machine.clock.judge()
+    assert (judged.trusted, judged.source) == (True, PROVEN)
+    machine.tell(off=DAY, round_trip_s=2 * TOLERANCE_S + 0.1)
+    later = machine.clock.judge()
+    assert later == replace(judged, wall=machine.system(), age_s=later.age_s)
+
+
+@pytest.mark.parametrize("told", [-1.0, 33_000_000_000.0, float("nan"), float("inf")])
+def test_what_is_no_time_is_no_evidence(told: float) -> None:
+    machine = Machine()
+    machine.clock.session_time(told, machine.now, machine.now, None)
+    assert machine.clock.judge().source == ""
+
+
+def test_a_date_that_contradicts_the_session_is_not_taken(caplog: pytest.LogCaptureFixture) -> None:
+    machine = Machine()
+    machine.tell()
+    for _ in range(3):
+        machine.serve(off=DAY)  # whatever ends TLS in front of the head-end has a clock of its own
+    assert (machine.clock.trusted(), machine.clock.judge().source) == (True, PROVEN)
+    assert machine.clock.floor.earliest(machine.now) < NOW + 60
+    told = [record for record in caplog.records if getattr(record, "event", "") == "clock.told.refused"]
+    assert [record.getMessage() for record in told] == ["a server tells a time that contradicts what session said"]
+
+
+def test_a_date_is_taken_again_when_the_session_s_time_is_too_old() -> None:
+    machine = Machine()
+    machine.tell(off=-DAY)
+    machine.pass_s(UNCERTAINTY_MAX_S / DRIFT_PER_S)
+    machine.serve()
+    assert (machine.clock.trusted(), machine.clock.judge().source) == (True, SERVER)
+
+
+def test_a_session_takes_back_what_one_before_and_a_date_said() -> None:
+    machine = Machine()
+    machine.serve(off=DAY)
+    machine.tell(off=DAY)
+    machine.tell()
+    machine.pass_s(CONFLICT_S)
+    machine.tell()
+    assert (machine.clock.trusted(), machine.clock.judge().source) == (True, PROVEN)
+    assert machine.clock.floor.earliest(machine.now) == pytest.approx(machine.system(), abs=1.0)
+
+
+def test_a_certificate_that_is_refused_for_its_time_raises_one_doubt() -> None:
+    machine = Machine()
+    for judged in ({"expired": True}, {"early": True}):
+        assert not machine.clock.doubted()
+        machine.clock.certificate_judged(**judged)
+        machine.clock.certificate_judged()
+        assert machine.clock.doubted()
+    machine.clock.certificate_judged()
+    assert not machine.clock.doubted()

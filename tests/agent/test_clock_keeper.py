@@ -10,9 +10,10 @@ from random import Random
 
 import pytest
 
-from agent.clock import KERNEL, SERVER, Evidence, SystemClock
+from agent.clock import KERNEL, SERVER, SystemClock
 from agent.clock_floor import SET_ASIDE_AFTER_S, ClockFloor, Stored
-from agent.clock_keeper import AGAIN_S, FLOOR_FILE, ClockKeeper, built_at, load_floor
+from agent.clock_keeper import AGAIN_S, FLOOR_FILE, ClockKeeper, load_floor
+from agent.clock_trust import Evidence
 from agent.https import HttpsClient, HttpsRefused
 from agent.tls import Fault
 from tests.agent.certificates import DAY, TlsServer, authority
@@ -309,23 +310,3 @@ def test_a_disk_that_is_full_costs_a_warning_an_hour(world: World, caplog: pytes
     for _ in range(10):
         keeper.tick()
     assert [getattr(record, "event", "") for record in caplog.records].count("clock.floor.unwritten") == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("", 0.0),
-        ("1800000000", 1_800_000_000.0),
-        ("2027-01-15T08:00:00Z", 1_800_000_000.0),
-        ("2027-01-15T09:00:00+01:00", 1_800_000_000.0),
-        ("2027-01-15T08:00:00", 1_800_000_000.0),
-    ],
-)
-def test_the_release_file_says_when_the_image_was_built(text: str, seconds: float) -> None:
-    assert built_at({"BUILT": text} if text else {}) == seconds
-
-
-@pytest.mark.parametrize("text", ["yesterday", "-5", "9" * 400, "1900-01-01T00:00:00Z"])
-def test_a_time_of_a_build_that_is_none_is_an_error(text: str) -> None:
-    with pytest.raises(ValueError):
-        built_at({"BUILT": text})

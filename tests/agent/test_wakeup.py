@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import threading
 
 import pytest
 
 from agent.wakeup import Wakeup
+from dlms.link.readable import readable
 
 LONG_S = 60.0  # a wait that nobody ends fails its test by the clock of the test run
 
 
 def is_up(wakeup: Wakeup) -> bool:
-    return bool(select.select([wakeup], [], [], 0)[0])
+    return bool(readable([wakeup], 0))
 
 
 def test_a_flag_that_was_set_ends_the_next_wait_once() -> None:

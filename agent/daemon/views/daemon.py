@@ -17,7 +17,8 @@ from agent.status import SinkStatus, Status, StatusBoard
 from omadm.readings import TEXT_CHARS_MAX
 
 if TYPE_CHECKING:
-    from agent.clock import Clock, Judgement
+    from agent.clock import Clock
+    from agent.clock_trust import Judgement
     from agent.daemon.health import Health
     from agent.metering.collector import Collector
     from agent.ota.handover import HandOver
@@ -78,8 +79,11 @@ class Views:
         }
 
     def status(self, _: Mapping[str, object]) -> object:
-        """Everything at once: the parts of `agent.status.Status`, with `now`, `warnings`, `tasks`, `gaps`, `clock` and
-        `health`."""
+        return self.document()
+
+    def document(self) -> dict[str, object]:
+        """Everything at once: the parts of `agent.status.Status`, with `now`, `warnings`, `tasks`, `gaps`, `clock`,
+        `health` and `beats`. Any thread."""
         status = self._current()
         document = asdict(status)
         document["now"] = self._clock.wall()
@@ -250,6 +254,7 @@ class Views:
 def _refusal(refusal: Refusal) -> dict[str, object]:
     fields = ("task", "meter", "cls", "obis", "attr", "tag", "received")
     return {
+        "store": refusal.store,
         "id": refusal.id,
         "refused_at": refusal.refused_at,
         "why": refusal.reason,

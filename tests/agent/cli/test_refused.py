@@ -16,6 +16,7 @@ import pytest
 from agent.cli.__main__ import EXIT_REFUSED, main
 from agent.cli.client import NotRunningError, RefusedError, ask
 from agent.daemon.control import ControlServer
+from agent.daemon.diagnostics import status_picture
 from agent.daemon.health import Health
 from agent.daemon.views.daemon import QUEUE_WARNING_S, Views
 from agent.metering.collector import Collector
@@ -74,7 +75,7 @@ class Daemon:
             open_bridge=lambda _: pytest.fail("there is no port"),
         )
         self.registry = registry
-        views = Views(
+        self.views = views = Views(
             board=StatusBoard(Status(device_id="urn:dcu:1")),
             store=self.store,
             collector=collector,
@@ -117,6 +118,16 @@ def run(daemon: Daemon, capsys: pytest.CaptureFixture[str], *arguments: str) -> 
     capsys.readouterr()
     code = main(["--socket", str(daemon.socket), *arguments])
     return code, capsys.readouterr().out
+
+
+def test_a_server_reads_the_status_that_dcuctl_shows_without_the_list_of_meters(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon.registry.join("plc0", 2)
+    shown = json.loads(run(daemon, capsys, "status", "--json")[1])
+    assert [meter["state"] for meter in shown.pop("meters")] == ["joined"]
+    assert (shown["device_id"], shown["gaps"]) == ("urn:dcu:1", {"open": 0, "going_on": 0})
+    assert json.loads(json.dumps(status_picture(daemon.views))) == shown
 
 
 def test_status_warns_of_meters_that_do_not_take_their_keys_until_they_do(
@@ -164,7 +175,7 @@ def test_as_json_every_entry_says_when_which_and_why(daemon: Daemon, capsys: pyt
     assert entry == {
         "id": 1, "refused_at": daemon.clock.wall(), "why": "unknown unit", "task": "t1", "meter": "KEP0001",
         "cls": 3, "obis": "1.0.1.8.0.255", "attr": 2, "tag": "u32", "received": 1_800_000_000.25,
-        "value": "7",
+        "value": "7", "store": daemon.store.file.sign.store,
     }  # fmt: skip
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from agent.cli.__main__ import EXIT_REFUSED, main
-from omadm.syncml import codec
+from agent.cli.wbxml import DOCUMENTS_MAX
+from omadm.syncml import codec, wbxml
 from omadm.syncml.codec import DM_WBXML, DM_XML
 from omadm.syncml.document import TNDS_WBXML
 from omadm.syncml.messages import Add, Item, Meta, Replace, SyncML
@@ -113,6 +116,19 @@ def test_what_is_no_document_is_one_line_and_exit_code_1(
     assert err.startswith("dcuctl: -: ")
 
 
+def test_documents_inside_each_other_are_shown_to_a_depth_and_the_rest_as_base64(
+    capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six kilobytes hold 600 of them: each was read within the one before, until Python gave up."""
+    head = b"\x02\xa4\x01\x6a\x00"
+    document = head + b"\x2d"
+    for _ in range(600):
+        document = head + b"\x6d\xc3" + wbxml.number(len(document)) + document + b"\x01"
+    code, out, err = run(capsysbinary, monkeypatch, "decode", document)
+    assert (code, err) == (0, "")
+    assert out.count(b"<SyncML") == DOCUMENTS_MAX
+
+
 def test_a_file_is_read_and_a_missing_one_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "message"
     file.write_bytes(codec.encode(SyncML(HEADER), DM_WBXML))
@@ -122,3 +138,19 @@ def test_a_file_is_read_and_a_missing_one_named(tmp_path: Path, capsys: pytest.C
         main(["wbxml", "decode", str(tmp_path / "absent")])
     assert end.value.code == EXIT_REFUSED
     assert capsys.readouterr().err == f"dcuctl: {tmp_path / 'absent'}: No such file or directory\n"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("redirected", "said"),
+    [
+        ("<&-", "dcuctl: -: standard input is closed\n"),
+        ("<{file} >/dev/full", "dcuctl: standard output: No space left on device\n"),
+    ],
+)
+def test_an_end_that_is_closed_or_full_is_one_line(tmp_path: Path, redirected: str, said: str) -> None:
+    file = tmp_path / "document"
+    file.write_bytes(codec.encode(SyncML(HEADER), DM_WBXML))
+    command = f"{sys.executable} -m agent.cli wbxml decode - {redirected.format(file=file)}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)

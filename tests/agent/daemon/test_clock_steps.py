@@ -6,12 +6,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import math
-import select
 from types import SimpleNamespace
 
 import pytest
 
 from agent.daemon.clock_steps import LOOK_EVERY_S, TFD_TIMER_ABSTIME, TFD_TIMER_CANCEL_ON_SET, ClockSteps
+from dlms.link.readable import readable
 
 
 class Kernel:
@@ -36,7 +36,7 @@ def test_a_clock_that_nobody_sets_is_quiet() -> None:
     steps = ClockSteps(kernel)
     assert kernel.armed == [TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET]
     assert len(steps.descriptors) == 1
-    assert select.select(steps.descriptors, [], [], 0)[0] == []
+    assert readable(steps.descriptors, 0) == set()
     assert steps.look_every_s == math.inf
     steps.clear()  # readable for nothing
     assert len(steps.descriptors) == 1

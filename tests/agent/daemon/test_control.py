@@ -165,6 +165,7 @@ def test_every_check_is_published_and_not_ok_before_it_was_made(tmp_path: Path) 
         "push": False,
         "reading_lists": False,
         "storage": False,
+        "unlocked": False,
     }
 
 

@@ -132,6 +132,32 @@ def test_a_server_that_says_it_closes_gets_a_new_connection_for_the_next_request
     assert (server.bodies, server.connections) == ([b"1", b"2"], 2)
 
 
+@pytest.mark.parametrize("cut", [OK[20:], OK[30:], OK[-5:], b"k"], ids=["name", "value", "blank line", "body"])
+def test_an_answer_that_has_begun_and_breaks_off_is_an_error_and_not_asked_for_again_at_once(
+    server: Server, kept: KeptConnection, cut: bytes
+) -> None:
+    server.script = [(OK, ""), (OK[: -len(cut)], "close")]
+    post(kept, server, b"1")
+    with pytest.raises(HttpsError):
+        post(kept, server, b"2")
+    assert server.bodies == [b"1", b"2"]
+    assert post(kept, server, b"3") == b"ok"
+
+
+LONG = b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n" + bytes(9000)
+
+
+@pytest.mark.parametrize("first", [OK, CHUNKED, LONG], ids=["short", "chunked", "long"])
+@pytest.mark.parametrize("behind", [OK.replace(b"ok", b"no"), b"H"], ids=["an answer", "an octet"])
+def test_what_comes_behind_an_answer_is_not_the_next_one(
+    server: Server, kept: KeptConnection, first: bytes, behind: bytes
+) -> None:
+    server.script = [(first + behind, ""), (OK, "")]
+    post(kept, server, b"1")
+    assert post(kept, server, b"2") == b"ok"
+    assert (server.bodies, server.connections) == ([b"1", b"2"], 2)
+
+
 def test_a_connection_closed_between_two_requests_is_opened_again_and_no_request_is_lost(
     server: Server, kept: KeptConnection
 ) -> None:

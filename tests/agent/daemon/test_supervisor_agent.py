@@ -141,7 +141,7 @@ def test_the_agent_runs_without_any_network_answers_dcuctl_and_ends_in_order(run
     queue = running.ask("queue")
     assert isinstance(queue, dict)
     assert [(sink["name"], sink["waiting"], sink["missed"]) for sink in queue["sinks"]] == [("head-end", 0, 0)]
-    assert sorted(status["workers"]) == ["control", "dm", "dm-packages", "push", "uplink"]
+    assert sorted(status["workers"]) == ["control", "dm", "dm-packages", "push", "services", "uplink"]
     tasks = Path(f"/proc/{running.process.pid}/task").glob("*/comm")
     assert set(status["workers"]) <= {file.read_text().strip() for file in tasks}
     health = json.loads((running.home / "run" / "health.json").read_text())
@@ -200,7 +200,7 @@ def test_a_second_instance_names_the_first_and_leaves_it_alone(running: Process)
     pid = running.process.pid
     assert (code, said) == (
         75,
-        f"dcu-agent: {home}/state is in use by a running dcu-agent (process {pid}); one agent per state_dir\n",
+        f"dcu-agent: {home}/state is in use by a running dcu-agent (process {pid}); it is for one agent\n",
     )
     assert contents(home / "state") == before
     assert before["agent.lock"] == b"%d\n" % pid

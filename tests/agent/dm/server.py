@@ -108,6 +108,7 @@ class FakeDmServer:
         self.algorithm = "SHA-256"
         self.max_msg_size: int | None = None
         self.max_obj_size: int | None = None
+        self.emi: tuple[str, ...] = ()
         self.received: list[SyncML] = []
         self.replies: list[Status | Results | Alert] = []  # what came after package 1, in order
         self.alerts: list[Alert] = []
@@ -120,7 +121,6 @@ class FakeDmServer:
         self._msg_id = 0
         self._counter = 0
         self._last: tuple[list[Command], bool] | None = None
-        self._package_codes: list[Status] = []
 
     # -- the https port
 
@@ -200,7 +200,7 @@ class FakeDmServer:
             self._msg_id,
             target=message.hdr.source,
             source=self.account.url,
-            meta=Meta(max_msg_size=self.max_msg_size, max_obj_size=self.max_obj_size),
+            meta=Meta(max_msg_size=self.max_msg_size, max_obj_size=self.max_obj_size, emi=self.emi),
         )
         status = Status(
             "", str(message.hdr.msg_id), "0", "SyncHdr", code, chal=Chal(AUTH_MAC, next_nonce=self.client_nonce)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.daemon.check import problems as found_by_check
-from agent.dm.registration import account_document
+from agent.dm.account_file import account_document
 from agent.settings.config import AccountConfig
 from omadm.bootstrap import BootstrapError, emit_profile
 from tests.agent.dm.other_server import XML, OtherServer

@@ -246,6 +246,7 @@ def test_a_new_registration_replaces_the_account_whole(head: HeadEnd, device: De
     assert device.last_result == "ok"
 
 
+@pytest.mark.slow
 def test_the_whole_tree_is_read_by_one_job(head: HeadEnd, device: Device) -> None:
     device.meters = [MeterStatus(f"KEP{n:05d}", "plc0", n, "read", 1.0) for n in range(200)]
     job = head.enqueue("get", {"paths": ["."]})
@@ -258,7 +259,17 @@ def test_the_whole_tree_is_read_by_one_job(head: HeadEnd, device: Device) -> Non
             select(tables.sessions.c.messages).order_by(tables.sessions.c.id.desc()).limit(1)
         ).one()
     assert found["result"]["values"] == len(uris) > 1000
-    assert {uri.split("/")[1] for uri in uris} == {"AMI", "DMAcc", "DevDetail", "DevInfo", "FUMO", "SCHED"}
+    assert {uri.split("/")[1] for uri in uris} == {
+        "AMI",
+        "ConnMO",
+        "DMAcc",
+        "DevDetail",
+        "DevInfo",
+        "DiagMon",
+        "FUMO",
+        "LAWMO",
+        "SCHED",
+    }
     assert 5 < messages < 60
     assert found["result"]["unreadable"]["./Inbox"] == 405
     assert "./AMI/Uplink/Token" in found["result"]["unreadable"]

@@ -16,7 +16,7 @@ from agent.dm.push import (
     BODY_BYTES_MAX,
     BURST,
     CONNECTIONS_MAX,
-    GRACE_S,
+    CONNECTIONS_PER_NETWORK_MAX,
     HEAD_BYTES_MAX,
     RATE_PER_S,
     REQUEST_S,
@@ -233,6 +233,14 @@ def test_a_request_that_takes_too_long_is_408(stepped: Stepped) -> None:
     assert b" 408 " in connection.recv(1024)
 
 
+def test_a_peer_that_always_has_one_more_octet_is_408_at_the_same_deadline(stepped: Stepped) -> None:
+    connection = stepped.connect(first=b"POST /push HTTP/1.1\r\nX: ")
+    for _ in range(int(REQUEST_S)):
+        connection.sendall(b"x")  # there is something to read in every round, also in that of the deadline
+        stepped.pass_s(1.0)
+    assert b" 408 " in connection.recv(1024)
+
+
 def test_junk_uses_up_no_token_and_is_one_line_of_the_log(stepped: Stepped, caplog: pytest.LogCaptureFixture) -> None:
     stepped.answer = 403
     assert [stepped.status(request(b"junk!")) for _ in range(5 * BURST)] == [403] * 5 * BURST
@@ -242,28 +250,46 @@ def test_junk_uses_up_no_token_and_is_one_line_of_the_log(stepped: Stepped, capl
     assert len(refused) == 1
 
 
-def test_idle_connections_of_one_peer_keep_nobody_else_out(stepped: Stepped) -> None:
+def test_idle_connections_of_one_peer_keep_nobody_out(stepped: Stepped) -> None:
+    """Nor the head-end that has the same address, behind one translator."""
+    others = [stepped.connect("127.0.1.1"), stepped.connect("127.0.1.2", b"PO")]
     for _ in range(3 * CONNECTIONS_MAX):
         stepped.connect("127.0.0.2")
     assert stepped.status(request(b"hello")) == 202
-    assert stepped.status(request(b"hello"), source="127.0.0.2") == 0, "one more of that peer has no room"
-    stepped.pass_s(GRACE_S)
-    assert stepped.status(request(b"hello"), source="127.0.0.2") == 202, "until the oldest has had its second"
+    assert stepped.status(request(b"hello"), source="127.0.0.2") == 202
+    for one in others:  # who has another address has not given way
+        one.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            one.recv(1)
 
 
-def test_idle_connections_of_everybody_give_way_to_a_genuine_request(stepped: Stepped) -> None:
+def test_a_request_in_two_pieces_gets_through_while_new_connections_do_not_fill_the_room(stepped: Stepped) -> None:
+    """It has the time in which as many others of its network come as there is room for."""
+    whole = request(b"hello")
+    genuine = stepped.connect(first=whole[:20])
+    for _ in range(CONNECTIONS_PER_NETWORK_MAX - 1):
+        stepped.connect()
+    genuine.sendall(whole[20:])
+    stepped.step()
+    assert b" 202 " in genuine.recv(1024)
+
+
+def test_connections_of_everybody_give_way_to_a_genuine_request_however_young(stepped: Stepped) -> None:
     first = stepped.connect("127.0.1.1")
     for number in range(1, CONNECTIONS_MAX):
-        stepped.connect(f"127.0.1.{1 + number}")
-    stepped.pass_s(GRACE_S)
-    assert stepped.status(request(b"hello"), source="127.0.2.1") == 202
+        stepped.connect(f"127.0.1.{1 + number}", b"POST /push HT")
+    assert stepped.status(request(b"hello"), source="127.0.2.1") == 202, "a whole request needs no room"
+    slow = stepped.connect("127.0.2.2", request(b"hello")[:30])
     assert b" 503 " in first.recv(1024)
+    slow.sendall(request(b"hello")[30:])
+    stepped.step()
+    assert b" 202 " in slow.recv(1024)
 
 
 def test_a_hundred_connections_that_drip_do_not_keep_a_genuine_request_out(stepped: Stepped) -> None:
     for number in range(100):
         stepped.connect(f"127.0.3.{1 + number}", b"P")
-        stepped.pass_s(GRACE_S / 10)
+        stepped.pass_s(0.01)
     assert stepped.status(request(b"hello")) == 202
 
 

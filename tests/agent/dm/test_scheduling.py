@@ -86,6 +86,14 @@ def test_the_worker_sleeps_no_longer_than_until_something_is_due() -> None:
     assert one.wait(4.5, 1.0) == 0.5
 
 
+def test_the_worker_wakes_for_the_poll() -> None:
+    one = timing()
+    one.succeeded(1000.0)
+    assert one.wait(1000.0, 1e6) == 3600.0
+    assert one.wait(4599.5, 1.0) == 0.5
+    assert one.wait(4600.5, 1.0) == 0.0
+
+
 def test_what_failed_is_wanted_again_when_the_wait_is_over() -> None:
     one = timing()
     one.ask("user", "2A")

@@ -305,6 +305,7 @@ def test_a_command_in_the_middle_of_a_large_object_drops_it_with_alert_1225(betw
 # -- Sequence and Atomic -------------------------------------------------------------------------------------------
 
 BAD = put("./AMI/Uplink/BatchMax", "many", "int")
+BEGUN = Replace("", (Item(target=URL, meta=Meta(format="chr", size=40), data="https://", more_data=True),))
 
 
 def seq(*commands: Command) -> SequenceCommand:
@@ -325,6 +326,8 @@ def atomic(*commands: Command) -> Atomic:
         (atomic(put(URL, GOOD), BAD, delete("./SCHED/Task/x")), [507, 216, 400, 215], False),
         (atomic(put(URL, GOOD), get(URL)), [500, 215, 215], False),
         (atomic(put(URL, GOOD), atomic(BAD)), [500, 215, 215, 215], False),
+        (atomic(put(URL, GOOD), BEGUN), [500, 215, 215], False),
+        (atomic(seq(put(URL, GOOD), BEGUN)), [500, 215, 215, 215], False),
         (atomic(seq(put(URL, GOOD), BAD)), [507, 216, 216, 400], False),
         (seq(atomic(put(URL, GOOD), BAD), get(URL)), [200, 507, 216, 400, 215], False),
         (seq(put(URL, GOOD), atomic(BAD)), [200, 200, 507, 400], True),
@@ -567,6 +570,9 @@ def test_the_whole_tree_as_a_document_travels_in_chunks(content_type: str) -> No
         "AMI",
         "FUMO",
         "SCOMO",
+        "ConnMO",
+        "LAWMO",
+        "DiagMon",
     ]
 
 

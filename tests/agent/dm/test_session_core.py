@@ -23,13 +23,14 @@ from agent.dm.session_events import (
 )
 from agent.dm.session_states import TRANSITIONS, Input, SessionUsageError, State
 from agent.tree.alerts import GenericAlert
-from omadm.auth import AUTH_MAC, hmac_header, verify_hmac
+from omadm.auth import AUTH_BASIC, AUTH_MAC, AUTH_MD5, basic, hmac_header, md5, verify_hmac
 from omadm.codes import AlertCode
 from omadm.syncml.codec import DM_WBXML, DM_XML, decode, encode
 from omadm.syncml.messages import (
     Alert,
     Chal,
     Command,
+    Cred,
     Get,
     Item,
     Meta,
@@ -39,7 +40,7 @@ from omadm.syncml.messages import (
     SyncHdr,
     SyncML,
 )
-from tests.agent.dm.server import ACCOUNT, FakeDmServer, get, number
+from tests.agent.dm.server import ACCOUNT, DEVICE_ID, SERVER_ID, FakeDmServer, get, number
 
 ENTROPY = Random(3)
 ASKS_FOR_MORE = Alert("", AlertCode.NEXT_MESSAGE)
@@ -368,6 +369,8 @@ def test_a_message_of_65536_bytes_is_read() -> None:
         ({"code": 500}, "the server answered our header with 500", False),
         (None, "the server answered our header with nothing", False),
         ({"chal": None}, "the server gave no next nonce", False),
+        ({"nonce": bytes(256)}, "ok", False),
+        ({"nonce": bytes(257)}, "the server gave no next nonce", False),
         ({"code": 401, "chal": None}, "the server wants another kind of credentials", True),
         ({"code": 401, "chal": "syncml:auth-md5"}, "the server wants another kind of credentials", True),
         ({"code": 401, "nonce": None}, "the server wants another kind of credentials", True),
@@ -472,6 +475,57 @@ def test_each_side_may_challenge_once(said: list[dict[str, object]], result: str
     assert (last.ok, last.unproven) == (result == "ok", result != "ok")
 
 
+# -- credentials in messages ---------------------------------------------------------------------------------------
+
+
+class Plain:
+    """A session of an account with other kinds of credentials, whose first message was heard, and its server."""
+
+    def __init__(self, client: str, server: str) -> None:
+        self.one = session(account=replace(ACCOUNT, auth_type=client, server_auth_type=server))
+        self.one.start(0.0)
+        self.hear()
+
+    def hear(self) -> None:
+        post = self.one.take_output()
+        assert post is not None
+        self.heard = decode(post.body, post.content_type)
+
+    def says(self, code: int, chal: Chal | None = None, cred: Cred | None = None) -> SyncML:
+        """A command behind that status of our header; returns what is said to it."""
+        ref = self.heard.hdr.msg_id
+        status = Status("", str(ref), "0", "SyncHdr", code, chal=chal)
+        hdr = SyncHdr("1A", ref, target="the device", source="the server", cred=cred)
+        body = encode(SyncML(hdr, tuple(number([status, get("./DevInfo/Man")]))), DM_WBXML)
+        self.one.receive(Answer(200, DM_WBXML, body), 1.0)
+        if self.one.state is State.ANSWERING:
+            self.one.answer([], 1.0)
+        self.hear()
+        return self.heard
+
+
+FRESH = Chal(AUTH_MD5, next_nonce=b"fresh")
+
+
+def test_after_a_212_only_a_nonce_or_a_challenge_wants_credentials_again() -> None:
+    server = Plain("DIGEST", "TRANSPORT")
+    assert server.heard.hdr.cred == Cred(md5(DEVICE_ID, "client secret", b"client nonce 0"), AUTH_MD5)
+    fresh = Cred(md5(DEVICE_ID, "client secret", b"fresh"), AUTH_MD5)
+    assert server.says(212, FRESH).hdr.cred is None
+    assert server.says(200).hdr.cred is None
+    assert server.says(200, FRESH).hdr.cred == fresh
+    assert server.says(212, FRESH).hdr.cred is None
+    assert server.says(401, FRESH).hdr.cred == fresh
+
+
+def test_a_server_without_nonces_gets_a_challenge_only_where_it_is_not_believed() -> None:
+    server = Plain("DIGEST", "BASIC")
+    (refused, *_) = server.says(200, FRESH, Cred(basic(SERVER_ID, "another secret"), AUTH_BASIC)).of(Status)
+    assert (refused.code, refused.chal) == (401, Chal(AUTH_BASIC))
+    (believed, *_) = server.says(200, FRESH, Cred(basic(SERVER_ID, "server secret"), AUTH_BASIC)).of(Status)
+    assert (believed.code, believed.chal) == (212, None)
+
+
 # -- packages over several messages --------------------------------------------------------------------------------
 
 
@@ -548,6 +602,14 @@ def test_an_alert_that_cannot_be_written_at_all_is_said() -> None:
     one = session(alerts=(replace(ALERTS[0], source="./\x01"),), content_type=DM_XML)
     one.start(0.0)
     assert events(one) == [Unsendable("Alert: not to be written in this encoding")]
+
+
+def test_what_cannot_be_written_is_said_once() -> None:
+    peer = begun(alerts=(replace(ALERTS[0], source="./\x01"),), content_type=DM_XML)
+    events(peer.one)
+    peer.says(get("./DevInfo/Man"))
+    replies(peer)
+    assert events(peer.one) == []
 
 
 def test_two_alerts_that_say_the_same_are_acknowledged_one_by_one() -> None:

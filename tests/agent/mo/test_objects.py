@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from random import Random
 
@@ -326,7 +327,8 @@ def test_access_that_cannot_be_is_refused_when_it_is_written(leaf: str, value: s
         assert found.value.code is Code.BAD_REQUEST
 
 
-def test_secrets_of_meters_are_written_and_never_read() -> None:
+def test_secrets_of_meters_are_written_and_never_read(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
     device = Device(FakeDmServer()).registered()
     key = "./AMI/Access/Meter/m/EncKey"
     device.session([add(key, "77" * 16), replace_node("./AMI/Access/Secret", "hush-hush")])
@@ -336,3 +338,4 @@ def test_secrets_of_meters_are_written_and_never_read() -> None:
     assert set(device.server.codes[:2]) == {405}
     for text in ("hush-hush", "7777"):
         assert text not in repr(device.server.replies)
+        assert text not in caplog.text

@@ -650,6 +650,7 @@ def _durable_bytes(disk: FaultyDisk) -> int:
     return state.offset if state is not None and disk.exists(INTO) else 0
 
 
+@pytest.mark.slow
 def test_random_lines_and_power_cuts_never_yield_a_wrong_file() -> None:
     rng = random.Random(11)
     for _ in range(150):
@@ -674,6 +675,7 @@ def test_random_lines_and_power_cuts_never_yield_a_wrong_file() -> None:
         assert done.bytes_fetched >= len(CONTENT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("survival", list(Survival))
 def test_a_file_that_another_download_began_to_overwrite_is_never_taken_for_the_first(survival: Survival) -> None:
     other = "https://packages.example/other"

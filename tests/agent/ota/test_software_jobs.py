@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.jobs import software
+from agent.jobs import orders, software
 from agent.jobs.software import ENDED_KEPT, DeployedSoftware
 from tests.agent.dm.server import FakeDmServer, add, execute, get
 from tests.agent.dm_device import Device, FakeManifest
@@ -133,3 +133,162 @@ def test_what_somebody_changes_by_hand_is_seen(one: Device) -> None:
     assert list(one.server.values.values()) == ["7"]
     one.work()
     assert len(one.software_changes) == changes + 1
+
+
+# --- what does not run is taken back ---
+
+
+@pytest.fixture
+def two(one: Device) -> Device:
+    """Version 1 is active, and the package brings version 2."""
+    one.software.components["lists"] = DeployedSoftware("lists", "1", active=True)
+    one.manifest = FakeManifest(Kind.SOFTWARE, "lists", "2")
+    one.software.version = "2"
+    return one
+
+
+def result(one: Device) -> str:
+    one.session()
+    return str(one.server.generic[-1][2])
+
+
+def test_a_version_that_does_not_run_is_taken_back_and_the_result_says_so(two: Device) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def outcome(software_id: str, version: str) -> str:
+        asked.append((software_id, version))
+        return "ended by signal 11" if version == "2" else ""
+
+    two.service_outcome = outcome
+    two.session(job(1))
+    two.work()
+    assert result(two) == FAILED.format(1450)
+    assert two.software.calls[-2:] == ["activate lists 2", "activate lists 1"]
+    assert asked == [("lists", "2"), ("lists", "1")]
+    assert two.software.components["lists"] == DeployedSoftware("lists", "1", active=True)
+    assert two.software_changes  # lists that were read meanwhile are forgotten
+
+
+def test_the_first_version_that_does_not_run_leaves_none_active(one: Device) -> None:
+    one.service_outcome = lambda _id, version: "ended with exit code 1" if version else ""
+    one.session(job(1))
+    one.work()
+    assert result(one) == FAILED.format(1409)
+    assert one.software.calls[-1] == "deactivate lists"
+    assert not one.software.components["lists"].active
+
+
+@pytest.mark.parametrize("refused", [True, False], ids=["below the floor", "broken too"])
+def test_where_there_is_no_way_back_the_result_is_another(two: Device, refused: bool) -> None:
+    two.service_outcome = lambda _id, version: "ended" if version else ""
+    two.software.refuses = {"1"} if refused else set()
+    two.session(job(1))
+    two.work()
+    assert result(two) == FAILED.format(1409)
+    assert two.software.components["lists"].active != refused
+
+
+def test_an_activation_that_the_end_of_the_agent_cuts_is_taken_up_again(two: Device) -> None:
+    two.service_outcome = lambda _id, _version: None
+    two.session(job(1))
+    two.work()
+    two.session()
+    assert two.server.generic == []
+    two.restart()
+    two.service_outcome = lambda _id, version: "ended" if version == "2" else ""
+    two.work()
+    assert result(two) == FAILED.format(1450)
+    assert two.software.components["lists"].version == "1"
+
+
+def test_a_version_that_ends_the_agent_each_time_is_taken_back(two: Device) -> None:
+    two.service_outcome = lambda _id, version: None if version == "2" else ""
+    two.session(job(1))
+    for _ in range(3):
+        two.work()
+        assert software.jobs(two.service.tree.view())
+        two.restart()
+    two.work()
+    assert result(two) == FAILED.format(1450)
+    assert two.software.calls.count("activate lists 2") == 3
+
+
+def test_what_was_active_before_the_job_already_is_left(one: Device) -> None:
+    one.software.components["lists"] = DeployedSoftware("lists", "1", active=True)
+    one.service_outcome = lambda _id, _version: "ended"
+    one.session(job(1))
+    one.work()
+    assert result(one) == FAILED.format(1409)
+    assert one.software.components["lists"].active
+
+
+def test_the_newest_version_is_looked_at_before_it_is_activated(one: Device) -> None:
+    one.session(job(1))
+    one.work()
+    one.software.latest = "3"
+    seen: list[str] = []
+    one.software_problem = lambda _id, version: seen.append(version) or "3/x.csv:1: broken"  # type: ignore[func-returns-value]
+    one.session([execute("./SCOMO/Inventory/Deployed/lists/Operations/Activate", "a1")])
+    one.work()
+    assert seen == ["3"]
+    assert result(one) == FAILED.format(1409)
+    assert one.software.calls[-1] == "activate lists 1"
+
+
+@pytest.mark.parametrize("operation", ["Deactivate", "Remove"])
+def test_nothing_of_it_runs_any_more_when_the_end_is_reported(one: Device, operation: str) -> None:
+    one.session(job(1))
+    one.work()
+    waited: list[str] = []
+
+    def outcome(_id: str, version: str) -> str:
+        waited.append(f"{version or 'nothing'}, {one.software.components['lists'].active}")
+        return ""
+
+    one.service_outcome = outcome
+    one.session([execute(f"./SCOMO/Inventory/Deployed/lists/Operations/{operation}", "d1")])
+    one.work()
+    assert waited == ["nothing, False"]
+    assert result(one) == FAILED.format(1200)
+
+
+@pytest.mark.parametrize("change", [{"kind": "Library"}, {"operation": "DownloadVerify"}])
+def test_a_job_that_only_a_later_version_knows_fails_and_the_next_one_runs(one: Device, change: dict[str, str]) -> None:
+    """After a rollback: it was carried out as an install, or raised at every turn and held up all behind it."""
+    one.session(job(1))
+    with one.tree.transaction() as changing:
+        record = changing.record(software.RECORD)
+        record["jobs"][0].update(change)
+        changing.set_record(software.RECORD, record)
+    one.session(job(2))
+    for _ in range(6):
+        one.work()
+        one.turn()
+        one.clock.advance(60)
+    assert [str(data).partition("</ResultCode>")[0] for _, _, data, _ in one.server.generic] == [
+        "<ResultCode>1400",
+        "<ResultCode>1200",
+    ]
+
+
+def test_words_of_a_later_version_in_the_record_hold_nothing_up(one: Device) -> None:
+    one.session(job(1))
+    with one.tree.transaction() as changing:
+        record = changing.record(software.RECORD)
+        record["status"] = {"job1": "paused"}
+        record["jobs"].insert(0, {**record["jobs"][0], "id": 5})
+        changing.set_record(software.RECORD, record)
+    one.work()
+    assert software.jobs(one.tree.view()) == ()
+
+
+def test_an_order_that_cannot_be_read_costs_no_session(one: Device) -> None:
+    whole = {
+        "id": "i", "name": "o1", "correlator": "c", "asked_by": "s", "kind": "ping", "meters": ["m"],
+        "parameters": "{}", "priority": 5, "deadline_s": 60,
+    }  # fmt: skip
+    for wrong in ({"meters": None}, {"priority": "x"}, {"deadline_s": None}, {}):
+        with one.tree.transaction() as changing:
+            changing.update_record(orders.RECORD, jobs=[None, {**whole, **wrong}])
+        assert len(orders.jobs(one.tree.view())) == (not wrong)
+        one.session([get("./AMI/Order")])

@@ -48,6 +48,26 @@ def leave_result(one: Device, code: int = 200, **changes: object) -> None:
 # -- firmware --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("handed_over", [False, True])
+def test_a_job_in_a_state_of_a_later_version_goes_on_and_is_reported(*, handed_over: bool) -> None:
+    """After a rollback in mid-job: its server would wait for the result in vain."""
+    one = device()
+    one.session(START)
+    if handed_over:
+        one.work()
+        assert state_of(one) == State.UPDATING
+    with one.tree.transaction() as changing:
+        changing.update_record(firmware.RECORD, state=75)
+    one.restart()
+    assert state_of(one) == (State.UPDATING if handed_over else State.DOWNLOADING)
+    one.work()
+    leave_result(one)
+    one.restart()
+    one.work()
+    one.session()
+    assert one.server.generic == [(ALERT, "./FUMO/Firmware", "<ResultCode>200</ResultCode>", "corr-1")]
+
+
 def test_the_exec_is_answered_202_and_the_intent_is_durable_before_anything_is_fetched() -> None:
     one = device()
     one.session(START)

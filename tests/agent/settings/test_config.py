@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,7 +96,8 @@ def test_a_full_file_is_read_as_written(tmp_path: Path) -> None:
 # Every setting that names a file, folder, device or program: key, YAML around it, and where its value is found. What
 # `%s` becomes is `place/it`, relative, or what is right without it.
 PATHS: dict[str, tuple[str, Callable[[Config], object]]] = {
-    "device.key_file": ("", lambda c: c.device.key_file),
+    "security_module.key_file": ("", lambda c: c.security_module.secret),
+    "security_module.certificate_file": ("", lambda c: c.security_module.certificate_file),
     "device.release_file": ("", lambda c: c.device.release_file),
     "security_server.ca_file": ("", lambda c: c.security_server.ca_file),
     "metering.reading_lists_dir": ("", lambda c: c.metering.reading_lists_dir),
@@ -107,6 +109,7 @@ PATHS: dict[str, tuple[str, Callable[[Config], object]]] = {
     "update.roots": ("", lambda c: c.update.roots),
     "update.software_dir": ("", lambda c: c.update.software_dir),
     "update.command": ("[%s, --quiet]", lambda c: c.update.command[0]),
+    "services.unit_dir": ("", lambda c: c.services.unit_dir),
     "watchdog.device": ("", lambda c: c.watchdog.device),
     "log.file": ("", lambda c: c.log.file),
     "state_dir": ("", lambda c: c.state_dir),
@@ -176,7 +179,8 @@ def paths_in(value: object, name: str = "") -> Iterator[str]:
 
 def test_the_table_of_paths_has_every_path_of_the_configuration(tmp_path: Path) -> None:
     config = read(tmp_path, with_paths("it"))
-    assert set(paths_in(config)) - {"file"} <= set(PATHS)
+    named = {"security_module.secret": "security_module.key_file"}
+    assert {named.get(name, name) for name in paths_in(config)} - {"file"} <= set(PATHS)
 
 
 @pytest.mark.parametrize("url", ["socket://h:1", "rfc2217://h:1", "loop://", "udp://h:4059"])
@@ -419,6 +423,16 @@ def test_a_secret_is_hexadecimal_text_in_a_file_of_its_own(tmp_path: Path) -> No
 def test_a_secret_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
     with pytest.raises(SecretError, match="chmod it to 0600"):
         read_secret(secret(tmp_path, b"00" * 32, mode))
+
+
+def test_a_secret_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = secret(tmp_path, b"00" * 32, 0o600)
+    if os.geteuid() == 0:
+        os.chown(file, 4711, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(SecretError, match="belongs to user"):
+        read_secret(file)
 
 
 @pytest.mark.parametrize("content", [b"", b"00" * 16, b"00" * 33, b"not hexadecimal at all!!", b"\xff" * 32])

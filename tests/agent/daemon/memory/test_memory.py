@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import weakref
@@ -11,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.daemon import memory
+from agent.daemon.memory import generated, returned
 from agent.status import QueueStatus, Status, StatusBoard
 from headend import pki
 from tests.agent.virtual import VirtualClock
 
-REPO = Path(__file__).parents[3]
+REPO = Path(__file__).parents[4]
 NOT_LOADED = {
     "agent.metering.orders.order_visit": "no order has come",
     "agent.metering.orders.types.basic": "no order has come",
@@ -51,7 +52,7 @@ _START = """
 import json, sys
 from pathlib import Path
 from agent import __main__ as program
-from agent.daemon.postponed import _Postponed
+from agent.daemon.memory.postponed import _Postponed
 def run(daemon):
     print(json.dumps([name for name, one in sys.modules.items() if one and type(one) is not _Postponed]))
     return 0
@@ -64,8 +65,15 @@ sys.exit(program.main(["--config", sys.argv[1]]))
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The modules of a daemon that is about to start its threads."""
     folder = tmp_path_factory.mktemp("start")
+    # Without the tracer of `make coverage`, which would load its own modules into the daemon.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     done = subprocess.run(
-        [sys.executable, "-c", _START, configured(folder)], cwd=REPO, capture_output=True, text=True, check=False
+        [sys.executable, "-c", _START, configured(folder)],
+        cwd=REPO,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout))
@@ -95,6 +103,7 @@ reboot_command: ["true"]
     return folder / "dcu.yaml"
 
 
+@pytest.mark.xdist_group("a start")  # one daemon says for all of them
 @pytest.mark.parametrize("name", sorted(NOT_LOADED))
 def test_a_start_does_not_load(loaded: set[str], name: str) -> None:
     assert not sorted(one for one in loaded if f"{one}.".startswith(f"{name}.")), NOT_LOADED[name]
@@ -113,7 +122,8 @@ def test_the_first_class_of_a_frozen_dataclass_is_freed() -> None:
         a: int = 0
 
     classes = [weakref.ref(one) for one in object.__subclasses__() if one.__qualname__ == Frozen.__qualname__]
-    memory.after_start()
+    generated.replace_generated()
+    returned.after_start(generated=False)
     assert [one() for one in classes if one() is not None] == [Frozen]
     with pytest.raises(FrozenInstanceError):
         Frozen().a = 3  # type: ignore[misc]
@@ -143,7 +153,7 @@ def test_dataclasses_with_shared_functions_behave_as_before() -> None:
         def __repr__(self) -> str:
             return "named"
 
-    memory.after_start()
+    returned.after_start(generated=True)
     child, own = Child(1), Own([2])
     own.a.append(own)
     assert (repr(Frozen(1, 2)).rpartition(".")[2], repr(Named())) == ("Frozen(a=1)", "named")
@@ -159,9 +169,90 @@ def test_dataclasses_with_shared_functions_behave_as_before() -> None:
     assert own == Own([])
 
 
+def test_functions_of_dataclasses_are_made_when_they_are_first_used() -> None:
+    code = """
+import dataclasses, sys
+from dataclasses import FrozenInstanceError, dataclass, field
+from agent.daemon.memory import generated
+
+def classes():
+    @dataclass(frozen=True, slots=True, order=True)
+    class Frozen:
+        a: int
+        b: object = field(default=None, repr=False, compare=False)
+
+    @dataclass(slots=True)
+    class Child:
+        a: list = field(default_factory=list)
+        c: dataclasses.InitVar[int] = 1
+        def __post_init__(self, c):
+            self.a.append(c)
+
+    @dataclass
+    class Parent:
+        x: int
+
+    @dataclass
+    class Heir(Parent):
+        y: float = float("nan")
+        def __eq__(self, other):
+            return super().__eq__(other)
+
+    return Frozen, Child, Parent, Heir
+
+def told(maker):
+    Frozen, Child, Parent, Heir = maker()
+    try:
+        Frozen(1).a = 2
+        refused = False
+    except FrozenInstanceError as error:
+        refused = str(error)
+    try:
+        Frozen()
+        lacks = False
+    except TypeError as error:
+        lacks = str(error)
+    return [
+        repr(Frozen(1, 2)), hash(Frozen(3)) == hash((3,)), Frozen(1, 2) == Frozen(1, 3), Frozen(1) == Frozen(2),
+        Frozen(1) == Child(), Frozen(1) < Frozen(2), sorted([Frozen(2), Frozen(1)])[0].a, refused, lacks,
+        Child(c=3).a, Child().a, Parent(1) == Parent(1), Heir(1) == Heir(1), Heir(2, 3.0).y, Heir.__hash__,
+        dataclasses.replace(Frozen(1), a=5), dataclasses.astuple(Heir(1, 2.0)),
+        *(cls.__init__.__name__ for cls in (Frozen, Child, Parent, Heir)),
+    ]
+
+before = repr(told(classes))
+if sys.version_info >= (3, 13):
+    assert not generated.install() and repr(told(classes)) == before
+    sys.exit()
+assert generated.install()
+assert repr(told(classes)) == before, (told(classes), before)
+Frozen, *_ = classes()
+code = Frozen.__init__.__code__
+first = Frozen(1)
+assert Frozen.__init__.__code__ is not code and code.co_filename.endswith("generated.py")
+assert Frozen.__hash__.__code__.co_filename.endswith("generated.py")
+assert {first: 1}[Frozen(1)]
+assert Frozen.__hash__.__code__.co_filename == Frozen.__eq__.__code__.co_filename == "<string>"
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True)
+
+
+def test_dataclasses_of_an_interpreter_that_is_not_known_are_left_as_they_are() -> None:
+    code = """
+import dataclasses
+from agent.daemon.memory import generated
+made = dataclasses._init_fn
+dataclasses._hash_fn = lambda fields: None
+assert not generated.install() and dataclasses._init_fn is made
+"""
+    if sys.version_info >= (3, 13):
+        pytest.skip("it has no such function")
+    subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True)
+
+
 def test_a_postponed_module_is_loaded_by_its_first_use() -> None:
     code = """
-from agent.daemon.postponed import postpone
+from agent.daemon.memory.postponed import postpone
 postpone()
 import dataclasses, sys
 assert "ast" not in sys.modules
@@ -177,17 +268,38 @@ assert Plain.__doc__ == "Plain(a: int)" and inspect.__file__ and dataclasses.ins
 def test_texts_of_modules_and_classes_are_dropped() -> None:
     code = """
 import json
-from agent.daemon import memory
-memory.drop_texts()
-assert (json.__doc__, memory.__doc__, memory.Trim.__doc__, json.JSONEncoder.__doc__) == (None,) * 4
-assert int.__doc__ and memory.Trim.tick.__doc__
+from agent.daemon.memory import returned
+def annotated(a: int) -> str: ...
+returned.drop_texts()
+assert annotated.__annotations__ == returned.Trim.tick.__annotations__ == {}
+assert (json.__doc__, returned.__doc__, returned.Trim.__doc__, json.JSONEncoder.__doc__) == (None,) * 4
+assert int.__doc__ and returned.Trim.tick.__doc__
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True)
+
+
+def test_a_module_without_a_docstring_is_passed_over() -> None:
+    """`cryptography` puts libraries of C among the modules, which refuse to be asked for one: a daemon with a
+    certificate for its secret did not start."""
+    code = """
+import sys
+from types import ModuleType
+from agent.daemon.memory import returned
+class Library(ModuleType):
+    def __getattribute__(self, name):
+        if name == "__doc__":
+            raise AttributeError("no function, constant or global variable named '__doc__'")
+        return super().__getattribute__(name)
+sys.modules["library"] = Library("library")
+returned.drop_texts()
+assert returned.__doc__ is None
 """
     subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True)
 
 
 def test_memory_is_trimmed_once_after_the_last_delivery() -> None:
     board, clock = StatusBoard(Status()), VirtualClock()
-    trim = memory.Trim(board, clock)
+    trim = returned.Trim(board, clock)
     due = []
     for second in range(12):
         if second < 4:

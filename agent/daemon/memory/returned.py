@@ -9,13 +9,10 @@ import contextlib
 import ctypes
 import gc
 import sys
-from collections.abc import Callable
-from dataclasses import FrozenInstanceError, fields
-from reprlib import recursive_repr
 from types import FunctionType, ModuleType
-from typing import Any
 
 from agent.clock import Clock
+from agent.daemon.memory.generated import replace_generated
 from agent.status import StatusBoard
 
 QUIET_S = 3.0  # without a delivery: the collection is over
@@ -42,69 +39,33 @@ def after_configuration() -> None:
     gc.collect()  # classes refer to themselves
 
 
-def after_start() -> None:
-    """Let all dataclasses share the functions that differ only in the names of fields, 1.3 MB of 360 classes, and free
-    the twins of the frozen ones, 0.9 MB.
+def after_start(*, generated: bool) -> None:
+    """Free the twins of frozen dataclasses, 0.9 MB. `generated`: whether `agent.daemon.memory.generated` has to replace
+    what `dataclass` has made, 1.3 MB of 360 classes.
 
-    `dataclass` compiles them for each class. `dataclass(slots=True)` also makes the class anew; the functions that
-    refuse assignments go on referring to the first one, which nobody else can reach.
+    `dataclass(slots=True)` makes the class anew; functions that were generated to refuse assignments go on referring to
+    the first one, which nobody else can reach.
     """
-    for found in gc.get_objects():
-        if isinstance(found, type) and "__dataclass_fields__" in vars(found):
-            for name, shared in _SHARED.items():
-                if _is_generated(vars(found).get(name)):
-                    setattr(found, name, shared)
+    if generated:
+        replace_generated()
     gc.collect()
 
 
 def drop_texts() -> None:
-    """Drop the docstrings of modules and classes, 0.4 MB: nobody asks a daemon for them. Those of functions are part of
-    their code. `python -OO` would drop these too, and have `dataclass` make a text for each class instead, which takes
-    `inspect`; and what a distribution has compiled beforehand is not of that kind."""
+    """Drop the docstrings of modules and classes, 0.4 MB, and the annotations of functions, 0.8 MB: nobody asks a
+    daemon for them. Docstrings of functions are part of their code. `python -OO` would drop these too, and have
+    `dataclass` make a text for each class instead, which takes `inspect`; and what a distribution has compiled
+    beforehand is not of that kind."""
     for module in list(sys.modules.values()):
-        if isinstance(module, ModuleType) and module.__doc__:
+        # A library of cffi, as `cryptography` loads for certificates, is a module by its type, and has no docstring.
+        if isinstance(module, ModuleType) and getattr(module, "__doc__", None):
             module.__doc__ = None
     for found in gc.get_objects():
-        if isinstance(found, type) and isinstance(vars(found).get("__doc__"), str):
+        if isinstance(found, FunctionType):
+            del found.__annotations__
+        elif isinstance(found, type) and isinstance(vars(found).get("__doc__"), str):
             with contextlib.suppress(TypeError):  # of a class that is written in C
                 found.__doc__ = None
-
-
-def _is_generated(function: object) -> bool:
-    """Whether `dataclass` has made it, from a text."""
-    function = getattr(function, "__wrapped__", function)
-    return isinstance(function, FunctionType) and function.__code__.co_filename == "<string>"
-
-
-@recursive_repr()
-def _repr(self: Any) -> str:
-    shown = ", ".join(f"{one.name}={getattr(self, one.name)!r}" for one in fields(self) if one.repr)
-    return f"{type(self).__qualname__}({shown})"
-
-
-def _refuse_to_set(self: Any, name: str, value: object) -> None:
-    if _is_frozen(type(self), name):
-        raise FrozenInstanceError(f"cannot assign to field {name!r}")
-    object.__setattr__(self, name, value)
-
-
-def _refuse_to_delete(self: Any, name: str) -> None:
-    if _is_frozen(type(self), name):
-        raise FrozenInstanceError(f"cannot delete field {name!r}")
-    object.__delattr__(self, name)
-
-
-def _is_frozen(of: type, name: str) -> bool:
-    """Whether instances refuse it: a class that is no dataclass, but inherits from one, may have attributes of its
-    own."""
-    return "__dataclass_fields__" in vars(of) or name in of.__dataclass_fields__  # type: ignore[attr-defined]
-
-
-_SHARED: dict[str, Callable[..., object]] = {
-    "__repr__": _repr,
-    "__setattr__": _refuse_to_set,
-    "__delattr__": _refuse_to_delete,
-}
 
 
 class Trim:
@@ -124,5 +85,6 @@ class Trim:
             self._delivered, self._at, self.due = delivered, now, True
         elif self.due and now - self._at >= QUIET_S:
             self.due = False
+            gc.collect()
             if hasattr(_LIBC, "malloc_trim"):
                 _LIBC.malloc_trim(0)

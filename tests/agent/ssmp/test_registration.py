@@ -1,4 +1,4 @@
-"""`register`: the device's core over a transport that can fail."""
+"""`Registrar`: the device's core over a transport that can fail."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import cast
 
 import pytest
 
-from agent.dm.registration import register
 from agent.https import HttpsClient, HttpsError, Response
 from agent.settings.device import DeviceInfo
+from agent.ssmp.registration import Registrar
 from omadm.ssmp import wire
 from omadm.ssmp.errors import SsmpError, SsmpRefused
+from omadm.ssmp.identity import SharedKey
 from omadm.ssmp.server_core import Authenticated, Challenger, Confirmed, SessionTable
 
 DEVICE = DeviceInfo("urn:dcu:T-1", "Maker", "Model", "H", "F", "S")
@@ -22,14 +23,14 @@ HEADERS = {"content-type": "application/vnd.dcu.ssmp; charset=binary"}
 
 
 class Server:
-    """Answers like the security server; `wrap` may change an answer, and an `old` one knows version 1 only."""
+    """Answers like the security server; `wrap` may change an answer. It knows nothing later than `latest`."""
 
     def __init__(
-        self, wrap: Callable[[int, Response], Response] = lambda _, response: response, *, old: bool = False
+        self, wrap: Callable[[int, Response], Response] = lambda _, response: response, *, latest: int = wire.VERSION
     ) -> None:
         self._challenger = Challenger(random.Random(4).randbytes)
         self._table = SessionTable(random.Random(5).randbytes)
-        self._old = old
+        self._latest = latest
         self.held: bytes | None = None
         self._wrap = wrap
         self.requests: list[tuple[str, str]] = []
@@ -46,13 +47,13 @@ class Server:
     def _answer(self, body: bytes) -> bytes:
         message = wire.parse(body)
         match message:
-            case wire.Hello() if message.version == wire.VERSION and self._old:
-                return wire.Error(400, "this is not an SSMP message", 1).emit()
+            case wire.Hello() if message.version > self._latest:
+                return wire.Error(400 if self._latest == 1 else 505, "not spoken here", 1).emit()
             case wire.Hello(version=wire.VERSION_1):
                 return self._table.open(body, KEY, "net", known=True, now=0.0).challenge
             case wire.Hello():
-                return self._challenger.challenge(body, "net", 0.0)
-            case wire.Auth():
+                return self._challenger.challenge(body, "net", 0.0, message.version)
+            case wire.Auth() | wire.AuthV2():
                 session = self._table.prepare(self._challenger.opening(message, "net", 0.0), KEY, known=True, now=0.0)
             case wire.AuthV1() | wire.Confirm():
                 session = self._table.find(message.session, 0.0)
@@ -61,7 +62,7 @@ class Server:
         try:
             session.receive(body, 0.0)
         except SsmpRefused as refusal:
-            return wire.Error(refusal.code, refusal.text).emit()
+            return wire.Error(refusal.code, refusal.text, message.version).emit()
         self._table.settle(session)
         match session.next_event():
             case Authenticated(_, info, held):
@@ -73,7 +74,8 @@ class Server:
 
 
 def registered(server: Server, key: bytes = KEY) -> bytes:
-    return register(cast("HttpsClient", server), "https://s/ssmp", DEVICE, key, "http://d/push", HELD)
+    registrar = Registrar(cast("HttpsClient", server), "https://s/ssmp", DEVICE)
+    return registrar.register(SharedKey(key), "http://d/push", HELD)
 
 
 def test_three_round_trips_bring_the_document_and_tell_who_the_device_is() -> None:
@@ -84,11 +86,12 @@ def test_three_round_trips_bring_the_document_and_tell_who_the_device_is() -> No
     assert server.held == HELD
 
 
-def test_a_server_of_version_1_takes_one_round_trip_more() -> None:
-    server = Server(old=True)
+@pytest.mark.parametrize(("latest", "round_trips", "held"), [(2, 4, HELD), (1, 5, None)])
+def test_a_server_of_an_older_version_takes_more_round_trips(latest: int, round_trips: int, held: bytes | None) -> None:
+    server = Server(latest=latest)
     assert registered(server) == b"document"
-    assert len(server.requests) == 4
-    assert server.held is None
+    assert len(server.requests) == round_trips
+    assert server.held == held
 
 
 def test_a_wrong_key_is_a_refusal_with_its_code() -> None:
