@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
+    JSON,
     Boolean,
     Column,
     Connection,
@@ -28,7 +29,9 @@ from sqlalchemy import (
 )
 
 from headend import db
+from headend.sealing.columns import sealed_by
 
+SWITCHED_OFF = "the device is switched off"
 NOTED_EVERY_S = 1.0  # a device that hammers on a door is written down this often, with the number of its tries
 NOTES_MAX = 10_000  # devices and doors whose last note is remembered
 
@@ -47,7 +50,7 @@ devices = Table(
     "devices",
     db.metadata,
     Column("id", String(128), primary_key=True),
-    Column("key", LargeBinary, nullable=False),
+    Column("key", LargeBinary, nullable=False, info=sealed_by("id")),
     Column("enabled", Boolean, nullable=False),
     Column("enrolled", Float(53), nullable=False),
     Column("registered", Float(53)),  # the last completed registration
@@ -62,6 +65,9 @@ devices = Table(
     Column("leaving", Float(53)),  # since when it is to erase its account
     Column("leaving_job", Integer),  # the DM job that orders that
     Column("left", Float(53)),  # when the device said that it had
+    Column(
+        "push_policy", JSON(none_as_null=True)
+    ),  # where it may be called; NULL: where `push` of the configuration says
 )
 
 refusals = Table(
@@ -80,6 +86,11 @@ def admits(connection: Connection, device_id: str) -> bool:
     """Whether the servers serve this device: not when it is switched off."""
     enabled = connection.scalars(select(devices.c.enabled).where(devices.c.id == device_id)).one_or_none()
     return enabled is not False
+
+
+def knows(connection: Connection, device_id: str) -> bool:
+    """Whether a device of this name is enrolled."""
+    return connection.scalars(select(devices.c.id).where(devices.c.id == device_id)).one_or_none() is not None
 
 
 def all_refused(connection: Connection) -> dict[str, dict[str, dict[str, Any]]]:

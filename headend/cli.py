@@ -14,7 +14,10 @@ import click
 from headend import config as configuration
 from headend import pki, serve
 from headend.config import CONFIG_NAME, SERVER_ID, SERVERS
+from headend.key_commands import keys
 from headend.operator import commands, device_commands  # noqa: F401  the commands of devices add themselves
+from headend.sealing.errors import SealingError
+from headend.sealing.sources import KeyFile
 from headend.serve import ServeError
 
 OPERATOR_TOKEN_BYTES = 32
@@ -44,7 +47,7 @@ def init(
     ca: Path | None,
     server_id: str,
 ) -> None:
-    """Set up a new head-end in a folder: configuration, operator token, certificates, free ports."""
+    """Set up a new head-end in a folder: configuration, operator token, certificates, key, free ports."""
     given = (certificate, key, ca)
     if any(given) and not all(given):
         raise click.UsageError("--certificate, --key and --ca go together")
@@ -57,6 +60,8 @@ def init(
             tls = {"certificate": str(certificate.resolve()), "key": str(key.resolve()), "ca": str(ca.resolve())}
         else:
             tls = pki.make(folder, list(dict.fromkeys([host, "localhost", "127.0.0.1", *names])))
+        key_file = folder / configuration.KEY_FILE
+        KeyFile(key_file).make()
         token = secrets.token_urlsafe(OPERATOR_TOKEN_BYTES)
         pki.write_new(folder / "operator.token", f"{token}\n".encode(), pki.SECRET_MODE)
         ports = _free_ports(host)
@@ -64,7 +69,10 @@ def init(
         pki.write_new(path, text.encode(), 0o600)  # written last: it makes the folder a head-end
     except OSError as error:
         raise click.ClickException(f"{error.filename or folder}: {error.strerror}") from error
+    except SealingError as error:
+        raise click.ClickException(str(error)) from error
     click.echo(f"configuration   {path}")
+    click.echo(f"key             {key_file}   (to the secrets in the database: keep a copy, apart from it)")
     click.echo(f"authority       {tls['ca'] if ca else folder / tls['ca']}   (what devices must trust)")
     click.echo(f"operator token  {folder / 'operator.token'}   (also for logging in to the pages)")
     click.echo(f"operator pages  https://{host}:{ports['operator']}/")
@@ -111,5 +119,6 @@ def _free_ports(host: str) -> dict[str, int]:
     return ports
 
 
+main.add_command(keys)
 for command in commands.COMMANDS:
     main.add_command(command)

@@ -11,13 +11,18 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from headend.sealing.sources import KeyFile, KeySource, Sources
+from headend.sealing.token import TokenKeys, TokenSettings
+
 VERSION = 1
 SERVERS = ("security", "dm", "software", "metering", "operator")
 CONFIG_NAME = "headend.yaml"
+KEY_FILE = "sealing.key"
 SERVER_ID = "dcu-headend"
 PORT_MAX = 65_535
 WAITING_DAYS_MAX = 14  # a job fails when its device has not reported for this long
 DAYS_MAX = 36_500
+ISSUED_DAYS = 730  # the period of a certificate that this head-end issues
 
 
 class ConfigError(Exception):
@@ -62,6 +67,35 @@ class Push:
 
 
 @dataclass(frozen=True, slots=True)
+class Sealing:
+    """Where the key is under which secrets of the database lie: a file, a PKCS#11 token, or, while the one takes the
+    place of the other, both: the token's wraps then."""
+
+    key_file: Path | None
+    pkcs11: TokenSettings | None = None
+
+    def source(self) -> KeySource:
+        sources: list[KeySource] = []
+        if self.pkcs11 is not None:
+            sources.append(TokenKeys(self.pkcs11))
+        if self.key_file is not None:
+            sources.append(KeyFile(self.key_file))
+        return sources[0] if len(sources) == 1 else Sources(*sources)
+
+
+@dataclass(frozen=True, slots=True)
+class Ssmp:
+    """Certificates of SSMP: the server's with its key, and the authorities of devices; `None` for none of them."""
+
+    certificate: Path
+    key: Path
+    device_ca: Path | None = None
+    issuing_certificate: Path | None = None  # of the authority by which certificates of devices are renewed
+    issuing_key: Path | None = None
+    issued_days: int = ISSUED_DAYS
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The configuration of `serve`. `database` is an SQLAlchemy URL; the paths are absolute."""
 
@@ -74,11 +108,13 @@ class Config:
     operator_token_file: Path
     files: Path
     servers: dict[str, Listener]
+    sealing: Sealing
     log_level: str = "INFO"
     waiting_days_max: int = WAITING_DAYS_MAX
     retention: Retention = field(default=Retention())
     downloads_open: bool = True  # also to whoever names no device
     push: Push = field(default=Push())
+    ssmp: Ssmp | None = None  # without it devices prove themselves with shared keys only
 
     @property
     def ports_file(self) -> Path:
@@ -107,10 +143,12 @@ def load(path: Path) -> Config:
         operator_token_file=folder / document["operator_token_file"],
         files=folder / document["files"],
         servers={name: Listener(**document["servers"][name]) for name in SERVERS},
+        sealing=_sealing(document.get("sealing", {}), folder),
         log_level=document.get("log", {}).get("level", "info").upper(),
         waiting_days_max=document.get("jobs", {}).get("waiting_days_max", WAITING_DAYS_MAX),
         retention=Retention(**document.get("retention", {})),
         downloads_open=document.get("downloads", {}).get("open", True),
+        ssmp=_ssmp(document, folder),
         push=Push(**{name: tuple(values) for name, values in document.get("push", {}).items()}),
     )
 
@@ -124,6 +162,7 @@ def template(server_id: str, ports: dict[str, int], host: str, tls: dict[str, st
         "files": "files",
         "tls": tls,
         "operator_token_file": "operator.token",
+        "sealing": {"key_file": KEY_FILE},
         "servers": {name: {"host": host, "port": ports[name], "public_url": ""} for name in SERVERS},
         "jobs": {"waiting_days_max": WAITING_DAYS_MAX},
         "retention": asdict(Retention()),
@@ -135,8 +174,18 @@ def template(server_id: str, ports: dict[str, int], host: str, tls: dict[str, st
         "# Configuration of the DCU head-end. Paths are relative to this file's folder. public_url is the base URL\n"
         "# that devices and people use for a server; empty means https://host:port. retention: days after which rows\n"
         "# are deleted, 0 keeps them for ever. push.networks: where devices may be called.\n"
-        "# downloads.open: packages also for whoever names no device.\n" + yaml.safe_dump(document, sort_keys=False)
+        "# downloads.open: packages also for whoever names no device. sealing: the key to the secrets of the\n"
+        "# database; keep a copy, apart from copies of the database.\n" + yaml.safe_dump(document, sort_keys=False)
     )
+
+
+def _ssmp(document: dict[str, Any], folder: Path) -> Ssmp | None:
+    """The section; certificate and key are those of TLS where it names no others."""
+    if "ssmp" not in document:
+        return None
+    named = {"certificate": document["tls"]["certificate"], "key": document["tls"]["key"], **document["ssmp"]}
+    days: int = named.pop("issued_days", ISSUED_DAYS)
+    return Ssmp(**{name: folder / value for name, value in named.items()}, issued_days=days)
 
 
 def _own_network(host: str) -> list[str]:
@@ -146,6 +195,16 @@ def _own_network(host: str) -> list[str]:
     except ValueError:
         return []
     return [str(ipaddress.ip_network(address))] if address.is_loopback else []
+
+
+def _sealing(section: dict[str, Any], folder: Path) -> Sealing:
+    """Without the section, as in a configuration of before, the key file is beside the configuration."""
+    token = section.get("pkcs11")
+    name = section.get("key_file", None if token else KEY_FILE)
+    settings = None
+    if token:
+        settings = TokenSettings(folder / token["module"], token["token"], token["key"], folder / token["pin_file"])
+    return Sealing(None if name is None else folder / name, settings)
 
 
 def _database(text: str, folder: Path) -> str:
@@ -164,11 +223,17 @@ _KEYS: dict[str, type] = {
     "retention": dict,
     "downloads": dict,
     "push": dict,
+    "sealing": dict,
+    "ssmp": dict,
     "log": dict,
 }
 _LISTENER_KEYS: dict[str, type] = {"host": str, "port": int, "public_url": str}
 _TLS_KEYS: dict[str, type] = {"certificate": str, "key": str, "ca": str}
+_SSMP_KEYS: dict[str, type] = {"certificate": str, "key": str, "device_ca": str}
+_SSMP_KEYS |= {**dict.fromkeys(("issuing_certificate", "issuing_key"), str), "issued_days": int}
 _PUSH_KEYS: dict[str, type] = {"networks": list, "ports": list}
+_SEALING_KEYS: dict[str, type] = {"key_file": str, "pkcs11": dict}
+_PKCS11_KEYS: dict[str, type] = {"module": str, "token": str, "key": str, "pin_file": str}
 _LOG_KEYS: dict[str, type] = {"level": str}
 _DAYS_KEYS: dict[str, tuple[dict[str, type], int]] = {  # section: its keys, and the lowest number of days
     "jobs": ({"waiting_days_max": int}, 1),
@@ -180,7 +245,7 @@ def _problems(document: Any) -> Iterator[str]:
     if not isinstance(document, dict):
         yield "a mapping is expected"
         return
-    yield from _check(document, _KEYS, "", optional={"downloads", "log", "push", *_DAYS_KEYS})
+    yield from _check(document, _KEYS, "", optional={"downloads", "log", "push", "sealing", "ssmp", *_DAYS_KEYS})
     if document.get("version") != VERSION:
         yield f"version: {VERSION} is expected"
     if isinstance(document.get("tls"), dict):
@@ -191,6 +256,8 @@ def _problems(document: Any) -> Iterator[str]:
         yield from _check(document["log"], _LOG_KEYS, "log.")
         if document["log"].get("level", "info") not in ("debug", "info", "warning", "error"):
             yield "log.level: debug, info, warning or error is expected"
+    yield from _sealing_problems(document.get("sealing"))
+    yield from _ssmp_problems(document.get("ssmp"))
     if isinstance(document.get("push"), dict):
         yield from _push_problems(document["push"])
     for name, (keys, least) in _DAYS_KEYS.items():
@@ -210,6 +277,29 @@ def _days_problems(entry: dict[str, Any], keys: dict[str, type], least: int, whe
         days = entry.get(key, least)
         if isinstance(days, int) and not least <= days <= DAYS_MAX:
             yield f"{where}{key}: {least} to {DAYS_MAX} days are expected"
+
+
+def _sealing_problems(entry: Any) -> Iterator[str]:
+    if not isinstance(entry, dict):
+        return  # said already, unless there is none
+    yield from _check(entry, _SEALING_KEYS, "sealing.", optional=set(_SEALING_KEYS))
+    if isinstance(entry.get("pkcs11"), dict):
+        yield from _check(entry["pkcs11"], _PKCS11_KEYS, "sealing.pkcs11.")
+    if not entry:
+        yield "sealing: key_file or pkcs11 is expected"
+
+
+def _ssmp_problems(entry: Any) -> Iterator[str]:
+    if not isinstance(entry, dict):
+        return  # said already, unless there is none
+    yield from _check(entry, _SSMP_KEYS, "ssmp.", optional=set(_SSMP_KEYS))
+    if ("certificate" in entry) != ("key" in entry):
+        yield "ssmp: certificate and key are given together"
+    if ("issuing_certificate" in entry) != ("issuing_key" in entry):
+        yield "ssmp: issuing_certificate and issuing_key are given together"
+    days = entry.get("issued_days", ISSUED_DAYS)
+    if isinstance(days, int) and not 1 <= days <= DAYS_MAX:
+        yield f"ssmp.issued_days: 1 to {DAYS_MAX} days are expected"
 
 
 def _push_problems(entry: dict[str, Any]) -> Iterator[str]:

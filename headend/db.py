@@ -34,11 +34,15 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from headend.sealing import keyring
+from headend.sealing.keyring import KeyRing
+from headend.sealing.rotation import seal_clear_values
+
 BUSY_TIMEOUT_MS = 30_000  # a writer waits this long for another writer before the request fails
 PRIVATE_MODE = 0o600
 _READ_ONLY = "dcu_read_only"
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def _commands_instead_of_verbs(connection: Connection) -> None:
@@ -66,9 +70,11 @@ _MIGRATIONS: dict[int, tuple[str | Callable[[Connection], None], ...]] = {
         "CREATE INDEX ix_readings_identity ON readings (device, identity)",
     ),
     2: (_commands_instead_of_verbs,),
+    3: (seal_clear_values,),
 }
 
 metadata = MetaData()
+keyring.data_keys.to_metadata(metadata)
 schema = Table("schema_version", metadata, Column("version", Integer, nullable=False))
 
 
@@ -76,29 +82,32 @@ class SchemaError(Exception):
     """The database was made by a later version of the head-end. Nothing in it was changed."""
 
 
-def open_engine(url: str) -> Engine:
-    """An engine for `url` (`sqlite:////abs/path.db`, later `postgresql+psycopg://…`).
+def open_engine(url: str, ring: KeyRing | None = None) -> Engine:
+    """An engine for `url` (`sqlite:////abs/path.db`, later `postgresql+psycopg://…`), which seals and opens secrets
+    with `ring`; without one, only what is not sealed can be read.
 
-    A SQLite file is readable by its owner only, because it holds device keys. What `engine.begin()` commits is durable.
+    A SQLite file is readable by its owner only. What `engine.begin()` commits is durable.
     Raises `SchemaError` for the file of a later head-end, before anything of it is touched.
     """
     parsed = make_url(url)
+    options = {keyring.OPTION: ring}
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True)
+        return create_engine(parsed, pool_pre_ping=True, execution_options=options)
     if parsed.database and parsed.database != ":memory:":
         _refuse_later(Path(parsed.database))
         _make_private(Path(parsed.database))
-    engine = create_engine(parsed)
+    engine = create_engine(parsed, execution_options=options)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
 def create_tables(engine: Engine) -> None:
-    """Create missing tables, and bring a database of an earlier version forward. The modules that declare tables must
-    have been imported.
+    """Create missing tables, bring a database of an earlier version forward, and open its keys. The modules that
+    declare tables must have been imported.
 
-    Raises `SchemaError` for a database that a later version of the head-end made.
+    Raises `SchemaError` for a database that a later version of the head-end made, and `SealingError` when the keys of
+    the engine are not those of the database, or there are none; the database is as it was then.
     """
     with engine.begin() as connection:
         found = None
@@ -114,10 +123,15 @@ def create_tables(engine: Engine) -> None:
                     step(connection)
         metadata.create_all(connection)
         _add_columns(connection)
+        _add_indexes(connection)
+        ring = keyring.of(connection)
         if found is None:
+            ring.make(connection, clear_gone=True)
             connection.execute(insert(schema).values(version=SCHEMA_VERSION))
-        elif found < SCHEMA_VERSION:
-            connection.execute(update(schema).values(version=SCHEMA_VERSION))
+        else:
+            ring.unlock(connection)
+            if found < SCHEMA_VERSION:
+                connection.execute(update(schema).values(version=SCHEMA_VERSION))
 
 
 def _check_version(found: int | None) -> None:
@@ -149,6 +163,16 @@ def _add_columns(connection: Connection) -> None:
                 connection.exec_driver_sql(f'ALTER TABLE "{each.name}" ADD COLUMN "{one.name}" {kind}')
 
 
+def _add_indexes(connection: Connection) -> None:
+    """The same for indexes: they change nothing but how fast rows are found."""
+    found = inspect(connection)
+    for each in metadata.sorted_tables:
+        known = {index["name"] for index in found.get_indexes(each.name)}
+        for one in each.indexes:
+            if one.name not in known and not one.unique:
+                one.create(connection)
+
+
 def reader(engine: Engine) -> Engine:
     """The same database for `begin()` blocks that only read: they do not wait for writers."""
     return engine.execution_options(**{_READ_ONLY: True})
@@ -176,6 +200,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> N
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged reading survives a power cut
     cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA secure_delete=ON")  # what is replaced or deleted is overwritten in the file
     cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
     cursor.close()
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 
 import uvicorn
 from sqlalchemy import Engine
@@ -25,7 +26,12 @@ from headend.dm.server import DmServer, ServerConfig
 from headend.metering import app as metering_app
 from headend.operator import app as operator_app
 from headend.retention import RetentionWorker
+from headend.sealing import rotation
+from headend.sealing.errors import KeyMissingError, SealingError
+from headend.sealing.keyring import KeyRing
 from headend.security import app as security_app
+from headend.security.certificates import CertificateFilesError, Identity, load_issuer
+from headend.security.certificates import load as load_identity
 from headend.security.service import SecurityService
 from headend.software import app as software_app
 from headend.software.repository import PackageStore
@@ -77,11 +83,7 @@ def run(config: Config, names: Sequence[str], ready: Callable[[dict[str, int]], 
 
     Raises `ServeError` when it cannot start; `RuntimeError` when a server ended by itself.
     """
-    try:
-        engine = db.open_engine(config.database)
-        db.create_tables(engine)
-    except (OSError, SQLAlchemyError, db.SchemaError) as error:
-        raise ServeError(f"the database cannot be used: {error}") from error
+    engine = open_database(config)
     sockets: dict[str, socket.socket] = {}
     try:
         for name in names:
@@ -97,6 +99,24 @@ def run(config: Config, names: Sequence[str], ready: Callable[[dict[str, int]], 
         for bound in sockets.values():
             bound.close()
         engine.dispose()
+
+
+def open_database(config: Config) -> Engine:
+    """Open the database with its keys, and bring it forward. Raises `ServeError`; nothing was changed then."""
+    try:
+        engine = db.open_engine(config.database, KeyRing(config.sealing.source()))
+        db.create_tables(engine)
+        rotation.forget_clear(engine)
+    except KeyMissingError as error:
+        raise ServeError(
+            f"the key to the secrets in the database: {error}. For a database that has none yet, make one with: "
+            "dcu-headend keys new"
+        ) from error
+    except SealingError as error:
+        raise ServeError(f"the key to the secrets in the database: {error}") from error
+    except (OSError, SQLAlchemyError, db.SchemaError) as error:
+        raise ServeError(f"the database cannot be used: {error}") from error
+    return engine
 
 
 @contextlib.contextmanager
@@ -168,7 +188,7 @@ def _app(name: str, config: Config, engine: Engine, urls: Urls) -> ASGIApp:
     match name:
         case "security":
             make = security_app.dm_accounts(config.server_id, f"{urls.all()['dm']}{dm_routes.PATH}")
-            return security_app.create_app(SecurityService(engine, make))
+            return security_app.create_app(SecurityService(engine, make, identity=_identity(config)))
         case "dm":
             dm = DmServer(engine, ServerConfig(config.server_id, f"{urls.all()['dm']}{dm_routes.PATH}"))
             return Starlette(routes=[*dm_routes.routes(dm), web.health_route()])
@@ -183,6 +203,20 @@ def _app(name: str, config: Config, engine: Engine, urls: Urls) -> ASGIApp:
         case "operator":
             return operator_app.create_app(_operator_deps(config, engine, urls))
     raise ServeError(f"there is no server {name!r}; there are {', '.join(SERVERS)}")
+
+
+def _identity(config: Config) -> Identity | None:
+    if config.ssmp is None:
+        return None
+    try:
+        identity = load_identity(config.ssmp.certificate, config.ssmp.key, config.ssmp.device_ca)
+        identity = replace(identity, issued_days=config.ssmp.issued_days)
+        if config.ssmp.issuing_certificate is None or config.ssmp.issuing_key is None:
+            return identity
+        issuing = config.ssmp.issuing_certificate, config.ssmp.issuing_key
+        return replace(identity, issuer=load_issuer(*issuing, identity.authorities))
+    except CertificateFilesError as error:
+        raise ServeError(f"ssmp: {error}") from error
 
 
 def _operator_deps(config: Config, engine: Engine, urls: Urls) -> operator_app.OperatorDeps:
@@ -202,6 +236,7 @@ def _operator_deps(config: Config, engine: Engine, urls: Urls) -> operator_app.O
         urls=urls.all,
         token_hash=web.token_hash(token),
         server_id=config.server_id,
+        issues_certificates=config.ssmp is not None and config.ssmp.issuing_key is not None,
     )
 
 

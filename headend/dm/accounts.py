@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from headend.dm.tables import accounts
+from headend.sealing import columns
 from omadm.auth import NONCE_BYTES
 from omadm.bootstrap import Account
 
@@ -67,11 +71,11 @@ def put_in_force(
         "last_answer_mac": None,
         "updated": now,
     }
-    known = conn.execute(select(accounts.c.device_id).where(accounts.c.device_id == device_id)).first()
-    if known is None:
-        conn.execute(insert(accounts).values(device_id=device_id, created=now, **content))
+    if not exists(conn, device_id):
+        row = {"device_id": device_id, "created": now, **content}
+        conn.execute(insert(accounts).values(columns.seal(conn, accounts, row)))
     else:
-        conn.execute(update(accounts).where(accounts.c.device_id == device_id).values(**content))
+        change(conn, device_id, content)
 
 
 def create(
@@ -96,12 +100,23 @@ def void(conn: Connection, device_id: str) -> None:
     """Nobody can authenticate with the account any more: its secrets are replaced by others that nobody has."""
     fresh = {"client_secret": secrets.token_urlsafe(SECRET_BYTES), "server_secret": secrets.token_urlsafe(SECRET_BYTES)}
     forgotten = {"last_request": None, "last_answer": None, "last_answer_mac": None, "push_url": ""}
-    conn.execute(update(accounts).where(accounts.c.device_id == device_id).values(fresh | forgotten))
+    change(conn, device_id, fresh | forgotten)
 
 
-def load(conn: Connection, device_id: str) -> Row[tuple[object, ...]] | None:
-    """The row of a device in `dm_accounts`; None for an unknown device."""
-    return conn.execute(select(accounts).where(accounts.c.device_id == device_id)).first()
+def change(conn: Connection, device_id: str, values: Mapping[str, Any]) -> None:
+    """Write columns of a device's row, the secret ones sealed."""
+    sealed = columns.seal(conn, accounts, values, device_id=device_id)
+    conn.execute(update(accounts).where(accounts.c.device_id == device_id).values(sealed))
+
+
+def load(conn: Connection, device_id: str) -> SimpleNamespace | None:
+    """The row of a device in `dm_accounts`, its secrets opened; None for an unknown device. Raises `SealingError`."""
+    row = conn.execute(select(accounts).where(accounts.c.device_id == device_id)).first()
+    return None if row is None else SimpleNamespace(**columns.unseal(conn, accounts, row))
+
+
+def exists(conn: Connection, device_id: str) -> bool:
+    return conn.scalars(select(accounts.c.device_id).where(accounts.c.device_id == device_id)).first() is not None
 
 
 def named(conn: Connection, client_name: str) -> str | None:
@@ -109,8 +124,8 @@ def named(conn: Connection, client_name: str) -> str | None:
     return conn.scalars(select(accounts.c.device_id).where(accounts.c.client_name == client_name)).first()
 
 
-def from_row(row: Row[tuple[object, ...]]) -> Account:
-    """The account that a row of `dm_accounts` holds."""
+def from_row(row: SimpleNamespace) -> Account:
+    """The account that a row of `load` holds."""
     return Account(
         server_id=row.server_id,
         url=row.url,

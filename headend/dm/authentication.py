@@ -1,8 +1,9 @@
 """Authentication of each message, with one challenge for a peer that has lost its nonce.
 
-A refusal (401, 407) carries a fresh nonce that is valid for that session's next message only. It is kept here, not in
-the account: a stranger who sends messages in a device's name affects neither the device's own nonce nor an open
-session. The second refusal in a row carries no challenge; the attempt is over.
+A refusal (401, 407) carries a nonce that is valid for one message of that session. It is kept here, not in the
+account: a stranger who sends messages in a device's name affects neither the device's own nonce nor an open session.
+The second refusal in a row carries no challenge; the attempt is over. The nonce stays good for its time even so: a
+stranger who guesses the SessionID may have been the one who was refused, and the device's answer still on its way.
 
 A device without an account gets the same answer as one that sent a wrong MAC, signed with a secret that nobody has.
 """
@@ -28,8 +29,8 @@ REFUSALS_MAX = 2
 @dataclass(slots=True)
 class _Pending:
     nonce: bytes
-    refusals: int
-    at: float
+    refusals: int  # in a row
+    at: float  # when the nonce was made
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +97,12 @@ class Authenticator:
     def _refuse(
         self, scheme: Scheme, key: tuple[str, str], pending: _Pending | None, failure: AuthError, now: float
     ) -> Refused:
-        refusals = 1 if pending is None else pending.refusals + 1
-        nonce = self._entropy(NONCE_BYTES)
-        self._pending[key] = _Pending(nonce, refusals, now)
-        self._pending.move_to_end(key)
-        while len(self._pending) > PENDING_MAX:
-            self._pending.popitem(last=False)
-        if refusals >= REFUSALS_MAX:
-            del self._pending[key]
+        if pending is None:
+            pending = self._pending[key] = _Pending(self._entropy(NONCE_BYTES), 0, now)
+            while len(self._pending) > PENDING_MAX:
+                self._pending.popitem(last=False)
+        pending.refusals += 1
+        if pending.refusals >= REFUSALS_MAX:
+            pending.refusals = 0
             return Refused(failure.status, None, str(failure))
-        return Refused(failure.status, scheme.chal(nonce), str(failure))
+        return Refused(failure.status, scheme.chal(pending.nonce), str(failure))

@@ -279,7 +279,7 @@ class ServerSession:
             if taken.item is not None:
                 not_kept = storage.value_seen(uri, taken.item)
                 if self._run is not None:
-                    self._run.result(results, taken.item, not_kept)
+                    self._run.result(results, replace(taken.item, source=uri or None), not_kept)
             if taken.status is not None:
                 answers.append(
                     self._status(

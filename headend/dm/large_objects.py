@@ -78,6 +78,8 @@ class Incoming:
         if broken:
             self._drop()
         if self._first is None and not item.more_data:
+            if _is_short(item):
+                return Assembled(Code.SIZE_MISMATCH, None, broken)
             return Assembled(None, item, broken)
         if self._first is None:
             self._first, self._uri = item, uri
@@ -109,3 +111,13 @@ class Incoming:
 
     def _drop(self) -> None:
         self._first, self._uri, self._parts, self._bytes = None, "", [], 0
+
+
+def _is_short(item: Item) -> bool:
+    """Whether a value of one message is shorter than its `Size` says. Devices give that of the base64 text as well."""
+    if item.meta is None or item.meta.size is None or item.meta.format == "node":
+        return False
+    if isinstance(item.data, bytes):
+        base64_bytes = (len(item.data) + 2) // 3 * 4
+        return len(item.data) < item.meta.size and base64_bytes < item.meta.size
+    return isinstance(item.data, str) and len(item.data.encode()) < item.meta.size

@@ -1,29 +1,36 @@
 """Package #0 to a device's push URL: asks it to start a session now.
 
 The URL is the device's own word, and a stolen device says what its thief wants. So it is called only where the policy
-has devices (`push` of the configuration); a name is resolved once, and the address that was checked is the one that is
-called; redirects are not followed, and nothing of the answer but its status is read.
+of that device says, or where devices are by the configuration (`push`) if it has none of its own; a name is resolved
+once, and the address that was checked is the one that is called; redirects are not followed, and nothing of the answer
+but its status is read. Each call has one deadline, however busily the other end drips.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import secrets
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, select, update
 
+from headend.access import devices
+from headend.config import PORT_MAX
 from headend.dm import accounts
 from omadm.notification import MIME, RESYNC_NONCE, Notification, emit
 
 LOG = logging.getLogger("headend.dm")
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 5.0  # for each address that is tried, from the connection to the status of the answer
+NETWORKS_MAX = 32  # of one policy; so many ports, too
 ADDRESSES_MAX = 4  # of one name that are tried
 REFUSED = 403  # the digest was wrong: the nonce has moved on, so try the one that both sides always know
 
@@ -51,10 +58,36 @@ class PushPolicy:
     networks: tuple[Network, ...] = ()
     ports: frozenset[int] = frozenset()
 
+    source: str = "push.networks and push.ports"  # who says so, for people
+
     @classmethod
     def of(cls, networks: Iterable[str], ports: Iterable[int] = ()) -> PushPolicy:
         """Make one of the configuration's values. Raises `ValueError` for what is no network."""
         return cls(tuple(ipaddress.ip_network(one) for one in networks), frozenset(ports))
+
+    @classmethod
+    def of_device(cls, document: dict[str, Any]) -> PushPolicy:
+        """Make one of a device's own. Raises `ValueError` for what is none."""
+        if document.keys() - {"networks", "ports"} or "networks" not in document:
+            raise ValueError("networks is expected, and ports where only some are allowed")
+        networks, ports = document["networks"], document.get("ports", [])
+        for name, values in (("networks", networks), ("ports", ports)):
+            if not isinstance(values, list) or len(values) > NETWORKS_MAX:
+                raise ValueError(f"{name}: a list of at most {NETWORKS_MAX} is expected")
+        if not all(isinstance(one, str) for one in networks):
+            raise ValueError("networks: texts such as 10.20.0.0/16 are expected")
+        if not all(isinstance(one, int) and not isinstance(one, bool) and 1 <= one <= PORT_MAX for one in ports):
+            raise ValueError(f"ports: 1 to {PORT_MAX} is expected")
+        made = cls.of(networks, ports)
+        return cls(made.networks, made.ports, "the device's own push policy")
+
+    def __str__(self) -> str:
+        networks = ", ".join(map(str, self.networks)) or "no network"
+        return f"{networks}; port {', '.join(map(str, sorted(self.ports)))}" if self.ports else networks
+
+    def document(self) -> dict[str, Any]:
+        """What `of_device` makes the same of."""
+        return {"networks": [str(one) for one in self.networks], "ports": sorted(self.ports)}
 
     def allows(self, address: Address, port: int) -> bool:
         """Return whether this may be called."""
@@ -91,6 +124,23 @@ def _is_special(where: Address | Network) -> bool:
     return any(isinstance(network, ipaddress.IPv6Network) and network.subnet_of(one) for one in _CARRYING_IPV4)
 
 
+def set_policy(connection: Connection, device_id: str, policy: PushPolicy | None) -> None:
+    """Give an enrolled device a policy of its own; `None` takes it away again."""
+    value = None if policy is None else policy.document()
+    connection.execute(update(devices).where(devices.c.id == device_id).values(push_policy=value))
+
+
+def policy_of(connection: Connection, device_id: str, default: PushPolicy) -> PushPolicy:
+    """Where a device may be called. One of its own that cannot be read allows nothing."""
+    found = connection.scalars(select(devices.c.push_policy).where(devices.c.id == device_id)).one_or_none()
+    if found is None:
+        return default
+    try:
+        return PushPolicy.of_device(found)
+    except (ValueError, AttributeError):
+        return PushPolicy(source="the device's own push policy, which is damaged")
+
+
 def resolve(host: str, port: int) -> list[str]:
     """Return the addresses of a host. Raises `OSError`, `UnicodeError`."""
     return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
@@ -101,30 +151,29 @@ def notify(
     device_id: str,
     policy: PushPolicy,
     *,
-    client: httpx.Client | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
     resolver: Resolve = resolve,
+    timeout_s: float = TIMEOUT_S,
 ) -> int:
-    """Send the notification and return the session id in it. Blocks up to `TIMEOUT_S` for each of at most two tries,
-    and for the name's resolution.
+    """Send the notification and return the session id in it. `policy` is for devices that have none of their own.
+    Blocks up to `timeout_s` for each of at most two tries and `ADDRESSES_MAX` addresses, and for the name's resolution.
 
     Raises `accounts.UnknownDevice`, `PushForbiddenError` and `PushError`.
     """
-    if client is None:
-        with httpx.Client(timeout=TIMEOUT_S, trust_env=False, follow_redirects=False) as own:
-            return notify(engine, device_id, policy, client=own, resolver=resolver)
     session_id = 1 + secrets.randbelow(0xFFFF)
     status = 0
     target: _Target | None = None
     for resync in (False, True):
         with engine.begin() as conn:  # committed before it is sent: no counter is ever used twice
             account, push_url, counter = accounts.next_push(conn, device_id)
+            allowed = policy_of(conn, device_id, policy)
         if not push_url:
             raise PushError(f"{device_id} has no push URL")
         if target is None or target.url != push_url:
-            target = _checked(device_id, push_url, policy, resolver)
+            target = _checked(device_id, push_url, allowed, resolver)
         nonce = RESYNC_NONCE if resync else account.server_nonce
         body = emit(Notification(session_id, account.server_id), account.server_secret, nonce, counter=counter)
-        status = _post(client, target, body, device_id)
+        status = asyncio.run(_post(target, body, device_id, transport, timeout_s))
         if 200 <= status < 300:
             LOG.info("%s: notified", device_id, extra={"event": "dm.push", "device": device_id})
             return session_id
@@ -158,29 +207,49 @@ def _checked(device_id: str, url: str, policy: PushPolicy, resolver: Resolve) ->
     allowed = [address for address in dict.fromkeys(found) if policy.allows(address, port)]
     if not allowed:
         LOG.warning(
-            "%s wants to be called at %s, which push.networks and push.ports do not allow", device_id, url,
+            "%s wants to be called at %s, which is not allowed by %s", device_id, url, policy.source,
             extra={"event": "dm.push.forbidden", "device": device_id},
         )  # fmt: skip
         shown = ", ".join(f"{address}" for address in found[:ADDRESSES_MAX]) or "no address"
-        raise PushForbiddenError(f"{device_id} at {url} ({shown}): not allowed by push.networks and push.ports")
+        raise PushForbiddenError(f"{device_id} at {url} ({shown}): not allowed by {policy.source}")
     return _Target(url, tuple(allowed[:ADDRESSES_MAX]))
 
 
-def _post(client: httpx.Client, target: _Target, body: bytes, device_id: str) -> int:
+async def _post(
+    target: _Target, body: bytes, device_id: str, transport: httpx.AsyncBaseTransport | None, timeout_s: float
+) -> int:
     """Send it to the first address that takes a connection; return the status. Raises `PushError`."""
-    parts = urlsplit(target.url)
     failure: Exception | None = None
-    for address in target.addresses:
-        try:
-            url = httpx.URL(target.url).copy_with(host=str(address))
-            headers = {"content-type": MIME, "host": parts.netloc}
-            request = client.build_request(
-                "POST", url, content=body, headers=headers, extensions={"sni_hostname": parts.hostname}
-            )
-            response = client.send(request, stream=True, follow_redirects=False)  # what it says is not read
-            response.close()
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            failure = error
-            continue
-        return response.status_code
+    async with httpx.AsyncClient(
+        transport=transport, timeout=timeout_s, trust_env=False, follow_redirects=False
+    ) as client:
+        for address in target.addresses:
+            try:
+                # The client's own timeout begins anew with every octet that comes.
+                async with asyncio.timeout(timeout_s), _called(client, target, address, body) as response:
+                    return response.status_code
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+                failure = error
+            except TimeoutError:
+                failure = TimeoutError(f"no answer within {timeout_s:g} s")
     raise PushError(f"{device_id} at {target.url}: {failure or type(failure).__name__}") from failure
+
+
+@asynccontextmanager
+async def _called(
+    client: httpx.AsyncClient, target: _Target, address: Address, body: bytes
+) -> AsyncIterator[httpx.Response]:
+    """The answer of one address; what it says after its head is not read."""
+    parts = urlsplit(target.url)
+    request = client.build_request(
+        "POST",
+        httpx.URL(target.url).copy_with(host=str(address)),
+        content=body,
+        headers={"content-type": MIME, "host": parts.netloc},
+        extensions={"sni_hostname": parts.hostname},
+    )
+    response = await client.send(request, stream=True, follow_redirects=False)
+    try:
+        yield response
+    finally:
+        await response.aclose()

@@ -31,12 +31,12 @@ from headend.dm.authentication import Authenticator, Refused
 from headend.dm.engine import Accepted, ServerSession, State
 from headend.dm.jobs import queue
 from headend.dm.session_store import SessionStore
-from headend.dm.tables import accounts as accounts_table
 from headend.dm.tables import sessions as sessions_table
-from omadm.auth import NONCE_BYTES, AuthError, parse_hmac_header, verify_hmac
+from omadm.auth import HMAC, NONCE_BYTES, AuthError, parse_hmac_header, verify_hmac
 from omadm.bootstrap import Account
 from omadm.codes import AlertCode, Code
-from omadm.schemes import Schemes, next_nonce
+from omadm.schemes import Mac, Schemes, next_nonce
+from omadm.server_time import time_text
 from omadm.syncml.codec import accepts, decode, encode, media_type
 from omadm.syncml.element import BODY_BYTES_MAX
 from omadm.syncml.errors import SyncmlError
@@ -44,6 +44,7 @@ from omadm.syncml.messages import (
     Alert,
     Command,
     Malformed,
+    Meta,
     Results,
     Status,
     SyncHdr,
@@ -61,7 +62,6 @@ BEGINNINGS = frozenset({AlertCode.SERVER_INITIATED, AlertCode.CLIENT_INITIATED})
 EVENTS = frozenset({AlertCode.CLIENT_EVENT, AlertCode.GENERIC})
 SESSION_ID_CHARS_SHOWN = 8  # in the table of sessions; DM 1.2 has four
 TOKEN_BYTES = 16
-SWITCHED_OFF = "the device is switched off"
 LOCKS = 64  # requests of different devices rarely share one
 
 
@@ -170,17 +170,10 @@ class DmServer:
             return
         with db.reader(self._engine).begin() as conn:
             device_id = accounts.named(conn, name)
-        if device_id is None:
-            return
-        with self._locks[hash(device_id) % LOCKS], self._engine.begin() as conn:
-            row = accounts.load(conn, device_id)
-            if row is None or row.auth_type != "HMAC":
+            if device_id is None or not self._has_sent(conn, device_id, name, request):
                 return
-            try:
-                verify_hmac(
-                    request.mac, request.body, name, row.client_secret, row.client_nonce, self._config.algorithms
-                )
-            except AuthError:
+        with self._locks[hash(device_id) % LOCKS], self._engine.begin() as conn:
+            if not self._has_sent(conn, device_id, name, request):
                 return
             queue.unreadable(conn, device_id, why, self._wall())
             conn.execute(
@@ -189,6 +182,17 @@ class DmServer:
                 .values(state=State.FAILED.value, updated=self._wall())
             )
             self._forget(device_id)
+
+    def _has_sent(self, conn: Connection, device_id: str, name: str, request: Request) -> bool:
+        """Whether the MAC of a request is that of this device, and good for its next message."""
+        row = accounts.load(conn, device_id)
+        if row is None or row.auth_type != HMAC:
+            return False
+        try:
+            verify_hmac(request.mac, request.body, name, row.client_secret, row.client_nonce, self._config.algorithms)
+        except AuthError:
+            return False
+        return True
 
     def _exchange(self, device_id: str, message: SyncML, request: Request) -> Answer:
         proof = f"{request.mac or ''}\0{request.session}".encode()
@@ -215,7 +219,7 @@ class DmServer:
         with self._engine.begin() as conn:
             row = accounts.load(conn, device_id)
             if not access.admits(conn, device_id):
-                return self._refuse(message, request, signer, Refused(Code.FORBIDDEN, None, SWITCHED_OFF))
+                return self._refuse(message, request, signer, Refused(Code.FORBIDDEN, None, access.SWITCHED_OFF))
             if row is None or accounts.from_row(row) != account:
                 return self._refuse(
                     message, request, signer, Refused(Code.UNAUTHORIZED, None, "the account changed meanwhile")
@@ -236,7 +240,7 @@ class DmServer:
                     .values(state=State.FAILED.value, updated=now)
                 )
             self._forget(device_id)
-        return self._refuse(message, request, signer, Refused(Code.FORBIDDEN, None, SWITCHED_OFF))
+        return self._refuse(message, request, signer, Refused(Code.FORBIDDEN, None, access.SWITCHED_OFF))
 
     def _in_accepted_session(self, device_id: str, message: SyncML, request: Request) -> bool:
         """Whether a message belongs to a session in which we said 212, and came to the address that only its device
@@ -258,17 +262,17 @@ class DmServer:
         once: bool,
     ) -> Answer:
         answer, nonce = self._work(conn, device_id, message, request, signer, once=once)
-        conn.execute(
-            update(accounts_table)
-            .where(accounts_table.c.device_id == device_id)
-            .values(
-                client_nonce=nonce,
-                server_nonce=signer.server_nonce,
-                last_request=digest,
-                last_answer=answer.body,
-                last_answer_mac=answer.mac,
-                updated=self._wall(),
-            )
+        accounts.change(
+            conn,
+            device_id,
+            {
+                "client_nonce": nonce,
+                "server_nonce": signer.server_nonce,
+                "last_request": digest,
+                "last_answer": answer.body,
+                "last_answer_mac": answer.mac,
+                "updated": self._wall(),
+            },
         )
         return answer
 
@@ -326,7 +330,7 @@ class DmServer:
             device_name=message.hdr.source_name,
             server_uri=message.hdr.target,
             server_name=signer.server_name,
-            measure=lambda m: len(encode(self._with_cred(m, signer), content_type)),
+            measure=lambda m: len(encode(self._with_proof(m, signer), content_type)),
         )
         added = conn.execute(
             insert(sessions_table).values(
@@ -401,12 +405,17 @@ class DmServer:
         return self._sign(SyncML(reply_hdr, tuple(statuses)), request, signer)
 
     def _sign(self, reply: SyncML, request: Request, signer: Account, *, proved: bool = False) -> Answer:
-        body = encode(reply if proved else self._with_cred(reply, signer), request.content_type)
+        body = encode(reply if proved else self._with_proof(reply, signer), request.content_type)
         mac = self._schemes.of(signer.auth_type).mac(body, signer.server)
         return Answer(200, body, media_type(request.content_type), mac)
 
-    def _with_cred(self, reply: SyncML, signer: Account) -> SyncML:
-        return replace(reply, hdr=replace(reply.hdr, cred=self._schemes.of(signer.auth_type).cred(signer.server)))
+    def _with_proof(self, reply: SyncML, signer: Account) -> SyncML:
+        """The message with our credentials, or with what is worth saying only under a MAC: the time."""
+        scheme = self._schemes.of(signer.auth_type)
+        hdr = replace(reply.hdr, cred=scheme.cred(signer.server))
+        if isinstance(scheme, Mac):
+            hdr = replace(hdr, meta=replace(hdr.meta or Meta(), emi=(time_text(self._wall()),)))
+        return replace(reply, hdr=hdr)
 
 
 def _may_be_another(message: SyncML, auth_type: str) -> bool:

@@ -12,8 +12,7 @@ from sqlalchemy import Connection, delete, insert, select
 from headend.dm import accounts
 from headend.dm.engine import AlertSeen
 from headend.dm.jobs import queue
-from headend.dm.jobs.params import URI_CHARS_MAX
-from headend.dm.jobs.steps import Checkpoint, Job, Note, Outcome, SubtreeListed
+from headend.dm.jobs.steps import URI_CHARS_MAX, Checkpoint, Job, Note, Outcome, SubtreeListed
 from headend.dm.tables import alerts, values
 from omadm.notification import PUSH_URL
 from omadm.syncml.messages import Item, Meta

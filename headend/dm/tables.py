@@ -17,6 +17,7 @@ from sqlalchemy import (
 )
 
 from headend.db import metadata
+from headend.sealing.columns import sealed_by
 
 # One row per device: its account, the nonces for the next messages, and the last exchange, so that a repeated request
 # gets the same answer again instead of being executed twice.
@@ -27,9 +28,9 @@ accounts = Table(
     Column("server_id", String(255), nullable=False),
     Column("url", Text, nullable=False),
     Column("client_name", String(255), nullable=False),
-    Column("client_secret", Text, nullable=False),
+    Column("client_secret", Text, nullable=False, info=sealed_by("device_id")),
     Column("server_name", String(255), nullable=False),
-    Column("server_secret", Text, nullable=False),
+    Column("server_secret", Text, nullable=False, info=sealed_by("device_id")),
     Column("client_nonce", LargeBinary, nullable=False),
     Column("server_nonce", LargeBinary, nullable=False),
     Column("auth_type", String(16), nullable=False),
@@ -37,7 +38,7 @@ accounts = Table(
     Column("push_url", Text, nullable=False, server_default=""),
     Column("push_counter", Integer, nullable=False, server_default="0"),
     Column("last_request", String(64)),  # SHA-256 of the request's body and MAC header
-    Column("last_answer", LargeBinary),
+    Column("last_answer", LargeBinary, info=sealed_by("device_id")),  # it can bring keys and tokens
     Column("last_answer_mac", Text),
     Column("created", Float, nullable=False),
     Column("updated", Float, nullable=False),
@@ -59,6 +60,8 @@ sessions = Table(
     Index("dm_sessions_by_device", "device_id", "id"),
 )
 
+JOB = sealed_by("device_id", "correlator")  # parameters can be keys and tokens, and URLs with a device's pass
+
 # state: queued | running | waiting | done | failed
 jobs = Table(
     "dm_jobs",
@@ -66,9 +69,9 @@ jobs = Table(
     Column("id", Integer, primary_key=True),
     Column("device_id", ForeignKey("dm_accounts.device_id"), nullable=False),
     Column("kind", String(32), nullable=False),
-    Column("params", JSON, nullable=False),
+    Column("params", JSON, nullable=False, info=JOB),
     Column("state", String(16), nullable=False),
-    Column("progress", JSON, nullable=False),  # what a later session needs to go on
+    Column("progress", JSON, nullable=False, info=JOB),  # what a later session needs to go on
     Column("correlator", String(64), nullable=False, unique=True),
     Column("attempts", Integer, nullable=False),
     Column("result", JSON),

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -26,18 +26,21 @@ def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Star
     """The metering server's application. `wall` returns seconds since the epoch."""
     refusals = access.RefusalLog(engine)
 
-    def admitted(device: str) -> bool:
+    def device_of(token: str) -> str:
         with db.reader(engine).begin() as connection:
-            return access.admits(connection, device)
+            return _admitted(connection, token)
 
     async def post_readings(request: Request) -> Response:
-        device = await run_in_threadpool(store.device_of_token, engine, web.bearer(request))
-        if device is None:
-            raise web.HttpProblem(401, "this token is not known", {"WWW-Authenticate": "Bearer"})
-        if not await run_in_threadpool(admitted, device):
+        try:
+            return await take(request)
+        except _SwitchedOffError as problem:
             peer = request.client.host if request.client else "unknown"
-            await run_in_threadpool(refusals.note, device, access.Door.READINGS, peer, wall())
-            raise web.HttpProblem(403, "this device is switched off")
+            await run_in_threadpool(refusals.note, problem.device, access.Door.READINGS, peer, wall())
+            raise
+
+    async def take(request: Request) -> Response:
+        token = web.bearer(request)
+        device = await run_in_threadpool(device_of, token)
         body = await web.read_body(request, readings.BODY_BYTES_MAX)
         encoding = request.headers.get("content-encoding", "identity").lower()
         if encoding not in ("gzip", "identity"):
@@ -46,7 +49,8 @@ def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Star
         if batch.device != device:
             raise web.HttpProblem(403, "the batch is of another device than the token")
         try:
-            listed = await run_in_threadpool(store.store, engine, batch, wall())
+            # Asked again with what is stored: the body may have taken its time.
+            listed = await run_in_threadpool(store.store, engine, batch, wall(), lambda c: _admitted(c, token))
             if batch.reports:
                 await run_in_threadpool(resend.close, engine, device, batch.reports, wall())
             orders = await run_in_threadpool(resend.open_orders, engine, device)
@@ -71,6 +75,22 @@ def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Star
         routes=[Route("/v1/readings", post_readings, methods=["POST"]), web.health_route()],
         exception_handlers={web.HttpProblem: web.on_problem},
     )
+
+
+class _SwitchedOffError(web.HttpProblem):
+    def __init__(self, device: str) -> None:
+        super().__init__(403, access.SWITCHED_OFF)
+        self.device = device
+
+
+def _admitted(connection: Connection, token: str) -> str:
+    """The device whose token this is. Raises `HttpProblem` 401 for an unknown one, 403 for a device that is off."""
+    device = store.owner_of_token(connection, token)
+    if device is None:
+        raise web.HttpProblem(401, "this token is not known", {"WWW-Authenticate": "Bearer"})
+    if not access.admits(connection, device):
+        raise _SwitchedOffError(device)
+    return device
 
 
 def _parse(body: bytes, packed: bool) -> readings.Batch:

@@ -3,13 +3,14 @@
 `gap_reports` keeps each report once, by (device, store, id), so that a repeated batch changes nothing. `gaps` is what
 follows from them. A range goes on while `last` is null. Closing a part of a range splits it; closed parts stay as
 history. A range that is closed here alone (`only_here`) is open on the device, and what that says of it still counts.
-docs/collection.md draws the states; gap_lists.py has both ends agree where reports were lost.
+One that a store reported which the device lost (`store_gone`) is missing as far as anybody knows, and the device does
+not know of it any more. docs/collection.md draws the states; gap_lists.py has both ends agree where reports were lost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sqlalchemy import (
@@ -25,19 +26,26 @@ from sqlalchemy import (
     RowMapping,
     String,
     Table,
+    TextClause,
     and_,
     func,
     insert,
     or_,
     select,
+    text,
     update,
 )
 
 from headend import db
 from omadm.readings import GAP_FIELDS, Batch, GapReport
-from omadm.schedule import Schedule, schedule_of
+from omadm.schedule import Schedule, schedule_of, without
 
 PAGE_MAX = 10_000
+ENDLESS = 2**62  # in place of the last slot of a range that goes on
+LISTED = "(state = 'open' OR only_here IS TRUE)"  # with constants: else SQLite does not find the index made for it
+
+Span = tuple[int, int]
+"""First and last slot; the last may be `ENDLESS`."""
 
 gap_reports = Table(
     "gap_reports",
@@ -57,7 +65,15 @@ gap_reports = Table(
     Column("noted", Float(53), nullable=False),  # at the concentrator
     Column("stored", Float(53), nullable=False),  # here
     Column("times", String(128)),
-)
+    Column("lowest", BigInteger),  # of what is doubted or confirmed: the ids of the readings
+    Column("highest", BigInteger),
+    Column("about", String(32)),  # of which store; null: of the one that reports
+    Column("generation", BigInteger),  # the place of the reporting store in the order of the device's stores
+    Index(
+        "ix_gap_reports_about", "device", "about",
+        sqlite_where=text("about IS NOT NULL"), postgresql_where=text("about IS NOT NULL"),
+    ),
+)  # fmt: skip
 
 gaps = Table(
     "gaps",
@@ -78,8 +94,13 @@ gaps = Table(
     Column("times", String(128)),  # of a calendar; null where one slot comes every `every` seconds
     Column("store", String(32)),  # whose report it follows from; null for those of an earlier version of the head-end
     Column("only_here", Boolean),  # closed at this end: the device lists it all the same
+    Column("store_gone", Float(53)),  # since when it is known that the device lost the store that reported it
     Index("ix_gaps_series", "device", "meter", "task", "profile", "state"),
-)
+    Index(
+        "ix_gaps_listed", "device", "meter", "task", "profile", "first",
+        sqlite_where=text(LISTED), postgresql_where=text(LISTED),
+    ),
+)  # fmt: skip
 
 
 def apply(connection: Connection, batch: Batch, now: float) -> None:
@@ -129,34 +150,57 @@ def _supersedes(later: GapReport, report: GapReport) -> bool:
     return later.first <= (report.last or report.first) and (later.last is None or later.last >= report.first)
 
 
-def judgements(connection: Connection, batch: Batch) -> list[tuple[int, GapReport]]:
-    """The reports that take trust from readings with a lower id (`doubted`), or give it back (`confirmed`), in their
-    order: those of the batch, and earlier ones that are about readings which come only now. The number beside each is
-    the id below which it counts: of a confirmation that of the doubt that it takes back."""
-    lowest = min([record.id for record in batch.records] + [gap.id for gap in batch.gaps], default=None)
-    if lowest is None:
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A report that takes trust from readings (`doubted`), or gives it to them (`confirmed`): those of `store` with ids
+    from `lowest` to `highest`."""
+
+    store: str
+    lowest: int
+    highest: int
+    report: GapReport
+
+
+def judgements(connection: Connection, batch: Batch) -> list[Judgement]:
+    """The reports on the trust of readings that have to be followed now, in their order: those of the batch, and
+    earlier ones that are about readings which come only now.
+
+    Of one store first what it has said itself counts, in the order of ids, then what later ones of the device have said
+    of it, in the order of these stores. A report may come before an earlier one, which must not undo it then: so what
+    is later is followed once more.
+    """
+    ids = [record.id for record in batch.records] + [gap.id for gap in batch.gaps]
+    if not ids:
         return []
     columns = gap_reports.c
-    query = select(columns.id, *(columns[name] for name in GAP_FIELDS)).where(
-        columns.device == batch.device,
-        columns.store == batch.store,
-        columns.id >= lowest,
-        columns.gap.in_(("doubted", "confirmed")),
-    )
-    found = [(row[0], GapReport(*row[1:])) for row in connection.execute(query.order_by(columns.id))]
-    return [(_bound(connection, batch, *one), one[1]) for one in found]
+    own = and_(columns.store == batch.store, columns.id >= min(ids))
+    found = [one for one in _judgements(connection, batch.device, own) if one.store == batch.store]
+    said = {gap.report.about for gap in batch.gaps if gap.report.about not in (None, batch.store)}
+    for store in (batch.store, *sorted(said)):
+        of_others = _judgements(connection, batch.device, and_(columns.about == store, columns.store != store))
+        if store == batch.store and not found:  # what is here has been judged; new are the records of the batch
+            of_others = [
+                replace(one, lowest=max(one.lowest, min(ids)), highest=min(one.highest, max(ids))) for one in of_others
+            ]
+        found += [one for one in of_others if one.lowest <= one.highest]
+    return found
 
 
-def _bound(connection: Connection, batch: Batch, report_id: int, report: GapReport) -> int:
-    if report.gap == "doubted":
-        return report_id
+def _judgements(connection: Connection, device: str, wanted: ColumnElement[bool]) -> list[Judgement]:
+    """The judgements among these reports in the order of their stores and ids. A device that tells no ids means all
+    that it had stored before."""
     columns = gap_reports.c
-    same = [columns[name] == getattr(report, name) for name in ("meter", "task", "first", "last")]
-    query = select(func.max(columns.id)).where(
-        columns.device == batch.device, columns.store == batch.store, columns.id < report_id, columns.gap == "doubted",
-        *same,
-    )  # fmt: skip
-    return connection.scalar(query) or 0
+    query = (
+        select(columns.store, columns.id, *(columns[name] for name in GAP_FIELDS))
+        .where(columns.device == device, wanted, columns.gap.in_(("doubted", "confirmed")))
+        .order_by(func.coalesce(columns.generation, 0), columns.id)
+    )
+    found: list[Judgement] = []
+    for store, report_id, *fields in connection.execute(query):
+        report = GapReport(*fields)
+        lowest, highest = (0, report_id - 1) if report.highest is None else (report.lowest or 0, report.highest)
+        found.append(Judgement(report.about or store, lowest, highest, report))
+    return found
 
 
 def end_before(connection: Connection, batch: Batch, now: float) -> None:
@@ -178,15 +222,22 @@ def end_before(connection: Connection, batch: Batch, now: float) -> None:
 def _open(connection: Connection, batch: Batch, report: GapReport, now: float) -> None:
     """A range is there from now on, or the end of one that went on is known."""
     same = and_(_series(batch.device, report), gaps.c.first == report.first)
-    told = {"last": report.last, "reason": report.reason, "store": batch.store, "changed": now}
+    told = {"last": report.last, "reason": report.reason, "store": batch.store, "changed": now, "store_gone": None}
     found = connection.execute(update(gaps).where(same, gaps.c.state == "open").values(told)).rowcount
-    if not found and report.last is not None:  # closed here, and told once more
-        closed = and_(same, gaps.c.only_here.is_(True), gaps.c.last == report.last)
-        found = connection.execute(update(gaps).where(closed).values(store=batch.store)).rowcount
-    if not found:
-        series = {"device": batch.device, "meter": report.meter, "task": report.task, "profile": report.profile or ""}
-        when = {"first": report.first, "every": report.every, "times": report.times}
-        connection.execute(insert(gaps).values({**series, **when, **told, "state": "open", "opened": now}))
+    if found:
+        return
+    # Closed here, in whole or in part, and told once more: that stays closed.
+    end = ENDLESS if report.last is None else report.last
+    here = and_(
+        _series(batch.device, report), gaps.c.only_here.is_(True), gaps.c.first <= end, gaps.c.last >= report.first
+    )
+    connection.execute(update(gaps).where(here).values(store=batch.store, store_gone=None))
+    closed = [(first, last) for first, last in connection.execute(select(gaps.c.first, gaps.c.last).where(here))]
+    series = {"device": batch.device, "meter": report.meter, "task": report.task, "profile": report.profile or ""}
+    when = {"every": report.every, "times": report.times}
+    for first, last in without([(report.first, end)], closed, report.schedule):
+        span = {"first": first, "last": None if last == ENDLESS else last}
+        connection.execute(insert(gaps).values({**series, **when, **told, **span, "state": "open", "opened": now}))
 
 
 def _close(connection: Connection, device: str, report: GapReport, how: str, now: float) -> None:
@@ -212,9 +263,9 @@ def _close(connection: Connection, device: str, report: GapReport, how: str, now
                 connection.execute(insert(gaps).values({name: copy[name] for name in copy if name != "id"}))
 
 
-def listed_there() -> ColumnElement[bool]:
+def listed_there() -> TextClause:
     """Ranges that the device lists, as far as is known here."""
-    return or_(gaps.c.state == "open", gaps.c.only_here.is_(True))
+    return text(LISTED)
 
 
 def _series(device: str, report: GapReport) -> ColumnElement[bool]:
@@ -229,13 +280,20 @@ def _series(device: str, report: GapReport) -> ColumnElement[bool]:
 def give_up(
     engine: Engine, device: str, meter: str, why: str, now: float, *, task: str | None = None
 ) -> int:  # fmt: skip
-    """Close the open ranges of a meter that have an end, for a person's reason, at this end only. Returns how many."""
-    wanted = and_(gaps.c.device == device, gaps.c.meter == meter, gaps.c.state == "open", gaps.c.last.is_not(None))
+    """Close the open ranges of a meter for a person's reason, at this end only: those that have an end, and those that
+    the device knows of no more. Returns how many."""
+    wanted = and_(gaps.c.device == device, gaps.c.meter == meter, gaps.c.state == "open")
     if task is not None:
         wanted = and_(wanted, gaps.c.task == task)
+    closed = {"state": "closed", "how": why, "changed": now}
     with engine.begin() as connection:
-        closed = {"state": "closed", "how": why, "changed": now, "only_here": True}
-        return connection.execute(update(gaps).where(wanted).values(closed)).rowcount
+        endless = and_(wanted, gaps.c.last.is_(None), gaps.c.store_gone.is_not(None))
+        for row in connection.execute(select(gaps).where(endless)).mappings().all():
+            last = max(row["first"], schedule_of_row(row).newest(now))
+            connection.execute(update(gaps).where(gaps.c.id == row["id"]).values(last=last))
+        ended = and_(wanted, gaps.c.last.is_not(None))
+        of_lost = connection.execute(update(gaps).where(ended, gaps.c.store_gone.is_not(None)).values(closed)).rowcount
+        return of_lost + connection.execute(update(gaps).where(ended).values(**closed, only_here=True)).rowcount
 
 
 def listing(
@@ -247,7 +305,8 @@ def listing(
     limit: int = 1000,
     offset: int = 0,
 ) -> list[dict[str, Any]]:
-    """Ranges, open ones first, then the newest. `slots` is `None` while a range goes on."""
+    """Ranges, open ones first, then the newest. `slots` is `None` while a range goes on. `store_gone`: since when it is
+    known that the device lost what it knew of the range."""
     query = select(gaps)
     for column, wanted in ((gaps.c.device, device), (gaps.c.meter, meter), (gaps.c.state, state)):
         if wanted is not None:

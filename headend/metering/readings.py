@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import fields
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Connection,
     Engine,
     Float,
@@ -135,13 +137,18 @@ def new_token(connection: Connection, device: str, now: float) -> str:
 
 
 def device_of_token(engine: Engine, token: str) -> str | None:
-    """The device that a token belongs to; None for an unknown token.
+    """The device that a token belongs to; None for an unknown token."""
+    with db.reader(engine).begin() as connection:
+        return owner_of_token(connection, token)
+
+
+def owner_of_token(connection: Connection, token: str) -> str | None:
+    """`device_of_token` in the caller's transaction.
 
     The lookup is by the token's hash, so its timing reveals nothing about the token.
     """
-    with db.reader(engine).begin() as connection:
-        query = select(metering_tokens.c.device).where(metering_tokens.c.token_hash == web.token_hash(token))
-        return connection.scalars(query).one_or_none()
+    query = select(metering_tokens.c.device).where(metering_tokens.c.token_hash == web.token_hash(token))
+    return connection.scalars(query).one_or_none()
 
 
 def unit_shown(number: int | None) -> str:
@@ -157,9 +164,12 @@ def _later_rows(batch: Batch, now: float) -> list[dict[str, object]]:
     return [{**about, "id": one.id, "kind": one.kind, "record": one.text} for one in batch.later]
 
 
-def store(engine: Engine, batch: Batch, now: float) -> str | None:
+def store(
+    engine: Engine, batch: Batch, now: float, admit: Callable[[Connection], object] = lambda _: None
+) -> str | None:
     """Store the new readings of a batch, and what it tells of gaps and events; all is committed on return. Returns the
-    answer to its list of gaps, where it has one."""
+    answer to its list of gaps, where it has one. `admit` is asked in the same transaction, and what it raises ends
+    that: nothing is stored."""
     doubts: list[dict[str, object]] = [
         {
             "device": batch.device,
@@ -173,6 +183,7 @@ def store(engine: Engine, batch: Batch, now: float) -> str | None:
         if record.doubt is not None
     ]
     with engine.begin() as connection:
+        admit(connection)
         found = repeats.judge(connection, readings, batch)
         rows: list[dict[str, object]] = [
             {
@@ -194,17 +205,23 @@ def store(engine: Engine, batch: Batch, now: float) -> str | None:
         events.apply(connection, batch, now)
         gaps.apply(connection, batch, now)
         gaps.end_before(connection, batch, now)
-        for below, report in gaps.judgements(connection, batch):
-            judged = and_(
-                readings.c.device == batch.device,
-                readings.c.store == batch.store,
-                readings.c.id < below,
-                readings.c.meter == report.meter,
-                readings.c.task == report.task,
-                readings.c.run.between(report.first, report.last),
-            )
-            repeats.trust(connection, readings, batch.device, judged, trusted=report.gap == "confirmed")
+        for judgement in gaps.judgements(connection, batch):
+            trusted = judgement.report.gap == "confirmed"
+            repeats.trust(connection, readings, batch.device, _judged(batch.device, judgement), trusted=trusted)
         return gap_lists.take(connection, batch, batch.listed, now) if batch.listed is not None else None
+
+
+def _judged(device: str, judgement: gaps.Judgement) -> ColumnElement[bool]:
+    """The readings that a judgement is about."""
+    columns, report = readings.c, judgement.report
+    return and_(
+        columns.device == device,
+        columns.store == judgement.store,
+        columns.id.between(judgement.lowest, judgement.highest),
+        columns.run.between(report.first, report.last),
+        *([columns.meter == report.meter] if report.meter else []),
+        *([columns.task == report.task] if report.task else []),
+    )
 
 
 def _see_meters(connection: Connection, batch: Batch, now: float) -> None:

@@ -47,9 +47,9 @@ def judge(connection: Connection, readings: Table, batch: Batch) -> dict[int, di
         if key is not None:
             reread = reread_of(batch.store, record)
             of_key = counts.setdefault(key, Counter())
-            of_key[reread] += 1
+            of_key[reread] += record.profile is not None or record.trusted
             if reread is None:
-                repeated = of_key[reread] > 1
+                repeated = record.trusted and of_key[reread] > 1
             else:
                 repeated = any(of_key[reread] <= count for other, count in of_key.items() if other != reread)
         found[record.id] = {"identity": key, "repeated": repeated}
@@ -100,7 +100,7 @@ def _identities(connection: Connection, readings: Table, batch: Batch) -> dict[i
     found: dict[int, str | None] = {}
     for record in batch.records:
         if record.profile is None:
-            found[record.id] = _digest(_slot(record)) if record.trusted and record.error is None else None
+            found[record.id] = _digest(_slot(record)) if record.error is None else None
             continue
         row = (record.task, record.meter, record.profile)
         if record.tag == CLOCK_TAG:

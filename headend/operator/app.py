@@ -25,12 +25,12 @@ from headend.dm import routes as dm_routes
 from headend.dm.jobs import queue
 from headend.dm.jobs.types import JobError
 from headend.dm.push import PushError, PushForbiddenError
-from headend.metering import events, gaps, readings, resend
+from headend.metering import events, gaps, missing, readings, resend
 from headend.operator import lifecycle, networks, orders, views
 from headend.operator.console import Console
 from headend.operator.lifecycle import Actor
 from headend.operator.zones import posix_zone
-from headend.security import devices, records
+from headend.security import certificates, devices, records
 from headend.software.repository import DEFAULT_TYPE, PackageStore, PackageStoreError
 from headend.software.repository import shown as described
 from omadm.auth import SECRET_TYPES
@@ -52,7 +52,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 @dataclass(frozen=True, slots=True)
 class OperatorDeps:
     """What the API needs. `push(device_id)` sends a notification and returns the session id in it; `urls` returns the
-    servers' base URLs by name; `server_id` is the DM server's; `wall` returns seconds since the epoch."""
+    servers' base URLs by name; `server_id` is the DM server's; `wall` returns seconds since the epoch;
+    `issues_certificates`: an authority is set by which certificates of devices are renewed."""
 
     engine: Engine
     packages: PackageStore
@@ -61,6 +62,7 @@ class OperatorDeps:
     token_hash: str
     wall: Callable[[], float] = time.time
     server_id: str = SERVER_ID
+    issues_certificates: bool = False
 
 
 class RequireToken:
@@ -89,10 +91,13 @@ def create_app(deps: OperatorDeps) -> Starlette:
             *_device_routes(deps),
             *_lifecycle_routes(deps),
             *_device_action_routes(deps),
+            *_push_routes(deps),
             *_job_routes(deps),
             *_order_routes(deps),
             *_report_routes(deps),
-            *_metering_routes(deps),
+            *_resend_routes(deps),
+            *_reading_routes(deps),
+            *_gap_routes(deps),
             *_event_routes(deps),
             *_package_routes(deps),
             *console.routes(),
@@ -106,20 +111,41 @@ def create_app(deps: OperatorDeps) -> Starlette:
 # ---- devices
 
 
+def _identity(document: dict[str, Any]) -> Callable[[Connection, lifecycle.Actor, str, bool], None] | None:
+    """How a device is to prove itself, as the step that enrols it so; `None` unless one way is named."""
+    given = [name for name in ("key", "certificate", "by_authority") if name in document]
+    value = document[given[0]] if len(given) == 1 else None
+    match given, value:
+        case ["key"], str():
+            return lambda c, actor, device_id, replace: lifecycle.enrol(
+                c, actor, device_id, devices.key_from(value), replace=replace
+            )
+        case ["certificate"], str():
+            return lambda c, actor, device_id, replace: lifecycle.enrol_certificate(
+                c, actor, device_id, certificates.pinned_from(value), replace=replace
+            )
+        case ["by_authority"], True:
+            return lambda c, actor, device_id, replace: lifecycle.enrol_certificate(
+                c, actor, device_id, None, replace=replace
+            )
+    return None
+
+
 def _device_routes(deps: OperatorDeps) -> list[Route]:
     async def list_devices(_: Request) -> Response:
         return await _listing(deps, "devices", views.devices)
 
     async def enrol(request: Request) -> Response:
         document = await web.read_json(request)
-        device_id, key_text, replace = document.get("id"), document.get("key"), document.get("replace", False)
-        if not isinstance(device_id, str) or not isinstance(key_text, str) or not isinstance(replace, bool):
-            raise web.HttpProblem(400, "id and key (hexadecimal) are expected, replace is true or false")
-        await _step(
-            deps,
-            request,
-            lambda c, actor: lifecycle.enrol(c, actor, device_id, devices.key_from(key_text), replace=replace),
-        )
+        device_id, replace = document.get("id"), document.get("replace", False)
+        by = _identity(document)
+        if not isinstance(device_id, str) or not isinstance(replace, bool) or by is None:
+            raise web.HttpProblem(
+                400,
+                "id is expected, and one of key (hexadecimal), certificate (PEM) and by_authority (true); "
+                "replace is true or false",
+            )
+        await _step(deps, request, lambda c, actor: by(c, actor, device_id, replace))
         LOG.info("enrolled %s", device_id, extra={"event": "operator.enrolled"})
         return JSONResponse({"id": device_id}, status_code=201)
 
@@ -165,6 +191,20 @@ def _lifecycle_routes(deps: OperatorDeps) -> list[Route]:
         )
         return JSONResponse({"id": device_id})
 
+    async def renew_key(request: Request) -> Response:
+        device_id = request.path_params["device"]
+        number = await _step(deps, request, lambda c, actor: lifecycle.renew_key(c, actor, device_id))
+        return JSONResponse(await _read(deps, lambda connection: queue.show(connection, number)), status_code=201)
+
+    async def renew_certificate(request: Request) -> Response:
+        device_id = request.path_params["device"]
+        number = await _step(
+            deps,
+            request,
+            lambda c, actor: lifecycle.renew_certificate(c, actor, device_id, issues=deps.issues_certificates),
+        )
+        return JSONResponse(await _read(deps, lambda connection: queue.show(connection, number)), status_code=201)
+
     async def decommission(request: Request) -> Response:
         device_id = request.path_params["device"]
         path = (await web.read_json(request)).get("path", lifecycle.ACCOUNT_PATH)
@@ -199,6 +239,8 @@ def _lifecycle_routes(deps: OperatorDeps) -> list[Route]:
         Route("/v1/devices/{device}", change, methods=["PATCH"]),
         Route("/v1/devices/{device}", remove, methods=["DELETE"]),
         Route("/v1/devices/{device}/key", replace_key, methods=["POST"]),
+        Route("/v1/devices/{device}/renew-key", renew_key, methods=["POST"]),
+        Route("/v1/devices/{device}/renew-certificate", renew_certificate, methods=["POST"]),
         Route("/v1/devices/{device}/decommission", decommission, methods=["POST"]),
         Route("/v1/audit", list_audit, methods=["GET"]),
         Route("/v1/security-alarms", list_alarms, methods=["GET"]),
@@ -215,12 +257,22 @@ def _device_action_routes(deps: OperatorDeps) -> list[Route]:
         if not await _read(deps, lambda connection: access.admits(connection, device_id)):
             peer = request.client.host if request.client else "unknown"
             await run_in_threadpool(refusals.note, device_id, access.Door.TOKEN, peer, deps.wall())
-            raise web.HttpProblem(409, "the device is switched off")
+            raise web.HttpProblem(409, access.SWITCHED_OFF)
+
+    def still_in_service(connection: Connection, device_id: str) -> None:
+        """With what is made for it: it may have been switched off meanwhile."""
+        if not access.admits(connection, device_id):
+            raise web.HttpProblem(409, access.SWITCHED_OFF)
 
     async def metering_token(request: Request) -> Response:
         device_id = request.path_params["device"]
         await require_in_service(request, device_id)
-        token = await run_in_threadpool(readings.issue_token, deps.engine, device_id, deps.wall())
+
+        def work(connection: Connection) -> str:
+            still_in_service(connection, device_id)
+            return readings.new_token(connection, device_id, deps.wall())
+
+        token = await _write(deps, work)
         LOG.info("metering token issued for %s", device_id, extra={"event": "operator.token"})
         url = f"{deps.urls()['metering']}/v1/readings"
         return JSONResponse({"device": device_id, "token": token, "url": url}, status_code=201)
@@ -238,6 +290,7 @@ def _device_action_routes(deps: OperatorDeps) -> list[Route]:
         url = f"{deps.urls()['dm']}{dm_routes.PATH}"
 
         def work(connection: Connection) -> Account:
+            still_in_service(connection, device_id)
             made = accounts.create(
                 connection,
                 device_id,
@@ -255,6 +308,15 @@ def _device_action_routes(deps: OperatorDeps) -> list[Route]:
         LOG.info("DM account with %s made for %s", kind, device_id, extra={"event": "operator.account"})
         return JSONResponse(views.credentials(account), status_code=201, headers={"Cache-Control": "no-store"})
 
+    return [
+        Route("/v1/devices/{device}/metering-token", metering_token, methods=["POST"]),
+        Route("/v1/devices/{device}/dm-account", dm_account, methods=["POST"]),
+    ]
+
+
+def _push_routes(deps: OperatorDeps) -> list[Route]:
+    """Notifications, and where a device may be called with them."""
+
     async def push(request: Request) -> Response:
         try:
             session_id = await run_in_threadpool(deps.push, request.path_params["device"])
@@ -266,10 +328,15 @@ def _device_action_routes(deps: OperatorDeps) -> list[Route]:
             raise web.HttpProblem(502, str(error)) from None
         return JSONResponse({"session_id": session_id})
 
+    async def set_push_policy(request: Request) -> Response:
+        device_id = request.path_params["device"]
+        policy = None if request.method == "DELETE" else await web.read_json(request)
+        await _step(deps, request, lambda c, actor: lifecycle.set_push_policy(c, actor, device_id, policy))
+        return JSONResponse({"id": device_id, "push_policy": policy})
+
     return [
-        Route("/v1/devices/{device}/metering-token", metering_token, methods=["POST"]),
-        Route("/v1/devices/{device}/dm-account", dm_account, methods=["POST"]),
         Route("/v1/devices/{device}/push", push, methods=["POST"]),
+        Route("/v1/devices/{device}/push-policy", set_push_policy, methods=["PUT", "DELETE"]),
     ]
 
 
@@ -423,7 +490,7 @@ def _registered(connection: Connection, device: str | None, limit: int) -> list[
 # ---- metering
 
 
-def _metering_routes(deps: OperatorDeps) -> list[Route]:
+def _resend_routes(deps: OperatorDeps) -> list[Route]:
     async def order_again(request: Request) -> Response:
         document = await web.read_json(request)
         device_id = request.path_params["device"]
@@ -440,6 +507,13 @@ def _metering_routes(deps: OperatorDeps) -> list[Route]:
         device_id = request.path_params["device"]
         return await _listing(deps, "orders", lambda connection: resend.listing(connection, device_id))
 
+    return [
+        Route("/v1/devices/{device}/resend", order_again, methods=["POST"]),
+        Route("/v1/devices/{device}/resend", list_orders, methods=["GET"]),
+    ]
+
+
+def _reading_routes(deps: OperatorDeps) -> list[Route]:
     async def list_meters(request: Request) -> Response:
         device_id = request.query_params.get("device")
         return JSONResponse({"meters": await run_in_threadpool(readings.list_meters, deps.engine, device_id)})
@@ -461,11 +535,18 @@ def _metering_routes(deps: OperatorDeps) -> list[Route]:
 
         return JSONResponse({"readings": await run_in_threadpool(work)})
 
+    return [
+        Route("/v1/meters", list_meters, methods=["GET"]),
+        Route("/v1/readings", list_readings, methods=["GET"]),
+    ]
+
+
+def _gap_routes(deps: OperatorDeps) -> list[Route]:
     async def list_gaps(request: Request) -> Response:
         query = request.query_params
 
         def work() -> list[dict[str, Any]]:
-            return gaps.listing(
+            return missing.listing(
                 deps.engine,
                 device=query.get("device"),
                 meter=query.get("meter"),
@@ -492,12 +573,8 @@ def _metering_routes(deps: OperatorDeps) -> list[Route]:
         return JSONResponse({"closed": closed})
 
     return [
-        Route("/v1/devices/{device}/resend", order_again, methods=["POST"]),
-        Route("/v1/devices/{device}/resend", list_orders, methods=["GET"]),
         Route("/v1/gaps", list_gaps, methods=["GET"]),
         Route("/v1/gaps/give-up", give_up_gaps, methods=["POST"]),
-        Route("/v1/meters", list_meters, methods=["GET"]),
-        Route("/v1/readings", list_readings, methods=["GET"]),
     ]
 
 

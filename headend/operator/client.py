@@ -61,6 +61,10 @@ class OperatorClient:
         """The JSON answer to a PATCH. Raises `OperatorError`."""
         return self._call("PATCH", path, json=document)
 
+    def put(self, path: str, document: object) -> Any:
+        """The JSON answer to a PUT. Raises `OperatorError`."""
+        return self._call("PUT", path, json=document)
+
     def delete(self, path: str) -> Any:
         """The JSON answer to a DELETE, empty where there is none. Raises `OperatorError`."""
         return self._call("DELETE", path)

@@ -63,18 +63,41 @@ def command(function: Callable[..., None]) -> click.Command:
 @click.argument("device_id")
 @click.option("--key-file", type=click.Path(path_type=Path), help="The device key: 64 hexadecimal digits.")
 @click.option("--new-key-file", type=click.Path(path_type=Path), help="Make a key and write it here, mode 0600.")
-@click.option("--replace", is_flag=True, help="Give a device that is enrolled already this key.")
-def enrol(config_path: Path, device_id: str, key_file: Path | None, new_key_file: Path | None, replace: bool) -> None:
-    """Enrol a device by its id and factory key. The key travels in files, never on a command line.
+@click.option("--certificate", type=click.Path(path_type=Path), help="The device's own certificate, PEM.")
+@click.option("--by-authority", is_flag=True, help="Any certificate that an authority of `ssmp.device_ca` has given "
+              "to this name.")  # fmt: skip
+@click.option("--replace", is_flag=True, help="Let a device that is enrolled already prove itself so from now on.")
+def enrol(
+    config_path: Path,
+    device_id: str,
+    key_file: Path | None,
+    new_key_file: Path | None,
+    certificate: Path | None,
+    by_authority: bool,
+    replace: bool,
+) -> None:
+    """Enrol a device by its id and factory key, or by certificate. A key travels in files, never on a command line.
 
     A device that is enrolled already needs --replace.
     """
-    if (key_file is None) == (new_key_file is None):
-        raise click.UsageError("one of --key-file and --new-key-file is needed")
+    if sum((key_file is not None, new_key_file is not None, certificate is not None, by_authority)) != 1:
+        raise click.UsageError("one of --key-file, --new-key-file, --certificate and --by-authority is needed")
+    if certificate is not None or by_authority:
+        how = {"by_authority": True} if certificate is None else {"certificate": read_text(certificate)}
+        with asking(config_path) as client:
+            show(client.post("/v1/devices", {"id": device_id, "replace": replace, **how}))
+        return
     key = secrets.token_hex(DEVICE_KEY_BYTES) if key_file is None else read_key(key_file)
     kept = contextlib.nullcontext() if new_key_file is None else new_secret(new_key_file, f"{key}\n")
     with kept, asking(config_path) as client:
         show(client.post("/v1/devices", {"id": device_id, "key": key, "replace": replace}))
+
+
+def read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"{file}: {error}") from error
 
 
 def read_key(file: Path) -> str:
@@ -150,6 +173,9 @@ def job(
     firmware   --release 2; or --package fw-2.swu [--params '{"version": "2"}']
     software   --package lists.swu --params '{"id": "lists"}'
     commands   --params '{"commands": [{"command": "exec", "path": "./FUMO/Firmware/Update"}]}'
+    connectivity --params '{"server": "https://new.example/dm", "within_s": 900}'; or `reroute`
+    device     --params '{"operation": "reboot"}'; or `lock`, `unlock`, `reboot`, `factory-reset`
+    log        --params '{"since": 1795341600, "level": "warning"}'; or `device-log`
 
     Exit status with --wait: 0 done, 1 failed or not over in time.
     """

@@ -12,11 +12,12 @@ import datetime as dt
 import hmac
 import json
 import logging
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sqlalchemy import Connection, Engine
@@ -27,8 +28,8 @@ from starlette.routing import Route
 
 from headend import db, web
 from headend.dm.jobs import queue
-from headend.metering import events, gaps, readings
-from headend.operator import lifecycle, networks, orders, views
+from headend.metering import events, missing, readings
+from headend.operator import lifecycle, networks, orders, told, views
 from headend.security import devices, records
 from headend.security.limits import RateLimit
 from headend.software.repository import PackageStore
@@ -50,8 +51,9 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-_GOOD = frozenset({"done", "complete", "ok"})
-_BAD = frozenset({"failed", "aborted", "lost", "broken off", "refused", "not reached", "unknown"})
+_GOOD = frozenset({"done", "complete", "ok", "confirmed"})
+_BAD = frozenset({"failed", "aborted", "lost", "broken off", "refused", "not reached", "unknown", "taken back"})
+_SERVICE_BAD = frozenset({"waiting", "over", "unusable"})
 _PAGES = Path(__file__).parent / "pages"
 
 Page = Callable[[Request], tuple[str, dict[str, Any]]]
@@ -83,6 +85,7 @@ class Console:
         pages: dict[str, Page] = {
             "/": self._overview,
             "/device": self._device,
+            "/service": self._service,
             "/meters": self._meters,
             "/meter": self._meter,
             "/readings": self._readings,
@@ -253,9 +256,19 @@ class Console:
                 "sessions": views.sessions(connection, device_id, ROWS),
                 "values": views.values(connection, device_id, READINGS_PER_RUN_MAX),
                 "tasks": views.tasks(connection, device_id, self._wall()),
+                "services": told.services(connection, device_id),
+                "connectivity": told.connectivity(connection, device_id),
                 "alarms": records.alarm_listing(connection, device_id, ROWS_ON_OVERVIEW, open_only=True),
                 "audit": records.audit_listing(connection, device_id, ROWS),
             }
+
+    def _service(self, request: Request) -> tuple[str, dict[str, Any]]:
+        device_id, wanted = request.query_params.get("device", ""), request.query_params.get("id", "")
+        with db.reader(self._engine).begin() as connection:
+            service = next((row for row in told.services(connection, device_id) if row["id"] == wanted), None)
+        if service is None:
+            raise web.HttpProblem(404, "No such service has been told of.")
+        return "service.html", {"device": device_id, "service": service}
 
     def _meters(self, _: Request) -> tuple[str, dict[str, Any]]:
         return "meters.html", {"meters": readings.list_meters(self._engine)}
@@ -268,7 +281,7 @@ class Console:
         if run is None and runs:
             run = int(str(runs[0]["run"]))
         rows = readings.list_readings(self._engine, device=device, meter=meter, run=run, limit=READINGS_PER_RUN_MAX)
-        missing = gaps.listing(self._engine, device=device, meter=meter, limit=ROWS)
+        ranges = missing.listing(self._engine, device=device, meter=meter, limit=ROWS)
         happened = events.listing(self._engine, device=device, meter=meter, limit=ROWS)
         return "meter.html", {
             "device": device,
@@ -276,7 +289,7 @@ class Console:
             "runs": runs,
             "run": run,
             "readings": rows,
-            "gaps": missing,
+            "gaps": ranges,
             "events": happened,
         }
 
@@ -286,7 +299,7 @@ class Console:
 
     def _gaps(self, request: Request) -> tuple[str, dict[str, Any]]:
         state = request.query_params.get("state", "open")
-        rows = gaps.listing(self._engine, state=None if state == "all" else state, limit=2 * ROWS)
+        rows = missing.listing(self._engine, state=None if state == "all" else state, limit=2 * ROWS)
         return "gaps.html", {"gaps": rows, "state": state, "refresh_s": REFRESH_S}
 
     def _events(self, request: Request) -> tuple[str, dict[str, Any]]:
@@ -361,12 +374,22 @@ def _take_step(connection: Connection, actor: lifecycle.Actor, device_id: str, f
         case "key":
             key, end = form.get("key", "").strip(), form.get("end_account") == "yes"
             lifecycle.replace_key(connection, actor, device_id, devices.key_from(key), end_account=end)
+        case "push":
+            lifecycle.set_push_policy(connection, actor, device_id, _push_policy(form))
+        case "push default":
+            lifecycle.set_push_policy(connection, actor, device_id, None)
         case "delete" if form.get("again", "").strip() == device_id:
             lifecycle.remove(connection, actor, device_id)
         case "delete":
             raise lifecycle.LifecycleError("what you typed is not the device's id: nothing was deleted")
         case _:
             raise lifecycle.LifecycleError("there is no such step")
+
+
+def _push_policy(form: Mapping[str, str]) -> dict[str, Any]:
+    """What stands in the two fields; a port that is no number stays text, and is refused as that."""
+    networks, ports = (form.get(name, "").replace(",", " ").split() for name in ("networks", "ports"))
+    return {"networks": networks, "ports": [int(one) if re.fullmatch(r"[0-9]{1,5}", one) else one for one in ports]}
 
 
 async def _form(request: Request) -> dict[str, str]:
@@ -392,6 +415,7 @@ def _environment(wall: Callable[[], float]) -> Environment:
         "iso": _iso,
         "ago": lambda at: _ago(wall() - at),
         "mood": lambda text: "good" if text in _GOOD else "bad" if text in _BAD else "busy",
+        "service_mood": lambda text: "good" if text == "running" else "bad" if text in _SERVICE_BAD else "busy",
         "result_mood": lambda code: "good" if code in (200, 1200) else "bad",
         "what": _what,
         "outcome": _outcome,
@@ -432,7 +456,9 @@ def _what(job: Mapping[str, Any]) -> str:
         return _few([node["path"] for node in params["nodes"]])
     if "tasks" in params:
         return ", ".join(name if wanted else f"{name} deleted" for name, wanted in params["tasks"].items())
-    shown = {key: value.rpartition("/")[2] if key == "url" else value for key, value in params.items()}
+    if "commands" in params:
+        return _few([f"{one['command']} {one.get('path', '')}" for one in params["commands"]])
+    shown = {key: urlsplit(value).path.rpartition("/")[2] if key == "url" else value for key, value in params.items()}
     if "delta" in params:
         shown = {"version": params["version"], "delta": "allowed" if params["delta"] else "not allowed"}
     return ", ".join(str(value) if key in ("id", "url") else f"{key} {value}" for key, value in shown.items())
@@ -482,6 +508,8 @@ def _outcome(job: Mapping[str, Any]) -> str:
     if not result:
         sent = job.get("sent")
         return f"sent {sent['package']}, {sent['bytes']} bytes" if sent else ""
+    if "replies" in result and "error" not in result:
+        return _few([f"{one['command']}: {one['status']}" for one in result["replies"]])
     told = {key: value for key, value in result.items() if isinstance(value, str | int | float)}
     error = told.pop("error", None)
     lines = [] if error is None else [str(error)]

@@ -10,13 +10,14 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
 
-from headend import access
+from headend import access, passes
 from headend.access import devices as device_table
 from headend.dm import accounts
 from headend.dm import tables as dm
 from headend.dm.jobs import queue
+from headend.dm.push import PushPolicy, set_policy
 from headend.metering.readings import metering_tokens
-from headend.security import clones, devices
+from headend.security import certificate_renewals, certificates, clones, devices, renewals
 from headend.security.records import Entry, record
 from omadm.bootstrap import ACCOUNT_NAME, DMACC_PATH
 
@@ -59,9 +60,23 @@ class _Row:
 
 def enrol(connection: Connection, actor: Actor, device_id: str, key: bytes, *, replace: bool = False) -> None:
     """Add a device. With `replace` one that exists gets the key instead. Raises `devices.DeviceError`."""
-    known = devices.find(connection, device_id) is not None
+    known = devices.standing(connection, device_id) is not None
     devices.enrol(connection, device_id, key, actor.now, replace=replace)
+    certificates.forget(connection, device_id)
+    renewals.forget(connection, device_id)
     _record(connection, actor, "replace key" if known else "enrol", device_id)
+
+
+def enrol_certificate(
+    connection: Connection, actor: Actor, device_id: str, pinned: bytes | None, *, replace: bool = False
+) -> None:
+    """Add a device that proves itself with the certificate `pinned` (DER), or with any that an authority has given to
+    its name. With `replace` one that exists does so instead of what it did. Raises `devices.DeviceError`."""
+    known = devices.find(connection, device_id) is not None
+    certificates.enrol(connection, device_id, pinned, actor.now, replace=replace)
+    renewals.forget(connection, device_id)
+    how = "by a certificate of an authority" if pinned is None else "by its own certificate"
+    _record(connection, actor, "replace key" if known else "enrol", device_id, how)
 
 
 def enrol_csv(connection: Connection, actor: Actor, text: str) -> int:
@@ -134,9 +149,54 @@ def replace_key(connection: Connection, actor: Actor, device_id: str, key: bytes
     who has the key may have the account as well."""
     _device(connection, device_id)
     devices.enrol(connection, device_id, key, actor.now, replace=True)
+    certificates.forget(connection, device_id)
+    renewals.forget(connection, device_id)
     if end_account:
         _end_credentials(connection, device_id)
-    _record(connection, actor, "replace key", device_id, "the DM account and tokens ended" if end_account else "")
+    _record(connection, actor, "replace key", device_id, "the DM account, tokens and pass ended" if end_account else "")
+
+
+def renew_key(connection: Connection, actor: Actor, device_id: str, path: str = ACCOUNT_PATH) -> int:
+    """Have a device get a new key without a visit; returns the job. That erases its DM account (`path`), so the device
+    registers again at once, and gets the key with its new account."""
+    _in_service(connection, device_id)
+    if certificates.expected(connection, device_id):
+        raise LifecycleError("the device proves itself with a certificate: renew that")
+    job = _order_registration(connection, actor, device_id, path)
+    renewals.want(connection, device_id, actor.now)
+    _record(connection, actor, "renew key", device_id, f"job {job}: delete {path}")
+    return job
+
+
+def renew_certificate(
+    connection: Connection, actor: Actor, device_id: str, path: str = ACCOUNT_PATH, *, issues: bool = False
+) -> int:
+    """Have a device make another key pair and get a certificate of it without a visit; returns the job, as for
+    `renew_key`. `issues`: this head-end has an authority of its own; without it, only a pinned key is renewed."""
+    _in_service(connection, device_id)
+    if not certificates.expected(connection, device_id):
+        raise LifecycleError("the device has a shared key: renew that")
+    if not issues and not certificates.is_pinned(connection, device_id):
+        raise LifecycleError("no authority is set to issue certificates: ssmp.issuing_certificate, ssmp.issuing_key")
+    job = _order_registration(connection, actor, device_id, path)
+    certificate_renewals.want(connection, device_id, actor.now)
+    _record(connection, actor, "renew certificate", device_id, f"job {job}: delete {path}")
+    return job
+
+
+def _in_service(connection: Connection, device_id: str) -> None:
+    device = _device(connection, device_id)
+    if not device.enabled or device.leaving:
+        raise LifecycleError("the device is not in service")
+
+
+def _order_registration(connection: Connection, actor: Actor, device_id: str, path: str) -> int:
+    """Order a device to erase its DM account, so that it registers at once."""
+    order = {"commands": [{"command": "delete", "path": path}]}
+    try:
+        return queue.enqueue(connection, device_id, "commands", order, now=actor.now)
+    except accounts.UnknownDevice:
+        raise LifecycleError("the device has no DM account: it gets a secret of yours when it registers") from None
 
 
 def decommission(connection: Connection, actor: Actor, device_id: str, path: str = ACCOUNT_PATH) -> int:
@@ -159,27 +219,46 @@ def decommission(connection: Connection, actor: Actor, device_id: str, path: str
 
 
 def remove(connection: Connection, actor: Actor, device_id: str) -> None:
-    """Delete a device that is switched off: key, account, tokens, jobs, what it told. Readings, the log of
-    registrations and the audit log stay."""
+    """Delete a device that is switched off: key, account, tokens, pass, jobs, what it told. Readings, the log
+    of registrations and the audit log stay."""
     if _device(connection, device_id).enabled:
         raise LifecycleError("the device is in service: switch it off, or decommission it, first")
     jobs = connection.scalars(select(dm.jobs.c.id).where(dm.jobs.c.device_id == device_id)).all()
     for table in (dm.values, dm.alerts, dm.jobs, dm.sessions, dm.accounts):
         connection.execute(delete(table).where(table.c.device_id == device_id))
     connection.execute(delete(metering_tokens).where(metering_tokens.c.device == device_id))
+    passes.end_pass(connection, device_id)
     clones.forget(connection, device_id)
+    certificates.forget(connection, device_id)
+    renewals.forget(connection, device_id)
     access.forget_refusals(connection, device_id)
     connection.execute(delete(device_table).where(device_table.c.id == device_id))
     _record(connection, actor, "delete", device_id, f"with {len(jobs)} jobs")
 
 
+def set_push_policy(connection: Connection, actor: Actor, device_id: str, policy: dict[str, Any] | None) -> None:
+    """Say where a device may be called with notifications: `networks`, and `ports` in them. `None`: where the
+    configuration says, as for every device that has no policy of its own. Raises `devices.DeviceError` for what is no
+    policy."""
+    _device(connection, device_id)
+    try:
+        wanted = None if policy is None else PushPolicy.of_device(policy)
+    except ValueError as error:
+        raise devices.DeviceError(str(error)) from error
+    set_policy(connection, device_id, wanted)
+    _record(connection, actor, "push policy", device_id, "as configured" if wanted is None else str(wanted))
+
+
 def _end_credentials(connection: Connection, device_id: str) -> None:
     accounts.void(connection, device_id)
     connection.execute(delete(metering_tokens).where(metering_tokens.c.device == device_id))
+    before = passes.download_pass(connection, device_id)
+    passes.end_pass(connection, device_id)
+    queue.renew_pass(connection, device_id, before, passes.download_pass(connection, device_id))
 
 
-def _device(connection: Connection, device_id: str) -> devices.Device:
-    found = devices.find(connection, device_id)
+def _device(connection: Connection, device_id: str) -> devices.Standing:
+    found = devices.standing(connection, device_id)
     if found is None:
         raise UnknownDeviceError("there is no such device")
     return found

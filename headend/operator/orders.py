@@ -46,9 +46,9 @@ def _order(connection: Connection, job: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": job["id"],
         "device_id": job["device_id"],
-        "order": params["order"],
-        "targets": params["meters"],
-        "parameters": params["parameters"],
+        "order": params.get("order", ""),  # empty in a job that is damaged
+        "targets": params.get("meters", []),
+        "parameters": params.get("parameters", {}),
         "state": job["state"],
         "created": job["created"],
         "updated": job["updated"],

@@ -10,6 +10,7 @@ of accounts that were used and replaced in a short time tells.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from sqlalchemy import (
@@ -30,6 +31,7 @@ from sqlalchemy import (
 from headend import db
 from headend.dm import accounts
 from headend.dm.tables import sessions
+from headend.sealing.errors import SealedValueError
 from headend.security import records
 from omadm.bootstrap import Account
 
@@ -66,7 +68,10 @@ def observe(connection: Connection, who: Registering, now: float) -> bool:
     past = connection.execute(
         select(issued).where(issued.c.device == who.device_id).order_by(issued.c.seq.desc()).limit(KEPT_PER_DEVICE)
     ).all()
-    row = accounts.load(connection, who.device_id)
+    try:
+        row = accounts.load(connection, who.device_id)
+    except SealedValueError:  # damaged: it says nothing of who had it, and the registration replaces it
+        return False
     if row is None or not past:
         return False
     in_force = accounts.from_row(row).fingerprint()
@@ -86,6 +91,27 @@ def observe(connection: Connection, who: Registering, now: float) -> bool:
         text = f"registration {times} within 24 hours by somebody without the account that was in use, from {who.peer}"
         records.raise_alarm(connection, AGAIN_AND_AGAIN, who.device_id, text, now)
     return True
+
+
+def lost_nothing(connection: Connection, who: Registering) -> bool:
+    """Return whether a device holds the account that was in use last, and so everything else that its tree holds: it
+    registers for another key or certificate, or a registration broke off. Call it before the account is replaced."""
+    try:
+        row = accounts.load(connection, who.device_id)
+    except SealedValueError:
+        return False
+    if not who.held or row is None:
+        return False
+    if who.held == accounts.from_row(row).fingerprint():
+        return True
+    past = connection.execute(
+        select(issued.c.fingerprint, issued.c.at)
+        .where(issued.c.device == who.device_id)
+        .order_by(issued.c.seq.desc())
+        .limit(KEPT_PER_DEVICE)
+    ).all()
+    newer = [each.at for each in itertools.takewhile(lambda each: each.fingerprint != who.held, past)]
+    return 0 < len(newer) < len(past) and not _used(connection, who.device_id, min(newer))
 
 
 def remember(connection: Connection, who: Registering, account: Account, now: float, *, unexpected: bool) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import Column, Connection, Float, Integer, String, Table, delete
 
 from headend import access, db
 from headend.access import devices
+from headend.sealing import columns
 from omadm.ssmp.limits import DEVICE_ID_BYTES_MAX, DEVICE_KEY_BYTES
 from omadm.ssmp.wire import RegistrationInfo
 
@@ -29,6 +30,14 @@ registrations = Table(
     Column("code", Integer, nullable=False),  # 200, or the code of the ERROR that was sent
     Column("text", String(200), nullable=False),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Whether a device is served. It is known without its key, so that one whose key is damaged can get another."""
+
+    enabled: bool
+    leaving: bool  # it is to erase its account, and gets no other
 
 
 class DeviceError(ValueError):
@@ -71,12 +80,12 @@ def enrol(connection: Connection, device_id: str, key: bytes, now: float, *, rep
     if known is not None:
         if not replace:
             raise AlreadyEnrolledError(f"{device_id} is enrolled already")
-        connection.execute(update(devices).where(devices.c.id == device_id).values(key=key))
+        sealed = columns.seal(connection, devices, {"key": key}, id=device_id)
+        connection.execute(update(devices).where(devices.c.id == device_id).values(sealed))
         return
     texts = dict.fromkeys(("man", "mod", "hw", "fw", "sw", "push_url"), "")
-    connection.execute(
-        insert(devices).values(id=device_id, key=key, enabled=True, enrolled=now, registrations=0, **texts)
-    )
+    row = {"id": device_id, "key": key, "enabled": True, "enrolled": now, "registrations": 0, **texts}
+    connection.execute(insert(devices).values(columns.seal(connection, devices, row)))
 
 
 def set_enabled(connection: Connection, device_id: str, enabled: bool, now: float) -> bool:
@@ -92,15 +101,25 @@ def set_enabled(connection: Connection, device_id: str, enabled: bool, now: floa
     return connection.execute(update(devices).where(devices.c.id == device_id).values(values)).rowcount == 1
 
 
+def standing(connection: Connection, device_id: str) -> Standing | None:
+    query = select(devices.c.enabled, devices.c.leaving).where(devices.c.id == device_id)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else Standing(row.enabled, row.leaving is not None)
+
+
 def find(connection: Connection, device_id: str) -> Device | None:
+    """Return a device with its key; None where it is not enrolled. Raises `SealingError` when that cannot be opened."""
     row = connection.execute(select(devices).where(devices.c.id == device_id)).one_or_none()
-    return None if row is None else Device(row.id, row.key, row.enabled, row.leaving is not None)
+    if row is None:
+        return None
+    key: bytes = columns.unseal(connection, devices, row)["key"]
+    return Device(row.id, key, row.enabled, row.leaving is not None)
 
 
 def listing(connection: Connection) -> list[dict[str, object]]:
     """Every device, without its key."""
-    columns = [column for column in devices.c if column.name != "key"]
-    return [dict(row) for row in connection.execute(select(*columns).order_by(devices.c.id)).mappings()]
+    shown = [column for column in devices.c if column.name != "key"]
+    return [dict(row) for row in connection.execute(select(*shown).order_by(devices.c.id)).mappings()]
 
 
 def registered(connection: Connection, device_id: str, info: RegistrationInfo, now: float) -> None:

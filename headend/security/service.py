@@ -20,15 +20,20 @@ from headend import access, db
 from headend.access import Door, RefusalLog
 from headend.dm import accounts
 from headend.dm.jobs import queue
-from headend.security import clones, devices
+from headend.sealing.errors import SealingError
+from headend.security import certificate_renewals, certificates, clones, devices, records, renewals
 from headend.security.clones import Registering
 from headend.security.limits import Limits, network_of
 from omadm import bootstrap
 from omadm.bootstrap import Account
+from omadm.ssmp import certificates as x509
 from omadm.ssmp import wire
+from omadm.ssmp.certificates import CertificateError
 from omadm.ssmp.errors import SsmpRefused, SsmpVersionError, SsmpWireError
+from omadm.ssmp.limits import DEVICE_KEY_BYTES
 from omadm.ssmp.server_core import (
     REFUSED_TEXT,
+    UPGRADE_TEXT,
     Authenticated,
     Challenger,
     Confirmed,
@@ -54,14 +59,20 @@ class SecurityService:
         wall: Callable[[], float] = time.time,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         limits: Limits | None = None,
+        identity: certificates.Identity | None = None,
     ) -> None:
-        """`draft(device_id)` makes a DM account that is in force nowhere yet."""
+        """`draft(device_id)` makes a DM account that is in force nowhere yet. Without `identity` devices prove
+        themselves with shared keys only."""
         self._engine = engine
         self._draft = draft
         self._monotonic = monotonic
         self._wall = wall
+        self._identity = identity
+        self._judge = None if identity is None else certificates.Judge(engine, identity, wall)
         self._challenger = Challenger(random_bytes)
         self._table = SessionTable(random_bytes)
+        self._random_bytes = random_bytes
+        self._new_keys: dict[bytes, bytes] = {}  # given to the devices of sessions in the table
         self._drafts: dict[bytes, Account] = {}  # of the sessions in the table
         self._stand_in_secret = random_bytes(32)
         self._limits = limits or Limits()
@@ -80,7 +91,7 @@ class SecurityService:
         except SsmpWireError as error:
             LOG.debug("%s sent no SSMP message: %s", peer, error, extra={"event": "ssmp.malformed"})
             code, text = wire.ErrorCode.MALFORMED, "this is not an SSMP message"
-        except SQLAlchemyError:
+        except (SQLAlchemyError, SealingError):
             LOG.exception("registration not possible", extra={"event": "ssmp.store.failed"})
             code, text = wire.ErrorCode.UNAVAILABLE, "the server cannot register now"
         return code, wire.Error(code, text, version).emit()
@@ -93,11 +104,13 @@ class SecurityService:
             raise SsmpRefused(wire.ErrorCode.TOO_MANY, "too many registrations from this network, or in all")
         message = wire.parse(body)
         match message:
-            case wire.Hello(version=wire.VERSION):
-                return self._challenger.challenge(body, network, now)
+            case wire.Hello() if message.version < message.offered <= wire.VERSION:
+                raise SsmpRefused(wire.ErrorCode.UPGRADE, UPGRADE_TEXT)
+            case wire.Hello() if message.version > wire.VERSION_1:
+                return self._challenger.challenge(body, network, now, message.version)
             case wire.Hello():
                 return self._hello_of_version_1(message, body, network, now)
-            case wire.Auth():
+            case wire.Auth() | wire.AuthV2():
                 return self._auth(message, body, peer, now)
             case wire.AuthV1() | wire.Confirm():
                 with self._lock:
@@ -106,27 +119,37 @@ class SecurityService:
                 raise SsmpRefused(wire.ErrorCode.MALFORMED, f"{message.type.name} is not for a server")
 
     def _hello_of_version_1(self, message: wire.Hello, body: bytes, network: str, now: float) -> bytes:
-        key, known = self._key(message.device_id)
+        key, known, _ = self._keys(message.device_id, by_certificate=False)
         with self._lock:
             return self._table.open(body, key, network, known=known, now=now).challenge
 
-    def _auth(self, message: wire.Auth, body: bytes, peer: str, now: float) -> bytes:
+    def _auth(self, message: wire.Auth | wire.AuthV2, body: bytes, peer: str, now: float) -> bytes:
         network = network_of(peer)
         opening = self._challenger.opening(message, network, now)
         hello = wire.parse(opening.hello)
         if not isinstance(hello, wire.Hello):
             raise SsmpRefused(wire.ErrorCode.MALFORMED, "AUTH repeats no HELLO")
-        key, known = self._key(hello.device_id)
+        by_certificate = isinstance(message, wire.Auth) and bool(message.certificate)
+        key, known, following = self._keys(hello.device_id, by_certificate=by_certificate)
         with self._lock:
-            session = self._table.prepare(opening, key, known=known, now=now)
+            session = self._table.prepare(
+                opening, key, known=known, now=now, certificates=self._judge, next_key=following
+            )
             return self._continue(session, body, peer, now)
 
-    def _key(self, device_id: str) -> tuple[bytes, bool]:
-        """The key of a device, and whether it may register; a substitute for one that is not known."""
+    def _keys(self, device_id: str, *, by_certificate: bool) -> tuple[bytes, bool, bytes]:
+        """The key of a device, whether it may register, with a certificate or without, and the key that it was given
+        and has not used yet. Substitutes for a device that is not known."""
         with db.reader(self._engine).begin() as connection:
             device = devices.find(connection, device_id)
+            following = renewals.given(connection, device_id)
+            ended = renewals.has_ended(connection, device_id, self._wall())
+            so_enrolled = certificates.expected(connection, device_id) == by_certificate
         stand_in = hmac.digest(self._stand_in_secret, device_id.encode(), "sha256")
-        return (stand_in, False) if device is None else (device.key, device.enabled and not device.leaving)
+        if device is None:
+            return stand_in, False, stand_in
+        may = so_enrolled and device.enabled and not device.leaving
+        return (following, may, stand_in) if ended else (device.key, may, following or stand_in)
 
     def _continue(self, session: ServerSession, body: bytes, peer: str, now: float) -> bytes:
         try:
@@ -143,35 +166,128 @@ class SecurityService:
             if session.over:
                 self._note_refusal(session, peer, refusal, now)
             raise
-        except SQLAlchemyError:
+        except (SQLAlchemyError, SealingError):
             session.abort()
             raise
         finally:
             self._table.settle(session)
             self._drafts = {key: value for key, value in self._drafts.items() if key in self._table}
+            self._new_keys = {key: value for key, value in self._new_keys.items() if key in self._table}
 
     def _bootstrap(self, session: ServerSession, device_id: str, now: float) -> None:
         if not self._limits.device(device_id, now):
             session.abort()
             raise SsmpRefused(wire.ErrorCode.TOO_MANY, "this device asks too often")
         account = self._drafts[session.session] = self._draft(device_id)
-        session.provide(bootstrap.emit_profile(account))
+        wanted = self._wants_another(session, device_id)
+        new_key, time_ms = self._new_key(session), int(self._wall() * 1000)
+        session.provide(bootstrap.emit_profile(account), new_key, wanted=wanted, time_ms=time_ms)
+
+    def _new_key(self, session: ServerSession) -> bytes:
+        """A key for a device that is to get one, can store it, and has none of before in use."""
+        with db.reader(self._engine).begin() as connection:
+            if not session.renews or not self._wants_key(connection, session):
+                return b""
+        key = self._new_keys[session.session] = self._random_bytes(DEVICE_KEY_BYTES)
+        return key
+
+    @staticmethod
+    def _wants_key(connection: Connection, session: ServerSession) -> bool:
+        """Whether a device is to get another key than that with which it has proven itself."""
+        device = devices.find(connection, session.device_id)
+        return device is not None and session.is_of(device.key) and renewals.is_wanted(connection, session.device_id)
+
+    def _wants_another(self, session: ServerSession, device_id: str) -> bool:
+        """Whether a device that proved itself with its old certificate is to ask for another. One that is to and cannot
+        is said to the operator, and is not asked again."""
+        if session.unable and not session.certificate:
+            with db.reader(self._engine).begin() as connection:
+                return self._wants_key(connection, session)
+        if not session.certificate or self._identity is None:
+            return False
+        with self._engine.begin() as connection:
+            if not certificate_renewals.is_wanted(connection, device_id):
+                return False
+            if certificate_renewals.is_given(connection, device_id, x509.read(session.certificate)):
+                return False
+            if session.renews_certificate:
+                return certificate_renewals.may_issue(connection, device_id, self._identity)
+            if session.unable:
+                return True  # it hears that it was to; the order ends when it has confirmed
+            certificate_renewals.forget(connection, device_id)
+            text = "cannot renew its certificate: its software is too old"
+            devices.note(connection, device_id, "", 200, text, self._wall())
+        LOG.warning("%s %s", device_id, text, extra={"event": "ssmp.renewal.impossible"})
+        return False
+
+    def _issue(self, connection: Connection, device_id: str, shown: bytes, request: bytes) -> bytes:
+        """The certificate for a request; empty where there is none, or none can be issued."""
+        if not request or self._identity is None:
+            return b""
+        if not certificate_renewals.may_issue(connection, device_id, self._identity):
+            LOG.warning("%s asks for a certificate, and no authority is set to issue it", device_id)
+            return b""
+        after = x509.read(shown).not_before
+        try:
+            return certificate_renewals.issue(connection, device_id, request, self._identity, self._wall(), after)
+        except CertificateError as error:
+            LOG.warning("%s asks for a certificate: %s", device_id, error, extra={"event": "ssmp.renewal.refused"})
+            return b""
 
     def _register(self, session: ServerSession, connection: Connection, confirmed: Confirmed, peer: str) -> None:
         """Put the account in force: the device has it. What happened to the device since its AUTH counts."""
         device_id, now = confirmed.device_id, self._wall()
         device = devices.find(connection, device_id)
-        account = self._drafts.pop(session.session)
-        if device is None or not device.enabled or device.leaving or not session.is_of(device.key):
+        account, new_key = self._drafts.pop(session.session), self._new_keys.pop(session.session, b"")
+        following = renewals.given(connection, device_id)
+        good = () if device is None or renewals.has_ended(connection, device_id, now) else (device.key,)
+        if device is None or not device.enabled or device.leaving or not _is_of(session, *good, following):
             session.abort()
             raise SsmpRefused(wire.ErrorCode.REFUSED, REFUSED_TEXT)
         who = Registering(device_id, confirmed.held, peer)
         unexpected = clones.observe(connection, who, now)
-        install_account(connection, device_id, account, confirmed.info.push_url, now)
+        lost = not clones.lost_nothing(connection, who)
+        install_account(connection, device_id, account, confirmed.info.push_url, now, lost=lost)
         clones.remember(connection, who, account, now, unexpected=unexpected)
+        ended = self._end_order(connection, session, confirmed.unable or session.unable, now)
+        if new_key and not confirmed.unable:
+            renewals.stored(connection, device_id, new_key, now=now)
+        elif following and session.is_of(following):
+            renewals.used(connection, device_id, following, now)
+        issued = b""
+        if session.certificate:
+            certificates.used(connection, device_id, session.certificate)
+            certificate_renewals.used(connection, device_id, x509.read(session.certificate), now)
+            issued = self._issue(connection, device_id, session.certificate, confirmed.request)
         devices.registered(connection, device_id, confirmed.info, now)
-        devices.note(connection, device_id, peer, 200, "registered", now)
-        session.acknowledge()
+        text = "registered, and another certificate issued" if issued else "registered"
+        devices.note(connection, device_id, peer, 200, f"{text}; {ended}" if ended else text, now)
+        session.acknowledge(issued)
+
+    def _end_order(self, connection: Connection, session: ServerSession, unable: str, now: float) -> str:
+        """Give up the order to renew what this device has proven itself with, if there is one and it says that it
+        cannot. Returns what the operator is told; empty for nothing. One that says neither that it can nor that it
+        cannot may have lost an answer of before: the order stays, and the operator is told."""
+        device_id = session.device_id
+        if session.certificate:
+            shown = x509.read(session.certificate)
+            if certificate_renewals.is_given(connection, device_id, shown):
+                return ""
+            since, what = certificate_renewals.wanted_since(connection, device_id), "certificate"
+        else:
+            wants = self._wants_key(connection, session)
+            since, what = renewals.wanted_since(connection, device_id) if wants else None, "device key"
+        if since is None:
+            return ""
+        if not unable:
+            silent = not session.renews and not session.renews_certificate
+            return f"another {what} waits: the device does not say that it can store one" if silent else ""
+        text = f"the device cannot renew its {what}: {unable}"
+        (certificate_renewals if session.certificate else renewals).forget(connection, device_id)
+        queue.undone(connection, device_id, since, text, now)
+        records.raise_alarm(connection, "renewal", device_id, text, now)
+        LOG.warning("%s: %s", device_id, text, extra={"event": "ssmp.renewal.impossible"})
+        return text
 
     def _has_no_account(self, device_id: str) -> None:
         """A device that was to erase its account says, with a proof, that it has none: the DM session in which it would
@@ -193,10 +309,17 @@ class SecurityService:
             devices.note(connection, session.device_id, peer, refusal.code, refusal.text, self._wall())
 
 
-def install_account(connection: Connection, device_id: str, account: Account, push_url: str, now: float) -> None:
-    """Put an account in force, in the caller's transaction. A device that had one is provisioned again: it may have
-    lost what it was provisioned with, and does not say so."""
-    before = accounts.load(connection, device_id)
+def _is_of(session: ServerSession, *keys: bytes) -> bool:
+    """Whether the session was begun with one of these keys, which are still good."""
+    return any(session.is_of(key) for key in keys if key)
+
+
+def install_account(
+    connection: Connection, device_id: str, account: Account, push_url: str, now: float, *, lost: bool = True
+) -> None:
+    """Put an account in force, in the caller's transaction. A device that had one, and may have `lost` what it was
+    provisioned with, is provisioned again: it does not say so."""
+    before = accounts.exists(connection, device_id)
     accounts.put_in_force(connection, device_id, account, push_url=push_url, now=now)
-    if before is not None:
+    if before and lost:
         queue.provision_again(connection, device_id, now=now)

@@ -13,6 +13,8 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import BinaryIO
 from urllib.parse import quote
 
 from sqlalchemy import Engine
@@ -37,12 +39,21 @@ _REPORT = re.compile(rb"(\d{3})(?:[ \t]+([ -~]*))?\s*", re.ASCII)
 
 
 class PackageAnswer(Response):
-    """Sends a slice of a file, and logs how much of it was passed to the network."""
+    """Sends a slice of a file, and logs how much of it was passed to the network. `admit` is asked before each piece,
+    and ends the answer where it raises `HttpProblem`."""
 
-    def __init__(self, package: Package, part: Slice, headers: dict[str, str], done: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        package: Package,
+        part: Slice,
+        headers: dict[str, str],
+        admit: Callable[[], None],
+        done: Callable[[int], None],
+    ) -> None:
         super().__init__(status_code=part.status, media_type=None, headers=headers)
         self._package = package
         self._part = part
+        self._admit = admit
         self._done = done
         self._sent = 0
 
@@ -54,6 +65,9 @@ class PackageAnswer(Response):
         except OSError as error:
             event = {"event": "software.broken"}
             LOG.info("%s: the answer broke after %d bytes: %s", self._package.name, self._sent, error, extra=event)
+        except web.HttpProblem as problem:
+            event = {"event": "software.cut"}
+            LOG.info("%s: cut off after %d bytes: %s", self._package.name, self._sent, problem, extra=event)
         except asyncio.CancelledError:
             self._done(self._sent)  # not in a thread: when the server ends, its threads are gone
             raise
@@ -66,13 +80,18 @@ class PackageAnswer(Response):
         with await asyncio.to_thread(self._package.path.open, "rb") as file:
             file.seek(self._part.start)
             while self._sent < self._part.size and not gone.is_set():
-                piece = await asyncio.to_thread(file.read, min(CHUNK_BYTES, self._part.size - self._sent))
+                piece = await asyncio.to_thread(self._piece, file)
                 if not piece:
                     break  # the file is shorter than its row says: the client notices the wrong length
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 self._sent += len(piece)
         if self._sent == self._part.size:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _piece(self, file: BinaryIO) -> bytes:
+        if self._sent:  # the first one follows on the look at the request
+            self._admit()
+        return file.read(min(CHUNK_BYTES, self._part.size - self._sent))
 
 
 async def _watch(receive: Receive, gone: asyncio.Event) -> None:
@@ -94,7 +113,7 @@ class _Admission:
         """Let a client pass, or write down that a device was refused. Raises `HttpProblem` 403 for the latter and for
         who shows no pass where one is needed."""
         with db.reader(self._engine).begin() as connection:
-            proven = passes.shows_pass(connection, device, shown)
+            proven = passes.shows_pass(connection, device, shown) and access.knows(connection, device)
             admitted = access.admits(connection, device)
         if proven and not admitted:
             self._refusals.note(device, access.Door.DOWNLOADS, peer, self._wall())
@@ -102,27 +121,30 @@ class _Admission:
             raise web.HttpProblem(403, "the URL of a device's own job is needed, and that it is switched on")
 
 
-def create_app(
-    store: PackageStore,
-    public_url: Callable[[], str],
-    *,
-    open_to_all: bool = True,
-    wall: Callable[[], float] = time.time,
-) -> Starlette:
-    """The package server's application. `public_url()` is its base URL as devices see it; without `open_to_all` only
-    devices that show their pass are served."""
-    admission = _Admission(store.engine, open_to_all, wall)
+class _Endpoints:
+    """What the server does with the requests that may be made of it."""
 
-    async def find(request: Request) -> Package:
+    def __init__(
+        self, store: PackageStore, public_url: Callable[[], str], admission: _Admission, wall: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._public_url = public_url
+        self._admission = admission
+        self._wall = wall
+
+    def _admit(self, request: Request) -> None:
         peer = request.client.host if request.client else "unknown"
-        await run_in_threadpool(admission.admit, _device(request), request.query_params.get("pass", ""), peer)
-        package = await run_in_threadpool(store.find, request.path_params["name"])
+        self._admission.admit(_device(request), request.query_params.get("pass", ""), peer)
+
+    async def _find(self, request: Request) -> Package:
+        await run_in_threadpool(self._admit, request)
+        package = await run_in_threadpool(self._store.find, request.path_params["name"])
         if package is None:
             raise web.HttpProblem(404, "there is no package of this name")
         return package
 
-    async def get_package(request: Request) -> Response:
-        package = await find(request)
+    async def get_package(self, request: Request) -> Response:
+        package = await self._find(request)
         head = {"ETag": package.etag, "Accept-Ranges": "bytes", "Cache-Control": "no-cache"}
         if ranges.unchanged(request.headers, package.etag):
             return Response(status_code=304, headers=head)
@@ -136,13 +158,17 @@ def create_app(
             head["Content-Range"] = f"bytes {part.start}-{part.start + part.size - 1}/{package.size}"
         if request.method == "HEAD":
             return _without_body(head)
-        began, device, peer = wall(), _device(request), request.client.host if request.client else ""
+        return PackageAnswer(package, part, head, partial(self._admit, request), self._note(request, package, part))
+
+    def _note(self, request: Request, package: Package, part: Slice) -> Callable[[int], None]:
+        """Return what is called with the octets that were sent, once the answer is over."""
+        began, device, peer = self._wall(), _device(request), request.client.host if request.client else ""
 
         def done(sent: int) -> None:
-            store.note_download(
+            self._store.note_download(
                 {
                     "at": began,
-                    "ended": wall(),
+                    "ended": self._wall(),
                     "package": package.name,
                     "device": device,
                     "peer": peer,
@@ -153,12 +179,12 @@ def create_app(
                 }
             )
 
-        return PackageAnswer(package, part, head, done)
+        return done
 
-    async def get_descriptor(request: Request) -> Response:
-        package = await find(request)
-        release, full = await run_in_threadpool(store.release, package.name)
-        base, query = public_url(), _again(request)
+    async def get_descriptor(self, request: Request) -> Response:
+        package = await self._find(request)
+        release, full = await run_in_threadpool(self._store.release, package.name)
+        base, query = self._public_url(), _again(request)
         delta = None
         if release is not None and release.is_delta:
             offered = None if full is None else f"{base}/descriptors/{full.name}{query}"
@@ -173,20 +199,32 @@ def create_app(
         ).emit()
         return Response(body, media_type=dd.CONTENT_TYPE, headers={"Cache-Control": "no-cache"})
 
-    async def post_report(request: Request) -> Response:
-        package = await find(request)
+    async def post_report(self, request: Request) -> Response:
+        package = await self._find(request)
         match = _REPORT.fullmatch(await web.read_body(request, REPORT_BYTES_MAX))
         if match is None:
             raise web.HttpProblem(400, "three digits and a text are expected")
+        await run_in_threadpool(self._admit, request)  # again: the body may have taken its time
         code, text = int(match[1]), (match[2] or b"").decode("ascii").strip()
-        await run_in_threadpool(store.note_report, package.name, _device(request), code, text, wall())
+        await run_in_threadpool(self._store.note_report, package.name, _device(request), code, text, self._wall())
         return Response(status_code=200)
 
+
+def create_app(
+    store: PackageStore,
+    public_url: Callable[[], str],
+    *,
+    open_to_all: bool = True,
+    wall: Callable[[], float] = time.time,
+) -> Starlette:
+    """The package server's application. `public_url()` is its base URL as devices see it; without `open_to_all` only
+    devices that show their pass are served."""
+    endpoints = _Endpoints(store, public_url, _Admission(store.engine, open_to_all, wall), wall)
     return Starlette(
         routes=[
-            Route("/packages/{name}", get_package, methods=["GET"]),  # HEAD comes with it
-            Route("/descriptors/{name}", get_descriptor, methods=["GET"]),
-            Route("/install-notify/{name}", post_report, methods=["POST"]),
+            Route("/packages/{name}", endpoints.get_package, methods=["GET"]),  # HEAD comes with it
+            Route("/descriptors/{name}", endpoints.get_descriptor, methods=["GET"]),
+            Route("/install-notify/{name}", endpoints.post_report, methods=["POST"]),
             web.health_route(),
         ],
         exception_handlers={web.HttpProblem: web.on_problem},

@@ -10,9 +10,11 @@ from sqlalchemy import Engine
 
 import headend.dm.tables
 import headend.metering.readings
+import headend.security.certificates
 import headend.security.clones
 import headend.security.devices
 import headend.security.records
+import headend.security.renewals
 import headend.software.repository  # noqa: F401  (declares its tables, like those above)
 from tests.headend.database import empty_database
 

@@ -17,6 +17,7 @@ from sqlalchemy import inspect, text
 
 from headend import config, db, pki
 from headend.metering import readings
+from tests.headend.database import open_database
 
 PORTS = {name: 1000 + number for number, name in enumerate(config.SERVERS)}
 TLS = {"certificate": "server.pem", "key": "server.key", "ca": "/etc/ca.pem"}
@@ -47,6 +48,35 @@ def test_the_template_loads_with_paths_made_absolute(tmp_path: Path) -> None:
 def test_a_public_url_stands_for_host_and_port() -> None:
     assert config.Listener("127.0.0.1", 5).url(7) == "https://127.0.0.1:7"
     assert config.Listener("127.0.0.1", 5, "https://dcu.example/dm/").url(7) == "https://dcu.example/dm"
+
+
+def test_ssmp_shows_the_certificate_of_tls_unless_it_has_one_of_its_own(tmp_path: Path) -> None:
+    assert config.load(written(tmp_path)).ssmp is None
+    found = config.load(written(tmp_path, ssmp={"device_ca": "devices.pem"})).ssmp
+    assert found == config.Ssmp(tmp_path / "server.pem", tmp_path / "server.key", tmp_path / "devices.pem")
+    assert found.issued_days == 730
+    found = config.load(written(tmp_path, ssmp={"issued_days": 90})).ssmp
+    assert found == config.Ssmp(tmp_path / "server.pem", tmp_path / "server.key", issued_days=90)
+    own = {"certificate": "own.pem", "key": "own.key"}
+    assert config.load(written(tmp_path, ssmp=own)).ssmp == config.Ssmp(tmp_path / "own.pem", tmp_path / "own.key")
+    issuing = {"issuing_certificate": "issuing.pem", "issuing_key": "/keys/issuing.key"}
+    found = config.load(written(tmp_path, ssmp={"device_ca": "devices.pem", **issuing})).ssmp
+    assert found is not None
+    assert (found.issuing_certificate, found.issuing_key) == (tmp_path / "issuing.pem", Path("/keys/issuing.key"))
+    for wrong, why in (
+        ({"key": "k"}, "together"),
+        ({"issuing_key": "k"}, "issuing_certificate and issuing_key are given together"),
+        ({"issuing_certificate": "c"}, "issuing_certificate and issuing_key are given together"),
+        ({"issuing_certificate": 5, "issuing_key": "k"}, "issuing_certificate"),
+        ({"issuing_certificate": "c", "issuing_key": None}, "issuing_key"),
+        ({"colour": "red"}, "colour"),
+        ({"device_ca": 5}, "device_ca"),
+        ({"issued_days": 0}, "issued_days"),
+        ({"issued_days": 36_501}, "issued_days"),
+        ({"issued_days": "730"}, "issued_days"),
+        ({"issued_days": True}, "issued_days"),
+    ):
+        assert any("ssmp" in line and why in line for line in problems(written(tmp_path, ssmp=wrong)))
 
 
 def test_a_database_url_is_taken_as_it_is_and_not_shown(tmp_path: Path) -> None:
@@ -198,7 +228,7 @@ def test_a_reader_waits_for_no_writer(tmp_path: Path) -> None:
 
 
 def test_a_database_of_another_version_is_left_alone(tmp_path: Path) -> None:
-    engine = db.open_engine(f"sqlite:///{tmp_path / 'x.db'}")
+    engine = open_database(tmp_path / "x.db")
     db.create_tables(engine)
     db.create_tables(engine)
     with engine.begin() as connection:
@@ -240,13 +270,13 @@ READINGS_1 = (
 
 def test_a_database_of_the_first_version_is_brought_forward_with_what_is_in_it(tmp_path: Path) -> None:
     """Afterwards it has the tables, columns and indexes of a new one."""
-    engine = db.open_engine(f"sqlite:///{tmp_path / 'old.db'}")
+    engine = open_database(tmp_path / "old.db")
     with engine.begin() as connection:
         for statement in READINGS_1:
             connection.execute(text(statement))
     for _ in range(2):
         db.create_tables(engine)
-    fresh = db.open_engine(f"sqlite:///{tmp_path / 'new.db'}")
+    fresh = open_database(tmp_path / "new.db")
     db.create_tables(fresh)
     shapes = [
         {

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import yaml
 
 from agent.clock import SystemClock
-from agent.dm.registration import register
 from agent.https import HttpsClient, HttpsRefused
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Store
@@ -28,6 +28,7 @@ from agent.metering.uplink.worker import Uplink
 from agent.ota.download import Downloader
 from agent.settings.device import DeviceInfo
 from agent.settings.provisioning import UplinkSettings
+from agent.ssmp.registration import Registrar
 from headend import config as configuration
 from headend import db
 from headend.operator.client import OperatorClient, device_path
@@ -35,6 +36,7 @@ from headend.software.repository import PackageStore
 from omadm import bootstrap
 from omadm.ssmp import wire
 from omadm.ssmp.errors import SsmpRefused
+from omadm.ssmp.identity import SharedKey
 from tests.agent.metering.readings import visit
 from tests.headend.running import Child, child, run
 from updateagent.disk import RealDisk
@@ -74,7 +76,7 @@ def https(folder: Path) -> HttpsClient:
 def test_a_device_registers_and_gets_its_account(headend: Child, operator: OperatorClient, https: HttpsClient) -> None:
     operator.post("/v1/devices", {"id": DEVICE.device_id, "key": KEY.hex(), "replace": True})
     url = f"https://127.0.0.1:{headend.ready['security']}/ssmp"
-    document = register(https, url, DEVICE, KEY, "http://127.0.0.1:9/push", b"")
+    document = Registrar(https, url, DEVICE).register(SharedKey(KEY), "http://127.0.0.1:9/push", b"")
     account = bootstrap.account_from_tnds(bootstrap.parse_profile(document))
     assert account.url == f"https://127.0.0.1:{headend.ready['dm']}/dm"
     assert account.client_name == DEVICE.device_id
@@ -91,7 +93,7 @@ def test_a_wrong_key_and_an_unknown_device_get_the_same_refusal(
     refusals = []
     for device, key in ((DEVICE, bytes(32)), (stranger, KEY)):
         with pytest.raises(SsmpRefused) as refusal:
-            register(https, url, device, key, "", b"")
+            Registrar(https, url, device).register(SharedKey(key), "", b"")
         refusals.append((refusal.value.code, refusal.value.text))
     assert refusals[0] == refusals[1]
     assert refusals[0][0] == 401
@@ -117,7 +119,7 @@ def test_a_device_registers_through_a_flood_of_strangers(
     try:
         while len(heard) < 100:
             time.sleep(0.01)
-        assert register(https, url, DEVICE, KEY, "", b"")
+        assert Registrar(https, url, DEVICE).register(SharedKey(KEY), "", b"")
     finally:
         stop.set()
         for thread in threads:
@@ -242,8 +244,11 @@ def test_plain_http_and_foreign_authorities_get_nowhere(
     other = tmp_path_factory.mktemp("other")
     assert run("init", "--dir", str(other / "he")).returncode == 0
     stranger = HttpsClient(other / "he" / "ca.pem")
-    with pytest.raises(HttpsRefused):
-        stranger.request("GET", f"https://127.0.0.1:{headend.ready['metering']}/healthz")
+    for name in ("security", "dm", "software", "metering", "operator"):
+        with pytest.raises(HttpsRefused):
+            stranger.request("GET", f"https://127.0.0.1:{headend.ready[name]}/healthz")
+        with pytest.raises(httpx.TransportError):  # the server takes no octet of it for a request
+            httpx.get(f"http://127.0.0.1:{headend.ready[name]}/healthz", timeout=10.0, trust_env=False)
 
 
 def test_secrets_are_for_the_owner_alone(headend: Child, folder: Path) -> None:

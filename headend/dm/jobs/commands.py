@@ -1,12 +1,14 @@
 """The job `commands`: any OMA DM commands, as the operator gives them; its result has the status of each.
 
 Commands are not harmless when repeated, as other jobs are. Before any is sent, a checkpoint says so; after a broken
-session the device is first asked what is in effect already. An Exec that may have arrived is never sent again.
+session the device is first asked what is in effect already (`_looked_up`). What cannot be repeated and cannot be seen
+(Exec, Copy, a change of name) is never sent again once it may have arrived.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from headend.dm.jobs import params as checks
@@ -73,28 +75,34 @@ class CommandsJob:
         requests = [self._request(command, job.correlator) for command in job.params["commands"]]
         mode = MODES[job.params["mode"]]
         told: Json = {}
-        done: set[int] = set()
+        before = _Before()
         if job.progress.get("begun"):
             told = {"repeated": True}
-            if any(request.command is CommandName.EXEC for request in requests):
+            if any(_is_once(request) for request in requests):
                 error = "the session broke off: whether the device carried out the commands is not known"
                 return Failed({**told, "replies": [_shown(r, Reply(None)) for r in requests], "error": error})
-            done = yield from _in_effect(requests)
-            if mode is not Mode.PLAIN and len(done) < len(requests):
-                done = set()  # they are one command to the device
+            before = yield from _looked_up(requests, mode)
         else:
             yield Checkpoint({"begun": True})
-        left = [request for at, request in enumerate(requests) if at not in done]
+        left = [at for at in range(len(requests)) if at not in before.done and at not in before.unknown]
         if mode is Mode.PLAIN:
-            replies = yield from batches(left)
+            replies = yield from batches([requests[at] for at in left])
         else:
-            replies = (yield Batch(tuple(left), mode)) if left else []
-        more = iter(replies)
-        all_replies = [Reply(Code.OK) if at in done else next(more) for at in range(len(requests))]
-        said = [_shown(request, reply) for request, reply in zip(requests, all_replies, strict=True)]
-        for at in done:
-            said[at] |= {"in_effect": True}  # seen on the device, instead of the status that was lost
-        bad = [(request, reply) for request, reply in zip(requests, all_replies, strict=True) if not reply.ok]
+            replies = (yield Batch(tuple(requests[at] for at in left), mode)) if left else []
+        every = {at: Reply(Code.OK) for at in before.done} | {at: Reply(None) for at in before.unknown}
+        every |= dict(zip(left, replies, strict=True))
+        superseded = set(before.superseded)
+        if told:
+            echoes = [at for at in left if _may_be_an_echo(requests[at], every[at])]
+            carried_out = [at for at in every if every[at].ok]
+            superseded |= {at for at in echoes if _is_followed(requests, at, carried_out)}
+            every |= {at: Reply(Code.OK if at in superseded else None) for at in echoes}
+        said = [_shown(request, every[at]) for at, request in enumerate(requests)]
+        for at in before.done - superseded:  # seen on the device, instead of the status that was lost
+            said[at] |= {"in_effect": True}
+        for at in superseded:
+            said[at] |= {"status": None, "superseded": True}
+        bad = [(request, every[at]) for at, request in enumerate(requests) if not every[at].ok]
         if not bad:
             return Done({**told, "replies": said})
         request, reply = bad[0]
@@ -117,24 +125,119 @@ class CommandsJob:
         )
 
 
-def _in_effect(requests: list[Request]) -> Generator[Batch | Note, list[Reply], set[int]]:
-    """Which commands of an earlier session can be seen to have been carried out: what they wrote is there, what they
-    deleted is not."""
-    visible = (CommandName.ADD, CommandName.REPLACE, CommandName.DELETE)
-    seen = [at for at, request in enumerate(requests) if request.command in visible and "?" not in request.uri]
-    replies = yield from batches([get(requests[at].uri) for at in seen])
-    return {at for at, reply in zip(seen, replies, strict=True) if _has_effect(requests[at], reply)}
+WRITES = (CommandName.ADD, CommandName.REPLACE, CommandName.DELETE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What became of the commands of an earlier session, by their places: those whose effect is seen on the device, of
+    these the ones that a later one has undone or written over, and those of which nothing can be known any more."""
+
+    done: frozenset[int] = frozenset()
+    superseded: frozenset[int] = frozenset()
+    unknown: frozenset[int] = frozenset()
+
+
+def _looked_up(requests: list[Request], mode: Mode) -> Generator[Batch | Note, list[Reply], _Before]:
+    """What the device shows of commands that may have arrived. Commands that depend on one another are judged together:
+    as many of them, from the first, as lead to what is there now. Those after them are sent again in their order; the
+    first ones are not, since they would undo the later ones. An Atomic is one such group."""
+    seen = [at for at, request in enumerate(requests) if _is_seen(request)]
+    uris = list(dict.fromkeys(requests[at].uri for at in seen))
+    replies = yield from batches([get(uri) for uri in uris])
+    there = dict(zip(uris, replies, strict=True))
+    done: set[int] = set()
+    for group in _groups(requests, seen):
+        most = next(n for n in range(len(group), -1, -1) if _explains([requests[at] for at in group[:n]], there))
+        done |= set(group[:most])
+    if mode is Mode.ATOMIC and len(done) < len(seen):
+        return _Before()  # nothing of it was carried out
+    after = {at for at in range(len(requests)) if _is_followed(requests, at, done)}
+    return _Before(frozenset(done), frozenset(done & after), frozenset(after - done))
+
+
+def _is_followed(requests: list[Request], at: int, done: Iterable[int]) -> bool:
+    """Whether one of `done` came after this command, and depends on it."""
+    return any(n > at and _depend(requests[at], requests[n]) for n in done)
+
+
+def _groups(requests: list[Request], seen: list[int]) -> list[list[int]]:
+    """The places in `seen`, those of commands that depend on one another together, each group in order."""
+    groups: list[list[int]] = []
+    for at in seen:
+        mine = [group for group in groups if any(_depend(requests[other], requests[at]) for other in group)]
+        groups = [group for group in groups if group not in mine]
+        groups.append(sorted([at, *(other for group in mine for other in group)]))
+    return groups
+
+
+def _depend(one: Request, other: Request) -> bool:
+    """Whether it matters which of the two came first. Of a node and its property, or of two that are made one below the
+    other, each shows for itself."""
+    (a, _, asked), (b, _, other_asked) = one.uri.partition("?"), other.uri.partition("?")
+    if a == b:
+        return asked == other_asked or not (_makes(one) and _makes(other))
+    nested = a == "." or b == "." or a.startswith(f"{b}/") or b.startswith(f"{a}/")
+    return nested and not (_makes(one) and _makes(other))
+
+
+def _makes(request: Request) -> bool:
+    return request.command in (CommandName.ADD, CommandName.REPLACE)
+
+
+def _explains(requests: list[Request], there: Mapping[str, Reply]) -> bool:
+    """Whether these commands, carried out in this order, lead to what was read from the device."""
+    wanted: dict[str, Request | None] = {}  # by URI what made or set the node; None for one that is gone
+    emptied: set[str] = set()
+    for request in requests:
+        if request.command is CommandName.DELETE:
+            emptied.add(request.uri)
+            gone = [uri for uri in wanted if uri.startswith(f"{request.uri}/")]
+            wanted |= dict.fromkeys([request.uri, *gone])
+        else:
+            wanted[request.uri] = request
+    return all(
+        there[uri].status == Code.NOT_FOUND
+        if request is None
+        else _has_effect(request, there[uri]) and (uri not in emptied or _holds(there[uri], uri, wanted))
+        for uri, request in wanted.items()
+    )
+
+
+def _holds(reply: Reply, uri: str, wanted: Mapping[str, Request | None]) -> bool:
+    """Whether a node that was deleted and made again has no children but those that were made since."""
+    listed = reply.items[0].data
+    names = {name for name in listed.split("/") if name} if isinstance(listed, str) and _is_interior(reply) else set()
+    made = {one[len(uri) + 1 :].partition("/")[0] for one, by in wanted.items() if by and one.startswith(f"{uri}/")}
+    return names <= made
 
 
 def _has_effect(request: Request, reply: Reply) -> bool:
-    if request.command is CommandName.DELETE:
-        return reply.status == Code.NOT_FOUND
     if not reply.ok:
         return False
-    item = reply.items[0]
-    if request.format == "node":
-        return item.meta is not None and item.meta.format == "node"
-    return item.data == request.data
+    return _is_interior(reply) if request.format == "node" else reply.items[0].data == request.data
+
+
+def _is_interior(reply: Reply) -> bool:
+    meta = reply.items[0].meta
+    return meta is not None and meta.format == "node"
+
+
+def _is_seen(request: Request) -> bool:
+    """Whether a Get shows the effect of the command."""
+    return request.command in WRITES and "?" not in request.uri
+
+
+def _is_once(request: Request) -> bool:
+    """Whether a second time is another thing than the first, and nothing shows whether there was a first."""
+    return request.command in (CommandName.EXEC, CommandName.COPY) or "?prop=Name" in request.uri
+
+
+def _may_be_an_echo(request: Request, reply: Reply) -> bool:
+    """Whether a refusal of what is sent again may come from the first time having been carried out: the device may have
+    written the value in a way of its own, or not show it."""
+    echo = {CommandName.ADD: Code.ALREADY_EXISTS, CommandName.DELETE: Code.NOT_FOUND}.get(request.command)
+    return echo is not None and reply.status == echo
 
 
 def _shown(request: Request, reply: Reply) -> Json:

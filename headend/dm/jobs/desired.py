@@ -20,7 +20,9 @@ from sqlalchemy import JSON, Column, Connection, Float, ForeignKey, String, Tabl
 from headend.db import metadata
 from headend.dm.jobs.params import NODES_PER_JOB_MAX
 from headend.metering import readings
-from omadm.readings import TOKEN_NODE
+from headend.sealing import columns
+from headend.sealing.columns import sealed_by
+from omadm.readings import TOKEN_NODE, URL_NODE
 
 LOG = logging.getLogger("headend.dm")
 
@@ -34,7 +36,8 @@ desired = Table(
     Column("device_id", ForeignKey("dm_accounts.device_id", ondelete="CASCADE"), primary_key=True),
     Column("kind", String(16), primary_key=True),
     Column("name", String(255), primary_key=True),
-    Column("content", JSON(none_as_null=True)),  # null: a secret, which is not kept
+    # Null: a secret, which is not kept. The rest is sealed all the same: an address can hold a password.
+    Column("content", JSON(none_as_null=True), info=sealed_by("device_id", "kind", "name")),
     Column("updated", Float, nullable=False),
 )
 
@@ -47,6 +50,10 @@ def note(connection: Connection, device_id: str, kind: str, params: Mapping[str,
                 _forget_below(connection, device_id, node["path"])
             else:
                 _keep(connection, device_id, "node", node["path"], None if _SECRET.search(node["path"]) else node, now)
+    elif kind == "connectivity":
+        if "uplink" in params:
+            node = {"path": URL_NODE, "value": params["uplink"], "format": "chr"}
+            _keep(connection, device_id, "node", URL_NODE, node, now)
     elif kind == "tasks":
         for task_id, wanted in params["tasks"].items():
             _forget_below(connection, device_id, f"{TASKS}/{task_id}")  # a task has exactly what the job gives it
@@ -64,15 +71,16 @@ def jobs_for(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Kind and parameters, checked before, of the jobs that provision a device with everything it should have, in
     their order. Without `token` none is issued: a job that brings one waits already."""
-    rows = connection.execute(
+    found = connection.execute(
         select(desired).where(desired.c.device_id == device_id).order_by(desired.c.updated, desired.c.name)
     ).all()
-    tasks = {row.name: row.content for row in rows if row.kind == _TASK}
-    of_all = {row.name: row.content[0] for row in rows if row.kind == _OF_ALL}
+    rows = [columns.unseal(connection, desired, row) for row in found]
+    tasks = {row["name"]: row["content"] for row in rows if row["kind"] == _TASK}
+    of_all = {row["name"]: row["content"][0] for row in rows if row["kind"] == _OF_ALL}
     if tasks or of_all:
         yield "tasks", {"tasks": tasks, **of_all}
-    nodes = [row.content for row in rows if row.kind == "node" and row.content is not None]
-    secret = [row.name for row in rows if row.kind == "node" and row.content is None]
+    nodes = [row["content"] for row in rows if row["kind"] == "node" and row["content"] is not None]
+    secret = [row["name"] for row in rows if row["kind"] == "node" and row["content"] is None]
     if TOKEN_NODE in secret:
         secret.remove(TOKEN_NODE)
         if token:
@@ -91,7 +99,7 @@ def jobs_for(
 def _keep(connection: Connection, device_id: str, kind: str, name: str, content: object, now: float) -> None:
     _forget(connection, device_id, kind, name)
     row = {"device_id": device_id, "kind": kind, "name": name, "content": content, "updated": now}
-    connection.execute(insert(desired).values(**row))
+    connection.execute(insert(desired).values(columns.seal(connection, desired, row)))
 
 
 def _forget(connection: Connection, device_id: str, kind: str, name: str) -> None:

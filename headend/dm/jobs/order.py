@@ -11,6 +11,7 @@ from typing import Any
 
 from headend.dm.jobs.params import JobError, known_keys, text
 from headend.dm.jobs.steps import (
+    DONE,
     Batch,
     Checkpoint,
     CommandName,
@@ -29,7 +30,6 @@ from headend.dm.jobs.steps import (
 from omadm.orders import DEADLINE_S_MAX, METERS_MAX, PARAMETERS_CHARS_MAX, PRIORITY_MAX
 
 ORDERS = "./AMI/Order"
-DONE = 1200
 
 
 def node_of(job_id: int) -> str:

@@ -6,12 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from headend.dm.jobs.steps import Json
+from headend.dm.jobs.steps import URI_CHARS_MAX, Json
 from omadm.syncml.text import NO_XML_CHAR
 from omadm.syncml.tnds import BINARY_FORMATS
 
 NODES_PER_JOB_MAX = 1000
-URI_CHARS_MAX = 255
 FORMATS = ("b64", "bin", "bool", "chr", "date", "float", "int", "time", "xml")
 ROOT = "."
 HTTPS_URL = r"https://[!-~]{1,1000}"

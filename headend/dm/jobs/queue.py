@@ -11,17 +11,21 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from headend import access
-from headend.dm.accounts import UnknownDevice, load, void
+from headend.dm.accounts import UnknownDevice, exists, void
 from headend.dm.jobs import desired
 from headend.dm.jobs.firmware import FIRMWARE
 from headend.dm.jobs.steps import Done, Failed, Job, Json, Outcome, Waiting
 from headend.dm.jobs.types import JOB_TYPES, JobError
 from headend.dm.tables import jobs
+from headend.passes import without_pass
+from headend.sealing import columns
+from headend.sealing.errors import SealedValueError
 from headend.software.releases import PackageInfo, of_version
 from omadm.readings import TOKEN_NODE
 
@@ -29,6 +33,7 @@ ATTEMPTS_MAX = 20  # sessions that may break off during a job; a line that bad n
 PATIENCE = 3  # after so many of them in a row the jobs behind it go first
 UNREADABLE_MAX = 3  # answers of a device to one job, each of which ended a session because it could not be read
 HOLD_VALUES = ("nodes", "commands")  # parameters whose entries carry values to set
+SECRET_VALUES = frozenset({"access", "pass"})  # parameters that are such a value themselves
 OPEN_STATES = ("queued", "running", "waiting")
 
 
@@ -40,25 +45,24 @@ def enqueue(conn: Connection, device_id: str, kind: str, params: Mapping[str, An
     if kind not in JOB_TYPES:
         raise JobError(f"kind {kind!r} does not exist; there are {', '.join(sorted(JOB_TYPES))}")
     checked = JOB_TYPES[kind].check(params)
-    if load(conn, device_id) is None:
+    if not exists(conn, device_id):
         raise UnknownDevice(device_id)
     return _queue(conn, device_id, kind, checked, time.time() if now is None else now)
 
 
 def _queue(conn: Connection, device_id: str, kind: str, checked: Json, now: float) -> int:
-    added = conn.execute(
-        insert(jobs).values(
-            device_id=device_id,
-            kind=kind,
-            params=checked,
-            state="queued",
-            progress={},
-            correlator=uuid.uuid4().hex,
-            attempts=0,
-            created=now,
-            updated=now,
-        )
-    )
+    row = {
+        "device_id": device_id,
+        "kind": kind,
+        "params": checked,
+        "state": "queued",
+        "progress": {},
+        "correlator": uuid.uuid4().hex,
+        "attempts": 0,
+        "created": now,
+        "updated": now,
+    }
+    added = conn.execute(insert(jobs).values(columns.seal(conn, jobs, row)))
     key = added.inserted_primary_key
     if key is None:
         raise RuntimeError("the database returned no key for a new job")
@@ -68,8 +72,9 @@ def _queue(conn: Connection, device_id: str, kind: str, checked: Json, now: floa
 def provision_again(conn: Connection, device_id: str, *, now: float | None = None) -> list[int]:
     """Queue jobs that give a device everything it should have; return their ids. None while such jobs wait already."""
     now = time.time() if now is None else now
-    open_ones = select(jobs.c.params).where(jobs.c.device_id == device_id, jobs.c.state.in_(OPEN_STATES))
-    waiting = list(conn.scalars(open_ones))
+    query = select(jobs).where(jobs.c.device_id == device_id, jobs.c.state.in_(OPEN_STATES))
+    open_ones = [_opened(conn, row) for row in conn.execute(query).all()]
+    waiting = [one.params for one in open_ones if isinstance(one, SimpleNamespace)]
     made: list[int] = []
     brought = any(node["path"] == TOKEN_NODE for params in waiting for node in params.get("nodes", ()))
     for kind, params in desired.jobs_for(conn, device_id, now, token=not brought):
@@ -81,7 +86,7 @@ def provision_again(conn: Connection, device_id: str, *, now: float | None = Non
 def show(conn: Connection, job_id: int) -> Json | None:
     """A job as the operator sees it, without the values that its parameters set; None for an unknown id."""
     row = conn.execute(select(jobs).where(jobs.c.id == job_id)).first()
-    return None if row is None else _shown(row._mapping)
+    return None if row is None else _shown(conn, row)
 
 
 def listing(conn: Connection, device_id: str | None = None, *, kind: str | None = None, limit: int = 100) -> list[Json]:
@@ -91,22 +96,49 @@ def listing(conn: Connection, device_id: str | None = None, *, kind: str | None 
         query = query.where(jobs.c.device_id == device_id)
     if kind is not None:
         query = query.where(jobs.c.kind == kind)
-    return [_shown(row._mapping) for row in conn.execute(query)]
+    return [_shown(conn, row) for row in conn.execute(query).all()]
 
 
-def _shown(row: Mapping[Any, Any]) -> Json:
+def _shown(conn: Connection, row: Row[Any]) -> Json:
     names = ("id", "device_id", "kind", "state", "correlator", "attempts", "result", "created", "updated")
-    told = {name: row[name] for name in names} | {"params": _without_values(row["params"])}
-    sent = row["progress"].get("sent")  # the package that the device is working on
+    told = {name: row._mapping[name] for name in names}
+    job = _opened(conn, row)
+    if isinstance(job, SealedValueError):
+        return told | {"params": {}, "damaged": str(job)}
+    told |= {"params": _without_values(job.params)}
+    sent = job.progress.get("sent")  # the package that the device is working on
     return told if sent is None else told | {"sent": sent}
 
 
+def _opened(conn: Connection, row: Row[Any]) -> SimpleNamespace | SealedValueError:
+    """A row with what is sealed in it opened, or why it cannot be: that costs this job, and none of the others."""
+    try:
+        return SimpleNamespace(**columns.unseal(conn, jobs, row))
+    except SealedValueError as error:
+        return error
+
+
+def _change(conn: Connection, row: Row[Any], values: Mapping[str, Any]) -> None:
+    sealed = columns.seal(conn, jobs, values, device_id=row.device_id, correlator=row.correlator)
+    conn.execute(update(jobs).where(jobs.c.id == row.id).values(sealed))
+
+
+def _progress(conn: Connection, row: Row[Any]) -> Json:
+    """The progress of a job; a damaged one has none, and what it knew is asked of the device again."""
+    job = _opened(conn, row)
+    return {} if isinstance(job, SealedValueError) else dict(job.progress)
+
+
 def _without_values(params: Mapping[str, Any]) -> Json:
-    """Values to set can be tokens and passwords: they are never shown, and not kept after they are set."""
-    return {
-        name: [{k: v for k, v in entry.items() if k != "value"} for entry in value] if name in HOLD_VALUES else value
-        for name, value in params.items()
-    }
+    """Values to set can be tokens and passwords: they are never shown, and not kept after they are set. Nor are the
+    passes in URLs."""
+
+    def open_part(name: str, value: Any) -> Any:
+        if name in HOLD_VALUES:
+            return [{k: v for k, v in entry.items() if k != "value"} for entry in value]
+        return without_pass(value) if isinstance(value, str) else value
+
+    return {name: open_part(name, value) for name, value in params.items() if name not in SECRET_VALUES}
 
 
 def next_for(conn: Connection, device_id: str, now: float) -> Job | None:
@@ -123,26 +155,31 @@ def next_for(conn: Connection, device_id: str, now: float) -> Job | None:
         ).first()
         if row is None:
             return None
-        if row.attempts < ATTEMPTS_MAX:
+        job = _opened(conn, row)
+        if isinstance(job, SealedValueError):
+            finish(conn, row.id, Failed({"error": f"the database is damaged: {job}"}), now)
+        elif row.attempts < ATTEMPTS_MAX:
             break
-        finish(conn, row.id, Failed({"error": f"given up after {row.attempts} broken sessions"}), now)
+        else:
+            finish(conn, row.id, Failed({"error": f"given up after {row.attempts} broken sessions"}), now)
     conn.execute(
         update(jobs).where(jobs.c.id == row.id).values(state="running", attempts=row.attempts + 1, updated=now)
     )
     packages: tuple[PackageInfo, ...] = ()
-    if row.kind == FIRMWARE and "url" not in row.params:
-        packages = of_version(conn, row.params["version"])
-    return Job(row.id, row.kind, row.params, row.correlator, row.progress, packages, device_id)
+    if row.kind == FIRMWARE and "url" not in job.params:
+        packages = of_version(conn, job.params["version"])
+    return Job(row.id, row.kind, job.params, row.correlator, job.progress, packages, device_id)
 
 
 def checkpoint(conn: Connection, job: Job, progress: Json, now: float) -> None:
     """Store the progress of a job. An alert that came since its steps began is kept: they have not seen it yet."""
-    row = conn.execute(select(jobs.c.progress).where(jobs.c.id == job.id)).one()
-    if "alert" in row.progress and "alert" not in job.progress:
-        progress = {**progress, "alert": row.progress["alert"]}
-    if "unreadable" in row.progress:
-        progress = {**progress, "unreadable": row.progress["unreadable"]}
-    conn.execute(update(jobs).where(jobs.c.id == job.id).values(progress=progress, updated=now))
+    row = conn.execute(select(jobs).where(jobs.c.id == job.id)).one()
+    known = _progress(conn, row)
+    if "alert" in known and "alert" not in job.progress:
+        progress = {**progress, "alert": known["alert"]}
+    if "unreadable" in known:
+        progress = {**progress, "unreadable": known["unreadable"]}
+    _change(conn, row, {"progress": progress, "updated": now})
 
 
 def finish(conn: Connection, job_id: int, outcome: Outcome, now: float) -> None:
@@ -150,20 +187,33 @@ def finish(conn: Connection, job_id: int, outcome: Outcome, now: float) -> None:
     row = conn.execute(select(jobs).where(jobs.c.id == job_id)).one()
     content: dict[str, Any]
     match outcome:
-        case Waiting(progress) if "alert" in row.progress:  # the alert came together with the 202
-            content = {"state": "queued", "progress": {**progress, "alert": row.progress["alert"]}}
         case Waiting(progress):
-            content = {"state": "waiting", "progress": progress, "attempts": 0}
+            known = _progress(conn, row)
+            if "alert" in known:  # the alert came together with the 202
+                content = {"state": "queued", "progress": {**progress, "alert": known["alert"]}}
+            else:
+                content = {"state": "waiting", "progress": progress, "attempts": 0}
         case Done(result):
-            content = {"state": "done", "result": result, "params": _without_values(row.params)}
-            desired.note(conn, row.device_id, row.kind, row.params, now)
+            content = {"state": "done", "result": result}
+            job = _opened(conn, row)
+            if not isinstance(job, SealedValueError):
+                content["params"] = _without_values(job.params)
+                desired.note(conn, row.device_id, row.kind, job.params, now)
         case Failed(result):
             content = {"state": "failed", "result": result}
-    conn.execute(update(jobs).where(jobs.c.id == job_id).values(updated=now, **content))
+    _change(conn, row, {"updated": now, **content})
     if content["state"] in ("done", "failed"):
         gone = access.order_ended(conn, job_id, now, done=content["state"] == "done")
         if gone is not None:
             void(conn, gone)
+
+
+def undone(conn: Connection, device_id: str, created: float, why: str, now: float) -> None:
+    """Fail the order to register again that was queued at `created`: what it was for cannot be. `why` says so. The job
+    itself may be done: the device has erased its account."""
+    same = (jobs.c.device_id == device_id) & (jobs.c.created == created) & (jobs.c.kind == "commands")
+    for row in conn.execute(select(jobs).where(same)).all():
+        _change(conn, row, {"state": "failed", "result": {**(row.result or {}), "error": why}, "updated": now})
 
 
 def cancel(conn: Connection, job_id: int, *, now: float | None = None) -> bool:
@@ -196,13 +246,25 @@ def expire(conn: Connection, job_id: int, before: float, reason: str, now: float
 def unreadable(conn: Connection, device_id: str, why: str, now: float) -> None:
     """The answer of a device to its running job could not be read: queue the job again, or fail it at last."""
     for row in conn.execute(select(jobs).where(jobs.c.device_id == device_id, jobs.c.state == "running")).all():
-        times = row.progress.get("unreadable", 0) + 1
+        progress = _progress(conn, row)
+        times = progress.get("unreadable", 0) + 1
         if times >= UNREADABLE_MAX:
             error = f"what the device says to this job cannot be read, {times} times: {why}"
             finish(conn, row.id, Failed({"error": error}), now)
             continue
-        progress = {**row.progress, "unreadable": times}
-        conn.execute(update(jobs).where(jobs.c.id == row.id).values(state="queued", progress=progress, updated=now))
+        _change(conn, row, {"state": "queued", "progress": {**progress, "unreadable": times}, "updated": now})
+
+
+def renew_pass(conn: Connection, device_id: str, before: str, after: str) -> None:
+    """The jobs of a device that wait carry its pass for downloads: give them the one that is good now."""
+    for row in conn.execute(select(jobs).where(jobs.c.device_id == device_id, jobs.c.state.in_(OPEN_STATES))).all():
+        job = _opened(conn, row)
+        if isinstance(job, SealedValueError):
+            continue
+        named = [name for name in ("url", "pass") if before in str(job.params.get(name, ""))]
+        if named:
+            renewed = {name: job.params[name].replace(before, after) for name in named}
+            _change(conn, row, {"params": {**job.params, **renewed}})
 
 
 def requeue_running(conn: Connection, device_id: str, now: float) -> None:
@@ -224,9 +286,5 @@ def deliver_alert(conn: Connection, device_id: str, correlator: str, alert: Json
     ).first()
     if row is None:
         return False
-    conn.execute(
-        update(jobs)
-        .where(jobs.c.id == row.id)
-        .values(state="queued", progress=dict(row.progress) | {"alert": alert}, updated=now)
-    )
+    _change(conn, row, {"state": "queued", "progress": {**_progress(conn, row), "alert": alert}, "updated": now})
     return True

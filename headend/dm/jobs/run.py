@@ -157,19 +157,22 @@ class Run:
     def _reply(self, slot: _Slot) -> Reply:
         status = slot.status if self._parent is None else self._nested_status(slot.status, self._parent.status)
         wants_value = slot.request.command is CommandName.GET and status is not None and carried_out(status)
-        return Reply(status, tuple(slot.items), slot.lacking or (wants_value and not slot.items), slot.not_kept)
+        lacking = slot.lacking or (wants_value and not _answered(slot))
+        later = slot.request.command is CommandName.EXEC
+        return Reply(status, tuple(slot.items), lacking, slot.not_kept, later=later)
 
     def _nested_status(self, own: int | None, parent: int | None) -> int | None:
         """What a status inside an Atomic or Sequence amounts to (DM_RepPro 1.2, 6.6.2 and 6.6.13).
 
         The status of an Atomic holds for all that is in it: only with that are those inside carried out, with or
-        without statuses of their own. A Sequence is 200 once it has begun, which says nothing of those inside.
+        without statuses of their own. A Sequence is 200 once it has begun, which says nothing of those inside; another
+        status says that it has not, or not to its end.
         """
-        if own is not None and not carried_out(own):
+        if own is not None and not carried_out(own, later=True):
             return own
         if self._mode is Mode.ATOMIC:
             return parent
-        if own is None and parent is not None and not carried_out(parent):
+        if parent is not None and not carried_out(parent):
             return parent
         return own
 
@@ -262,6 +265,23 @@ class Run:
                 return [command], large.finished
             large.back()
             size = size * 7 // 8
+
+
+def _answered(slot: _Slot) -> bool:
+    """Whether an item of the answer to a Get is of the node that was asked for, or of one below it, and has what such
+    a node has. Devices write `./A/x` as `A/x` as well."""
+    wanted = _plain(slot.request.uri)
+    for item in slot.items:
+        told = _plain(item.source or slot.request.uri)
+        is_of_it = wanted in ("", told) or told.startswith(f"{wanted}/")
+        is_empty = item.meta is not None and item.meta.format in ("node", "null")
+        if is_of_it and (item.data is not None or is_empty):
+            return True
+    return False
+
+
+def _plain(uri: str) -> str:
+    return uri.partition("?")[0].removeprefix("./").removeprefix(".").rstrip("/")
 
 
 def _command(request: Request, cmd_id: str) -> Command:

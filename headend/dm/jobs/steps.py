@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any
 
 from headend.software.releases import PackageInfo
-from omadm.codes import Code, carried_out
+from omadm.codes import Code, carried_out, succeeded
 from omadm.syncml.messages import Item
 
 Json = dict[str, Any]
@@ -61,17 +61,18 @@ class Reply:
 
     `status` is None when the device closed its package without one: whether it carried the request out is not known.
     `lacking`: the status promised a value that did not come, or not whole. `not_kept`: why a value that came could not
-    be stored.
+    be stored. `later`: it may be carried out later, as an alert will say.
     """
 
     status: int | None
     items: tuple[Item, ...] = ()
     lacking: bool = False
     not_kept: str = ""
+    later: bool = False
 
     @property
     def ok(self) -> bool:
-        return self.status is not None and carried_out(self.status) and not self.lacking
+        return self.status is not None and carried_out(self.status, later=self.later) and not self.lacking
 
     @property
     def why(self) -> str:
@@ -80,6 +81,8 @@ class Reply:
             return "was not answered: what the device did is not known"
         if self.lacking and carried_out(self.status):
             return f"was answered {self.status}, but without its value"
+        if succeeded(self.status) and not self.ok:
+            return f"was answered {self.status}: what the device did of it is not known"
         return "was refused"
 
 
@@ -166,6 +169,7 @@ def execute(uri: str, correlator: str) -> Request:
     return Request(CommandName.EXEC, uri, correlator=correlator)
 
 
+URI_CHARS_MAX = 255  # of a node that is set, or whose value is kept
 NODES_MAX = 10_000  # read by one job; a concentrator with 500 meters has about half as many
 NOT_FOR_US = (Code.NOT_ALLOWED, Code.PERMISSION_DENIED)  # as a secret is, which can be written only
 BATCH_MAX = 64  # requests per batch; as many as fit are sent in one message
@@ -183,7 +187,8 @@ def batches(requests: list[Request], most: int = BATCH_MAX) -> Generator[Batch, 
 @dataclass(frozen=True, slots=True)
 class Read:
     """The result of `read`: leaf values by URI, the status by URI of what could not be read (None: no answer, or no
-    value), which nodes below the paths nobody may read, and why values that came could not be stored."""
+    value), which nodes below the paths nobody may read, and why values that came, or would have come, could not be
+    stored."""
 
     values: dict[str, str | bytes]
     missing: dict[str, int | None]
@@ -225,10 +230,22 @@ def _note(found: Read, uri: str, item: Item) -> list[str]:
     """Store a leaf's value; return the URIs of an interior node's children."""
     if item.meta is not None and item.meta.format == "node":
         names = item.data if isinstance(item.data, str) else ""
-        return [f"{uri}/{name}" for name in names.split("/") if name]
+        below = [f"{uri}/{name}" for name in names.split("/") if name]
+        for child in below:
+            if why := _why_not_asked(child):
+                found.not_kept[child[:URI_CHARS_MAX]] = why
+        return [child for child in below if not _why_not_asked(child)]
     if isinstance(item.data, str | bytes):
         found.values[uri] = item.data
     return []
+
+
+def _why_not_asked(uri: str) -> str:
+    """Why a node that a device lists cannot be read and kept: one that lists itself below itself has no end, and a `?`
+    makes another question of it. Empty where it can."""
+    if len(uri) > URI_CHARS_MAX:
+        return f"its name has {len(uri)} characters, 1 to {URI_CHARS_MAX} can be kept"
+    return "its name has a ?, and cannot be asked for" if "?" in uri else ""
 
 
 def result_code(job: Job) -> int | None:
@@ -236,6 +253,9 @@ def result_code(job: Job) -> int | None:
     alert = job.progress.get("alert")
     code = alert.get("result_code") if isinstance(alert, dict) else None
     return code if isinstance(code, int) else None
+
+
+DONE = 1200  # the result code of SCOMO, and of this project's own alerts, for what was done
 
 
 def only_text(reply: Reply) -> str | None:

@@ -1,4 +1,5 @@
-"""The job types: `get`, `provision`, `firmware` (FUMO 1.0), `software` (SCOMO 1.0), `order`, `commands`.
+"""The job types: `get`, `provision`, `firmware` (FUMO 1.0), `software` (SCOMO 1.0), `order`, `commands`,
+`connectivity`, `device`, `log`.
 
 Each is a small object in `JOB_TYPES`: it checks the parameters when the operator queues the job, and makes the steps
 when the device opens a session. The node names are those of docs/dm.md.
@@ -10,7 +11,10 @@ from collections.abc import Generator, Mapping
 from typing import Any, Protocol
 
 from headend.dm.jobs.commands import CommandsJob
+from headend.dm.jobs.connectivity import ConnectivityJob
+from headend.dm.jobs.device import DeviceJob
 from headend.dm.jobs.firmware import FirmwareJob
+from headend.dm.jobs.log import LogJob
 from headend.dm.jobs.order import OrderJob
 from headend.dm.jobs.params import (
     HTTPS_URL,
@@ -48,7 +52,7 @@ from headend.dm.jobs.steps import (
     run_node,
 )
 from headend.dm.jobs.tasks import TasksJob
-from omadm.codes import Code
+from omadm.codes import SOFTWARE_ROLLED_BACK, Code
 
 SCOMO = "./SCOMO"
 DEPLOYED = f"{SCOMO}/Inventory/Deployed"
@@ -88,7 +92,7 @@ class GetJob:
         if found.unreadable:
             result["unreadable"] = found.unreadable
         if found.not_kept:
-            result |= {"values": len(found.values) - len(found.not_kept), "not_kept": found.not_kept}
+            result |= {"values": len(found.values.keys() - found.not_kept.keys()), "not_kept": found.not_kept}
         if found.missing:
             return Failed(result | {"error": "some paths could not be read", "refused": found.missing})
         if found.not_kept:
@@ -178,25 +182,40 @@ class ProvisionJob:
         if unknown:
             return _provisioned({"replaced": 0, "added": 0, "deleted": 0}, unknown)
         absent = {uri for uri, reply in found.items() if reply.status == Code.NOT_FOUND}
-        requests = [add_interior(uri) for uri in above if uri in absent]
-        counts = {"replaced": 0, "added": 0, "deleted": 0}
-        for node in wanted:
-            path = node["path"]
-            if node.get("delete"):
-                if path not in absent:
-                    requests.append(Request(CommandName.DELETE, path))
-                    counts["deleted"] += 1
-            elif path in absent:
-                requests.append(add(path, data(node), node["format"]))
-                counts["added"] += 1
-            else:
-                requests.append(replace(path, data(node), node["format"]))
-                counts["replaced"] += 1
+        requests, counts = ProvisionJob._atomic_requests(wanted, absent)
         replies = (yield Batch(tuple(requests), Mode.ATOMIC)) if requests else []
         refused = {r.uri: reply for r, reply in zip(requests, replies, strict=True) if not reply.ok}
         if not refused:
             return Done(counts)
         return _provisioned({"replaced": 0, "added": 0, "deleted": 0}, refused)
+
+    @staticmethod
+    def _atomic_requests(wanted: list[Json], absent: set[str]) -> tuple[list[Request], Json]:
+        """The commands for a device that lacks the nodes `absent`, and how many there are of each kind. What is deleted
+        goes first; a node that is set twice, or deleted and set, has its last value in the end."""
+        requests: list[Request] = []
+        counts = {"replaced": 0, "added": 0, "deleted": 0}
+        absent = set(absent)
+        known = {uri for node in wanted for uri in (*_above(node["path"]), node["path"])}
+        last = {node["path"]: node for node in wanted if not node.get("delete")}
+        for path in dict.fromkeys(node["path"] for node in wanted if node.get("delete")):
+            if path not in absent:
+                requests.append(Request(CommandName.DELETE, path))
+                counts["deleted"] += 1
+                absent |= {uri for uri in known if uri == path or uri.startswith(f"{path}/")}
+        for path, node in last.items():
+            for parent in _above(path):
+                if parent in absent and parent not in last:
+                    requests.append(add_interior(parent))
+                    absent.discard(parent)
+            if path in absent:
+                requests.append(add(path, data(node), node["format"]))
+                absent.discard(path)
+                counts["added"] += 1
+            else:
+                requests.append(replace(path, data(node), node["format"]))
+                counts["replaced"] += 1
+        return requests, counts
 
 
 def _provisioned(counts: Json, refused: Mapping[str, Reply]) -> Outcome:
@@ -256,10 +275,22 @@ class SoftwareJob:
             result["unread"] = found.missing
         if code is not None and 1200 <= code < 1300:
             return Done(result)
-        return Failed(result | {"error": f"the installation ended with result {code}"})
+        why = "its program does not run, and the version of before runs again" if code == SOFTWARE_ROLLED_BACK else ""
+        return Failed(result | {"error": f"the installation ended with result {code}" + (f": {why}" if why else "")})
 
 
 JOB_TYPES: Mapping[str, JobType] = {
     one.name: one
-    for one in (GetJob(), ProvisionJob(), TasksJob(), FirmwareJob(), SoftwareJob(), OrderJob(), CommandsJob())
+    for one in (
+        GetJob(),
+        ProvisionJob(),
+        TasksJob(),
+        FirmwareJob(),
+        SoftwareJob(),
+        OrderJob(),
+        CommandsJob(),
+        ConnectivityJob(),
+        DeviceJob(),
+        LogJob(),
+    )
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from headend.dm.engine import MESSAGES_MAX, Accepted, AlertSeen, ServerSession, State
-from headend.dm.jobs.steps import Done, Failed, Job, Note, Outcome
+from headend.dm.jobs.steps import URI_CHARS_MAX, Done, Failed, Job, Note, Outcome
 from headend.dm.jobs.types import JOB_TYPES
 from headend.dm.large_objects import Incoming, LargeObject
 from omadm.syncml.codec import DM_WBXML, DM_XML, decode, encode
@@ -33,6 +33,7 @@ from omadm.syncml.messages import (
 HDR = SyncHdr("1", 0, target="https://h/dm", source="urn:d", source_name="urn:d")
 NO_ID = "none"
 CHAL = Chal("syncml:auth-MAC", "b64", b"next")
+NODE = Meta(format="node")
 OK = Status("", "1", "0", "SyncHdr", 200)
 
 
@@ -437,6 +438,50 @@ def test_a_subtree_of_which_a_part_was_not_answered_is_not_read() -> None:
     assert isinstance(outcome, Failed)
     assert outcome.result["refused"] == {"./A/E": None}
     assert outcome.result["unreadable"] == {"./A/C": 405}
+
+
+@pytest.mark.parametrize(
+    ("names", "asked", "values"),
+    [
+        ("B?list=TNDS/C", ["./A/C"], 1),
+        (f"C/{'x' * 300}", ["./A/C"], 1),
+        (f"{'x' * 300}/{'y' * 300}?", [], 0),
+        ("//C/", ["./A/C"], 1),
+    ],
+)
+def test_names_that_a_device_lists_are_asked_for_only_where_they_can_be(
+    names: str, asked: list[str], values: int
+) -> None:
+    """One with a `?` was a question about something else, one of any length was asked for."""
+    talk = Talk(job("get", paths=["./A"]))
+    (get,) = talk.say(START).of(Get)
+    answer = talk.say(OK, talk.status(get, 200), talk.result(get, Item(source="./A", meta=NODE, data=names)))
+    more = list(answer.of(Get))
+    assert [each.items[0].target for each in more] == asked
+    said: list[Command] = []
+    for each in more:
+        value = Item(source=each.items[0].target, meta=Meta(format="chr"), data="1")
+        said += [talk.status(each, 200), talk.result(each, value)]
+    if more:
+        talk.say(OK, *said)
+    outcome = talk.port.outcomes[1]
+    assert isinstance(outcome, Done if names == "//C/" else Failed)
+    assert outcome.result["values"] == values
+    assert all(len(uri) <= URI_CHARS_MAX for uri in outcome.result.get("not_kept", {}))
+
+
+def test_a_device_that_lists_a_node_below_itself_for_ever_comes_to_an_end() -> None:
+    talk = Talk(job("get", paths=["."]))
+    answer = talk.say(START)
+    while more := list(answer.of(Get)):
+        said: list[Command] = []
+        for each in more:
+            node = Item(source=each.items[0].target, meta=NODE, data="A/B")
+            said += [talk.status(each, 200), talk.result(each, node)]
+        answer = talk.say(OK, *said)
+    outcome = talk.port.outcomes[1]
+    assert isinstance(outcome, Failed)
+    assert outcome.result["refused"] == {".": 413}
 
 
 def test_no_session_goes_on_for_ever() -> None:

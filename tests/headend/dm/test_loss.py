@@ -7,10 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.headend.dm.loss import CASES, EXCHANGES, FATES, TRIGGERS, WRONG, Case, patterns, tried
-
-PAIRS = [lost for lost in patterns() if len(lost) == 2]
-
+from tests.headend.dm.loss import CASES, FATES, TRIGGERS, WRONG, Case, patterns, tried
 
 # A notification's SessionID is used again after a loss: the others are much alike, and take their time.
 SOME = ["pushed", *(pytest.param(trigger, marks=pytest.mark.slow) for trigger in TRIGGERS if trigger != "pushed")]
@@ -20,7 +17,7 @@ SOME = ["pushed", *(pytest.param(trigger, marks=pytest.mark.slow) for trigger in
 @pytest.mark.parametrize("case", CASES, ids=[case.name or case.kind for case in CASES])
 @pytest.mark.slow
 def test_no_single_loss_makes_a_result_wrong(tmp_path: Path, case: Case, trigger: str) -> None:
-    for at in range(EXCHANGES):
+    for at in range(case.exchanges):
         for fate in FATES:
             verdict, job = tried(tmp_path, case, trigger, {at: fate})
             assert verdict != WRONG, (at, fate, job)
@@ -30,7 +27,8 @@ def test_no_single_loss_makes_a_result_wrong(tmp_path: Path, case: Case, trigger
 @pytest.mark.parametrize("trigger", TRIGGERS)
 @pytest.mark.parametrize("case", CASES, ids=[case.name or case.kind for case in CASES])
 def test_no_two_losses_make_a_result_wrong(tmp_path: Path, case: Case, trigger: str) -> None:
-    for lose in random.Random(f"{case.name}{case.kind}{trigger}").sample(PAIRS, 12):
+    pairs = [lost for lost in patterns(case.exchanges) if len(lost) == 2]
+    for lose in random.Random(f"{case.name}{case.kind}{trigger}").sample(pairs, 12):
         verdict, job = tried(tmp_path, case, trigger, lose)
         assert verdict != WRONG, (lose, job)
 

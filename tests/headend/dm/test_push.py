@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
-from headend import db
+from headend import access, db
 from headend.dm import accounts
-from headend.dm.push import PushError, PushForbiddenError, PushPolicy, notify, resolve
+from headend.dm.push import PushError, PushForbiddenError, PushPolicy, notify, policy_of, resolve, set_policy
+from headend.security import devices
+from tests.headend.database import open_database
 
 DEVICE = "urn:dcu:1"
 DEVICES = PushPolicy.of(["10.20.0.0/16", "2001:db8:20::/48"], [8030])
@@ -20,7 +26,7 @@ DEVICES = PushPolicy.of(["10.20.0.0/16", "2001:db8:20::/48"], [8030])
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = db.open_engine(f"sqlite:///{tmp_path}/headend.db")
+    engine = open_database(tmp_path / "headend.db")
     db.create_tables(engine)
     yield engine
     engine.dispose()
@@ -35,7 +41,7 @@ class Network:
         self.names: dict[str, list[list[str]]] = {}
         self.asked: list[str] = []
         self.dead: set[str] = set()
-        self.client = httpx.Client(transport=httpx.MockTransport(self._answer))
+        self.transport = httpx.MockTransport(self._answer)
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
         self.called.append(request)
@@ -54,7 +60,7 @@ class Network:
 def push(engine: Engine, url: str, network: Network, policy: PushPolicy = DEVICES) -> int:
     with engine.begin() as conn:
         accounts.create(conn, DEVICE, server_id="headend", url="https://dm.example/dm", push_url=url)
-    return notify(engine, DEVICE, policy, client=network.client, resolver=network.resolve)
+    return notify(engine, DEVICE, policy, transport=network.transport, resolver=network.resolve)
 
 
 def test_a_device_in_its_network_is_called_at_the_address_that_was_checked(engine: Engine) -> None:
@@ -171,3 +177,143 @@ def test_without_networks_nobody_is_called(engine: Engine) -> None:
 )
 def test_special_addresses_need_a_network_of_their_own(networks: list[str], address: str, allowed: bool) -> None:
     assert PushPolicy.of(networks).allows(ipaddress.ip_address(address), 80) is allowed
+
+
+# ---- a policy of the device
+
+
+def enrolled(engine: Engine, policy: PushPolicy | None) -> None:
+    with engine.begin() as conn:
+        devices.enrol(conn, DEVICE, bytes(32), 0.0)
+        set_policy(conn, DEVICE, policy)
+
+
+def test_a_device_with_a_policy_of_its_own_is_called_there_and_nowhere_else(engine: Engine) -> None:
+    enrolled(engine, PushPolicy.of_device({"networks": ["10.30.7.0/24"], "ports": [9000]}))
+    network = Network()
+    push(engine, "http://10.30.7.1:9000/push", network)
+    for elsewhere in ("http://10.20.3.4:8030/push", "http://10.30.8.1:9000/push", "http://10.30.7.1:8030/push"):
+        with pytest.raises(PushForbiddenError, match="the device's own push policy"):
+            push(engine, elsewhere, network)
+    assert [str(request.url) for request in network.called] == ["http://10.30.7.1:9000/push"]
+
+
+def test_a_device_without_one_has_that_of_the_configuration_also_again(engine: Engine) -> None:
+    enrolled(engine, None)
+    push(engine, "http://10.20.3.4:8030/push", Network())
+    with engine.begin() as conn:
+        set_policy(conn, DEVICE, PushPolicy.of_device({"networks": []}))
+    with pytest.raises(PushForbiddenError):
+        push(engine, "http://10.20.3.4:8030/push", Network())
+    with engine.begin() as conn:
+        set_policy(conn, DEVICE, None)
+    push(engine, "http://10.20.3.4:8030/push", Network())
+
+
+def test_the_same_rules_of_special_addresses_count_for_a_policy_of_a_device(engine: Engine) -> None:
+    enrolled(engine, PushPolicy.of_device({"networks": ["0.0.0.0/0"]}))
+    push(engine, "http://10.20.3.4:8030/push", Network())
+    with pytest.raises(PushForbiddenError):
+        push(engine, "http://127.0.0.1:8030/push", Network())
+
+
+@pytest.mark.parametrize("damaged", [[], "10.0.0.0/8", {"networks": ["10.0.0.0/8"], "later": 1}, {"networks": [5]}, 7])
+def test_a_policy_that_cannot_be_read_allows_nothing(engine: Engine, damaged: object) -> None:
+    enrolled(engine, None)
+    with engine.begin() as conn:
+        conn.execute(update(access.devices).values(push_policy=damaged))
+        assert policy_of(conn, DEVICE, DEVICES).networks == ()
+    with pytest.raises(PushForbiddenError, match="damaged"):
+        push(engine, "http://10.20.3.4:8030/push", Network())
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"ports": [8030]},
+        {"networks": "10.0.0.0/8"},
+        {"networks": ["10.20.0.1/16"]},
+        {"networks": ["everywhere"]},
+        {"networks": [167772160]},
+        {"networks": ["10.0.0.0/8"], "ports": 8030},
+        {"networks": ["10.0.0.0/8"], "ports": [0]},
+        {"networks": ["10.0.0.0/8"], "ports": [65536]},
+        {"networks": ["10.0.0.0/8"], "ports": [True]},
+        {"networks": ["10.0.0.0/8"], "ports": ["8030"]},
+        {"networks": ["10.0.0.0/8"], "hosts": []},
+        {"networks": ["10.0.0.0/8"] * 33},
+    ],
+)
+def test_what_is_no_policy_is_refused(document: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"expected|network|host bits"):
+        PushPolicy.of_device(document)
+
+
+def test_a_policy_is_kept_as_it_was_said() -> None:
+    document = {"networks": ["10.20.0.0/16", "2001:db8::/48"], "ports": [80, 8030]}
+    policy = PushPolicy.of_device(document)
+    assert policy.document() == document
+    assert str(policy) == "10.20.0.0/16, 2001:db8::/48; port 80, 8030"
+    assert [str(PushPolicy.of_device({"networks": each})) for each in ([], ["10.0.0.0/8"])] == [
+        "no network",
+        "10.0.0.0/8",
+    ]
+
+
+# ---- the deadline
+
+
+class Dripping:
+    """A peer that sends one octet of its answer after the other, each well within any time that one octet may take."""
+
+    def __init__(self) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self.calls = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
+            self.calls += 1
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.1 202 Accepted\r\nX: ")
+                while not self._stop.wait(0.01):
+                    connection.sendall(b"x")
+
+    def close(self) -> None:
+        self._stop.set()
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self._thread.join()
+
+
+def test_a_peer_that_drips_its_answer_is_given_up_at_the_deadline(engine: Engine) -> None:
+    peer = Dripping()
+    with engine.begin() as conn:
+        accounts.create(
+            conn, DEVICE, server_id="h", url="https://dm.example/dm", push_url=f"http://127.0.0.1:{peer.port}/push"
+        )
+    try:
+        with pytest.raises(PushError, match=r"no answer within 0\.2 s"):
+            notify(engine, DEVICE, PushPolicy.of(["127.0.0.0/8"]), timeout_s=0.2)
+        assert peer.calls == 1
+    finally:
+        peer.close()
+
+
+def test_what_comes_after_the_head_of_an_answer_is_not_waited_for(engine: Engine) -> None:
+    class Endless(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            while True:
+                yield b"x"
+
+    network = Network()
+    network.transport = httpx.MockTransport(lambda _: httpx.Response(202, stream=Endless()))
+    assert push(engine, "http://10.20.3.4:8030/push", network) > 0

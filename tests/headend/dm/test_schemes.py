@@ -13,6 +13,7 @@ from sqlalchemy import Engine, select, update
 from headend.dm import accounts, tables
 from headend.dm.jobs import queue
 from headend.dm.server import Answer, DmServer, Request, ServerConfig
+from headend.sealing import columns
 from omadm.auth import AUTH_BASIC, AUTH_MAC, AUTH_MD5
 from omadm.bootstrap import Account
 from omadm.syncml.codec import DM_WBXML, DM_XML, decode, encode
@@ -340,7 +341,7 @@ def test_the_known_answers_of_the_standard_are_believed_and_nothing_else(
     account(database, kind.lower())
     with database.begin() as conn:
         values = {"client_name": "Bruce2", "client_secret": "OhBehave", "client_nonce": b"Nonce"}
-        conn.execute(update(tables.accounts).values(**values))
+        conn.execute(update(tables.accounts).values(columns.seal(conn, tables.accounts, values, device_id=NAME)))
     body = MESSAGE.format(kind=kind, data=data).encode()
     answer = header(DmServer(database, CONFIG).handle(Request(body, DM_XML, None)))
     assert answer.code == code
@@ -354,7 +355,7 @@ def test_our_own_credentials_are_the_known_answers_too(database: Engine) -> None
         device = other(database, kind)
         with database.begin() as conn:
             values = {"server_name": "Bruce2", "server_secret": "OhBehave", "server_nonce": b"Nonce"}
-            conn.execute(update(tables.accounts).values(**values))
+            conn.execute(update(tables.accounts).values(columns.seal(conn, tables.accounts, values, device_id=NAME)))
         answer = device.server.handle(device.request(device.begin()))
         hdr = decode(answer.body, answer.content_type).hdr
         assert hdr.cred == Cred(data, kind)

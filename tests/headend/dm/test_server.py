@@ -15,11 +15,12 @@ from sqlalchemy import Engine, event, select
 from headend.dm import accounts, tables
 from headend.dm.authentication import Authenticator
 from headend.dm.jobs import queue
-from headend.dm.server import Answer, DmServer, Request, ServerConfig
+from headend.dm.server import SESSION_IDLE_S, Answer, DmServer, Request, ServerConfig
 from headend.dm.session_store import VALUE_MAX, SessionStore
 from omadm.auth import hmac_header
 from omadm.bootstrap import Account
 from omadm.schemes import Schemes
+from omadm.server_time import time_in
 from omadm.syncml.codec import DM_WBXML, DM_XML, decode, encode
 from omadm.syncml.messages import Alert, Command, Get, Item, Meta, Replace, Status, SyncML
 from tests.headend.database import empty_database
@@ -138,6 +139,26 @@ def test_the_second_refusal_brings_no_further_challenge(device: Device) -> None:
     stranger = wrong(device)
     assert header(stranger.server.handle(stranger.request(stranger.begin()))).chal is not None
     assert header(stranger.server.handle(stranger.request([Alert("", 1201)]))).chal is None
+
+
+@pytest.mark.parametrize("messages", [1, 2, 3])
+def test_a_stranger_with_the_same_session_id_does_not_end_a_challenge(device: Device, messages: int) -> None:
+    lost = wrong(device)
+    refusal = lost.take(lost.server.handle(lost.request(lost.begin(), session="7")))
+    again: list[Command] = [lost.header_status(refusal), Alert("", 1201)]
+    stranger = wrong(device)
+    for _ in range(messages):
+        assert header(stranger.server.handle(stranger.request(stranger.begin(), session="7"))).code == 401
+    assert header_of(lost.take(lost.server.handle(lost.request(again, session="7")))).code == 200
+
+
+def test_the_nonce_of_a_challenge_is_good_for_one_message(device: Device) -> None:
+    lost = wrong(device)
+    refusal = lost.take(lost.server.handle(lost.request(lost.begin(), session="7")))
+    again: list[Command] = [lost.header_status(refusal), Alert("", 1201)]
+    late = Device(lost.server, lost.account)
+    lost.take(lost.server.handle(lost.request(again, session="7")))
+    assert header(late.server.handle(late.request([Alert("", 1201)], session="7"))).code == 401
 
 
 def test_a_stranger_changes_neither_the_account_nor_an_open_session(engine: Engine, device: Device) -> None:
@@ -312,6 +333,24 @@ def test_a_session_goes_on_after_a_restart_in_a_new_one(engine: Engine, device: 
     assert shown["state"] == "done"
 
 
+@pytest.mark.parametrize(("pause_s", "states"), [(SESSION_IDLE_S - 1, ["done"]), (SESSION_IDLE_S, ["lost", "done"])])
+def test_a_session_is_over_after_15_minutes_without_a_message(
+    engine: Engine, device: Device, pause_s: float, states: list[str]
+) -> None:
+    now = 1000.0
+    device.server = DmServer(engine, CONFIG, monotonic=lambda: now)
+    device.tree = Tree({"./A": "1"})
+    with engine.begin() as conn:
+        queue.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+    message = device.take(device.server.handle(device.request(device.begin())))
+    now += pause_s
+    while any(message.of(Get)):
+        commands, final = device.reply(message)
+        message = device.take(device.server.handle(device.request(commands, final=final)))
+    assert [s.state for s in rows(engine, tables.sessions)] == states
+    assert SESSION_IDLE_S == 15 * 60
+
+
 def test_when_the_commit_fails_nothing_happened_and_the_same_request_works_later(
     engine: Engine, device: Device
 ) -> None:
@@ -360,6 +399,8 @@ def test_strangers_are_answered_while_somebody_else_writes(engine: Engine, devic
             assert header(one.server.handle(one.request(one.begin()))).code == 401
         repeated = device.request(device.begin())
         assert header(device.server.handle(replace(repeated, mac=None))).code == 407
+        unreadable = replace(stranger.request(stranger.begin()), body=b"nothing")
+        assert device.server.handle(unreadable).status == 400
 
 
 def test_an_account_that_changes_between_the_look_and_the_work_is_not_believed(engine: Engine, device: Device) -> None:
@@ -583,7 +624,7 @@ def test_a_value_that_cannot_be_kept_is_named_in_the_result(engine: Engine, devi
     (row,) = rows(engine, tables.jobs)
     assert (row.state, row.result["values"]) == ("failed", 1)
     assert row.result["error"] == "some values came, but could not be kept"
-    assert row.result["not_kept"] == {deep: "its name has 264 characters, 1 to 255 can be kept"}
+    assert row.result["not_kept"] == {deep[:255]: "its name has 264 characters, 1 to 255 can be kept"}
     assert "./A/b" in {one.uri for one in rows(engine, tables.values)}
 
 
@@ -601,3 +642,27 @@ def test_secrets_stay_out_of_the_log(device: Device, caplog: pytest.LogCaptureFi
     device.session()
     assert device.account.client_secret not in caplog.text
     assert device.account.server_secret not in caplog.text
+
+
+def test_every_answer_tells_the_time_under_its_mac_and_a_repeated_one_that_of_the_first(
+    engine: Engine, account: Account
+) -> None:
+    now = [1_800_000_000.25]
+    device = Device(DmServer(engine, CONFIG, wall=lambda: now[0]), account)
+    request = device.request(device.begin())
+    first = device.server.handle(request)
+    message = device.take(first)
+    assert message.hdr.meta is not None
+    assert time_in(message.hdr.meta.emi) == now[0]
+    now[0] += 60.0
+    assert device.server.handle(request) == first
+
+
+@pytest.mark.parametrize("auth_type", ["DIGEST", "BASIC"])
+def test_credentials_that_protect_no_message_bring_no_time(engine: Engine, auth_type: str) -> None:
+    with engine.begin() as conn:
+        account = accounts.create(conn, DEVICE, server_id=CONFIG.server_id, url=CONFIG.url, auth_type=auth_type)
+    device = Device(DmServer(engine, CONFIG), account)
+    answer = device.server.handle(replace(device.request(device.begin()), mac=None))
+    meta = decode(answer.body, answer.content_type).hdr.meta
+    assert meta is None or meta.emi == ()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 
 from agent.daemon.order_jobs import OrderJobs
 from agent.metering.orders.journal import Journal
@@ -418,3 +418,21 @@ def test_a_base_node_is_given_an_order_from_here(world: World) -> None:
     assert world.session() == "ok"
     assert world.job(number)["state"] == "done", world.job(number)
     assert world.device.network_orders == [("plc0", {"kind": "get", "pib": 80})]
+
+
+def test_the_session_after_a_renewal_by_itself_is_held_with_the_account_that_came_with_it(world: World) -> None:
+    """In the same turn: the account of before is void, and the server would refuse it."""
+    due = [True]
+
+    def register(conn: Connection) -> bytes:
+        return emit_profile(accounts.create(conn, DEVICE_ID, server_id=CONFIG.server_id, url=CONFIG.url))
+
+    assert world.session() == "ok"
+    with world.engine.begin() as conn:
+        world.device.profile = register(conn)
+    world.device.renewal_due = lambda: bool(due) and due.pop()
+    number = world.enqueue("get", paths=["./DevInfo/Man"])
+    before = world.device.registrations
+    assert world.session() == "ok"
+    assert world.device.registrations == before + 1
+    assert world.job(number)["state"] == "done"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from sqlalchemy import Engine
 
 from agent.metering.ledger.gap_table import report
 from agent.metering.ledger.ledger import GOES_ON, PROFILE, Change, Gap, Ledger, Reason
+from headend import db
 from headend.metering import gaps, readings
 from omadm.local_time import Zone
 from omadm.readings import emit, parse, record
 from omadm.schedule import Calendar, Periodic, Schedule
+from tests.headend.database import open_database
 from tests.omadm.test_readings import DEVICE, STORE, a_record
 
 T0, EVERY = 1_800_000_000, 900
@@ -87,6 +90,30 @@ def test_an_operator_gives_up_what_has_an_end(database: Engine) -> None:
     assert {row["how"] for row in gaps.listing(database, state="closed")} == {"exchanged on site"}
 
 
+def test_what_was_given_up_here_stays_so_when_the_device_tells_it_once_more(database: Engine) -> None:
+    post(database, a_gap(1, 2, 3), a_gap(2, 6, 7))
+    assert gaps.give_up(database, DEVICE, "KFM1", "exchanged on site", NOW) == 2
+    post(database, a_gap(1, 0, 9), store="e" * 32)  # of a store that had it as one range
+    assert shown(database) == [(0, 1), (4, 5), (8, 9)]
+    assert shown(database, "closed") == [(2, 3), (6, 7)]
+    post(database, a_gap(3, 2, 3))  # and again as it was
+    assert shown(database) == [(0, 1), (4, 5), (8, 9)]
+
+
+def test_the_index_of_what_is_listed_comes_to_a_database_of_before_it(tmp_path: Path) -> None:
+    engine = open_database(tmp_path / "old.db")
+    db.create_tables(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP INDEX ix_gaps_listed")
+        connection.exec_driver_sql("ALTER TABLE gaps DROP COLUMN store_gone")
+    db.create_tables(engine)
+    with engine.begin() as connection:
+        (text,) = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name='ix_gaps_listed'").one()
+    assert text.endswith(f"(device, meter, task, profile, first) WHERE {gaps.LISTED}")
+    post(engine, a_gap(1, 0, 9))
+    assert gaps.listing(engine)[0]["store_gone"] is None
+
+
 def test_a_run_that_was_read_ends_what_a_device_that_lost_its_ledger_would_not(database: Engine) -> None:
     meter, task = a_record(1)["meter"], a_record(1)["task"]
     post(database, a_gap(1, 0, None, meter=meter, task=task))
@@ -123,6 +150,7 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(SCHEDULES))
 @pytest.mark.parametrize("seed", range(4))
 def test_the_head_end_knows_the_same_slots_as_the_device(database: Engine, seed: int, kind: str) -> None:

@@ -144,16 +144,21 @@ def test_a_malformed_batch_is_refused_and_nothing_of_it_stored(server: Starlette
 
 
 @pytest.mark.parametrize("authorization", ["", "Bearer wrong", "Basic abc", "Bearer ", "Bearer a b"])
-def test_without_a_known_token_nothing_is_taken(server: Starlette, token: str, authorization: str) -> None:
+def test_without_a_known_token_nothing_is_taken(
+    server: Starlette, database: Engine, token: str, authorization: str
+) -> None:
+    assert token  # there is one, and it is not shown
     answer = call(
         server, "POST", "/v1/readings", content=a_batch(a_record(1)), headers={"Authorization": authorization}
     )
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
+    assert store.list_readings(database) == []
 
 
-def test_a_device_cannot_deliver_for_another(server: Starlette, token: str) -> None:
+def test_a_device_cannot_deliver_for_another(server: Starlette, database: Engine, token: str) -> None:
     assert post(server, token, a_batch(a_record(1), device="urn:dcu:T-2"))[0] == 403
+    assert store.list_readings(database) == []
 
 
 def test_of_a_devices_tokens_the_newest_two_are_valid(server: Starlette, database: Engine) -> None:

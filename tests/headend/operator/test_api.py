@@ -83,7 +83,19 @@ def test_without_the_token_nothing_is_answered(server: Starlette, authorization:
 def test_every_route_is_below_the_guarded_path_or_known_to_guard_itself(server: Starlette) -> None:
     paths = {route.path for route in server.routes if isinstance(route, Route)}
     beside = {path for path in paths if not path.startswith(app.API)}
-    pages = {"/", "/device", "/meters", "/meter", "/readings", "/events", "/gaps", "/jobs", "/alerts", "/packages"}
+    pages = {
+        "/",
+        "/device",
+        "/service",
+        "/meters",
+        "/meter",
+        "/readings",
+        "/events",
+        "/gaps",
+        "/jobs",
+        "/alerts",
+        "/packages",
+    }
     pages |= {"/network", "/registrations", "/orders", "/order", "/security"}
     forms = {"/login", "/logout", "/jobs/cancel", "/device/step", "/security/acknowledge"}
     assert beside == pages | forms | {"/style.css", "/healthz"}

@@ -122,9 +122,28 @@ def test_a_key_comes_from_a_file_or_goes_into_one(config: Path, tmp_path: Path) 
     both = ["--key-file", tmp_path / "key", "--new-key-file", tmp_path / "new"]
     assert dcu_headend("enrol", "--config", config, "urn:dcu:X", *both).exit_code == 2
     assert dcu_headend("enrol", "--config", config, "urn:dcu:X").exit_code == 2
+    for two in (["--by-authority", "--certificate", tmp_path / "key"], [*both[:2], "--by-authority"]):
+        assert dcu_headend("enrol", "--config", config, "urn:dcu:X", *two).exit_code == 2
+    absent = dcu_headend("enrol", "--config", config, "urn:dcu:X", "--certificate", tmp_path / "none")
+    assert (absent.exit_code, "none" in absent.output) == (1, True)
     missing = dcu_headend("enrol", "--config", config, "urn:dcu:X", "--key-file", tmp_path / "none")
     assert missing.exit_code == 1
     assert "none" in missing.output
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--default", "--nowhere"],
+        ["--network", "10.0.0.0/8", "--default"],
+        ["--nowhere", "--port", "80"],
+        ["--port", "80"],
+    ],
+)
+def test_a_push_policy_is_said_in_one_way(config: Path, options: list[str]) -> None:
+    done = dcu_headend("push-policy", "--config", config, "urn:dcu:X", *options)
+    assert (done.exit_code, "--nowhere or --default" in done.output) == (2, True)
 
 
 def test_parameters_of_a_job_are_json(config: Path) -> None:

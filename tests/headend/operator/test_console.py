@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -17,6 +18,7 @@ from headend import access, web
 from headend.dm import accounts
 from headend.dm import tables as dm
 from headend.dm.jobs import queue
+from headend.dm.jobs.types import DEPLOYED
 from headend.metering import readings
 from headend.operator import app, console
 from headend.security import devices, records
@@ -123,6 +125,15 @@ def fill(engine: Engine, packages: PackageStore, text: str = "x") -> None:
         connection.execute(insert(dm.alerts).values(**alert, type=text, source=text, data=text, result_code=410))
         values = {"device_id": DEVICE, "format": "chr", "updated": 8}
         connection.execute(insert(dm.values).values(**values, uri="./DevInfo/Man", value=text))
+        leaves = {
+            f"{DEPLOYED}/watch/{leaf}": text for leaf in ("ID", "Version", "Ext/Service", "Ext/Detail", "Ext/Log")
+        }
+        for uri, value in {**leaves, "./ConnMO/InUse/TimeServers": text}.items():
+            connection.execute(insert(dm.values).values(**values, uri=uri, value=value))
+        tried = queue.enqueue(connection, DEVICE, "connectivity", {"server": "https://new.example/dm"})
+        connection.execute(
+            dm.jobs.update().where(dm.jobs.c.id == tried).values(state="done", result={"error": text, "state": text})
+        )
     asyncio.run(packages.add("fw-2", "application/x-swu", pieces(b"content"), 9.0))
     packages.note_report("fw-2", text, 900, text, 10.0)
     row = {"at": 1.0, "ended": 2.0, "package": "fw-2", "device": text, "peer": "p", "status": 200, "start": 0}
@@ -132,7 +143,7 @@ def fill(engine: Engine, packages: PackageStore, text: str = "x") -> None:
 # ---- sessions
 
 
-@pytest.mark.parametrize("path", [*PAGES, f"/device?id={DEVICE}", "/meter?device=a&meter=b"])
+@pytest.mark.parametrize("path", [*PAGES, f"/device?id={DEVICE}", "/meter?device=a&meter=b", "/service"])
 def test_pages_are_for_people_who_logged_in(server: Starlette, path: str) -> None:
     answer = Browser(server).call("GET", path)
     assert (answer.status_code, answer.headers["location"]) == (303, "/login")
@@ -274,6 +285,80 @@ def test_tasks_of_a_device_are_shown_with_their_next_run_in_local_time(
     assert (len(tasks["billing"]["next"]), tasks["half"]["next"], tasks["odd"]["next"]) == (3, [], [])
 
 
+def test_services_of_a_device_are_shown_with_a_page_for_what_they_printed(
+    browser: Browser, database: Engine, packages: PackageStore
+) -> None:
+    fill(database, packages)
+    told = {
+        "grid/ID": "grid-watch", "grid/Version": "1.0", "grid/Ext/Service": "waiting", "grid/Ext/Restarts": "7",
+        "grid/Ext/Detail": "ended with exit code 3", "grid/Ext/Log": "up\n<down>", "list/ID": "reading-list",
+        "list/Ext/Service": "",
+    }  # fmt: skip
+    with database.begin() as connection:
+        for node, value in told.items():
+            row = {"device_id": DEVICE, "uri": f"{DEPLOYED}/{node}", "value": value, "updated": 1.77e9, "format": "chr"}
+            connection.execute(insert(dm.values).values(**row))
+    page = browser.page(f"/device?id={DEVICE}")
+    section = page.partition("<h2>Services</h2>")[2].partition("<h2>")[0]
+    for shown in (
+        "grid-watch",
+        '<span class="state bad">waiting</span>',
+        ">7<",
+        "ended with exit code 3",
+        "1 minute ago",
+    ):
+        assert shown in section
+    assert "reading-list" not in section, "a component without a program"
+    (link,) = re.findall(r'href="(/service[^"]*grid-watch)"', section)
+    log = browser.page(link.replace("&amp;", "&"))
+    assert "<pre>up\n&lt;down&gt;</pre>" in log
+    assert browser.call("GET", f"/service?device={DEVICE}&id=reading-list").status_code == 404
+    assert browser.call("GET", "/service").status_code == 404
+
+
+def test_connectivity_of_a_device_is_shown_in_force_on_trial_and_taken_back(
+    browser: Browser, database: Engine, packages: PackageStore
+) -> None:
+    fill(database, packages)
+    pem = "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n"
+    with database.begin() as connection:
+        for node, value in {
+            "ServerURL": "https://dm.example/dm",
+            "Anchors": 2 * pem,
+            "RegistrationURL": "default",
+        }.items():
+            row = {
+                "device_id": DEVICE,
+                "uri": f"./ConnMO/InUse/{node}",
+                "value": value,
+                "updated": 1.77e9,
+                "format": "chr",
+            }
+            connection.execute(insert(dm.values).values(**row))
+        states = {
+            "waiting": None,
+            "done": {"state": "confirmed"},
+            "failed": {"state": "reverted", "error": "the device has taken the change back: no session in 60 s"},
+        }
+        for state, result in states.items():
+            params = {"server": f"https://{state}.example/dm", "access": "apn-secret", "anchors": pem, "within_s": 600}
+            number = queue.enqueue(connection, DEVICE, "connectivity", params)
+            connection.execute(dm.jobs.update().where(dm.jobs.c.id == number).values(state=state, result=result))
+    page = browser.page(f"/device?id={DEVICE}")
+    section = page.partition("<h2>Connectivity</h2>")[2].partition("<h2>")[0]
+    for shown in ("https://dm.example/dm", "2 certificates", "as configured on the device"):
+        assert f"<code>{shown}</code>" in section
+    rows = {
+        row.partition("https://")[2].partition(".")[0]: row for row in section.split("<tr>") if ".example/dm" in row
+    }
+    assert "on trial</span>, for 600 s" in rows["waiting"]
+    assert "confirmed" in rows["done"]
+    assert "taken back" in rows["failed"]
+    assert "no session in 60 s" in rows["failed"]
+    assert "1 certificate<" in rows["failed"]
+    assert "apn-secret" not in page
+
+
 def test_events_are_shown_on_their_own_page_and_that_of_the_meter(
     browser: Browser, database: Engine, packages: PackageStore
 ) -> None:
@@ -293,7 +378,9 @@ def test_events_are_shown_on_their_own_page_and_that_of_the_meter(
 
 def test_foreign_words_stay_words(browser: Browser, database: Engine, packages: PackageStore) -> None:
     fill(database, packages, EVIL)
-    paths = [*PAGES, f"/device?id={DEVICE}", "/meter?device=urn:dcu:T-1&meter=%3Cscript%3Ealert(1)%3C/script%3E"]
+    script = quote(EVIL)
+    paths = [*PAGES, f"/device?id={DEVICE}", f"/meter?device={DEVICE}&meter={script}"]
+    paths.append(f"/service?device={DEVICE}&id={script}")
     for path in paths:
         assert "<script>" not in browser.page(path)
 
@@ -452,6 +539,22 @@ def test_the_steps_of_a_devices_life_are_buttons_and_each_is_audited(
         (who, each) for each in ("switch on", "replace key", "switch off", "decommission")
     ]
     assert who in browser.page("/security")
+
+
+def test_where_a_device_may_be_called_is_a_form_of_its_page(
+    browser: Browser, database: Engine, packages: PackageStore
+) -> None:
+    fill(database, packages)
+    page = f"/device?id={DEVICE}"
+    assert "the networks of the configuration" in browser.page(page)
+    assert step(browser, "push", networks="10.20.0.0/16, 2001:db8::/48", ports="8030").status_code == 303
+    assert "10.20.0.0/16, 2001:db8::/48, port 8030" in browser.page(page)
+    assert step(browser, "push", networks="10.20.0.0/16", ports="http").status_code == 409
+    assert step(browser, "push").status_code == 303
+    assert "no network" in browser.page(page)
+    assert step(browser, "push default").status_code == 303
+    assert "the networks of the configuration" in browser.page(page)
+    assert [action for _, action in actions(database)].count("push policy") == 3
 
 
 def test_a_device_is_deleted_when_its_id_is_typed_again(

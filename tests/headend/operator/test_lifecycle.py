@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 import pytest
 from sqlalchemy import Engine, func, select
+from starlette.types import ASGIApp, Message
 
 from headend import web
 from headend.dm import accounts
@@ -17,20 +20,26 @@ from headend.dm import tables as dm
 from headend.dm.jobs import queue
 from headend.dm.server import DmServer, ServerConfig
 from headend.metering import app as metering_app
+from headend.metering import readings
 from headend.operator import app
+from headend.sealing import columns
 from headend.security import app as security_app
-from headend.security import records
+from headend.security import certificates, records, renewals
 from headend.security.service import SecurityService
 from headend.software import app as software_app
+from headend.software.app import CHUNK_BYTES
 from headend.software.repository import PackageStore
 from omadm import bootstrap
 from omadm.bootstrap import Account
 from omadm.codes import Code
 from omadm.ssmp import wire
 from omadm.ssmp.client_core import Registered, SsmpClient
+from omadm.ssmp.identity import SharedKey
+from omadm.syncml.codec import decode
 from omadm.syncml.messages import Status, SyncML
 from tests.headend.asgi import call
 from tests.headend.dm_device import Device, Tree
+from tests.omadm.ssmp.certified import authority, issue
 from tests.omadm.test_readings import a_batch, a_record
 
 TOKEN = "operator-token"
@@ -72,7 +81,9 @@ class Bench:
     def register(self, key: bytes = KEY) -> bool:
         self.now += 60.0
         held = b"" if self.account is None else self.account.fingerprint()
-        client = SsmpClient(DEVICE, key, wire.RegistrationInfo("", "", "", "", "", ""), self.rng.randbytes(32), held)
+        client = SsmpClient(
+            DEVICE, SharedKey(key), wire.RegistrationInfo("", "", "", "", "", ""), self.rng.randbytes, held
+        )
         client.start(0.0)
         while message := client.take_output():
             client.receive(self.ssmp.handle(message, "192.0.2.9")[1], 0.0)
@@ -121,7 +132,9 @@ def job_url(bench: Bench) -> str:
     params = {"url": f"{URLS['software']}/packages/p.swu"}
     assert bench.ask("POST", f"/v1/devices/{DEVICE}/jobs", json={"kind": "firmware", "params": params}).is_success
     with bench.engine.begin() as connection:
-        return str(connection.scalars(select(dm.jobs.c.params)).all()[-1]["url"])
+        row = connection.execute(select(dm.jobs).order_by(dm.jobs.c.id.desc())).first()
+        assert row is not None
+        return str(columns.unseal(connection, dm.jobs, row)["params"]["url"])
 
 
 def below(url: str) -> str:
@@ -193,6 +206,66 @@ def test_the_answer_to_a_repeated_request_is_not_given_to_a_device_that_is_switc
     assert bench.dm.handle(request).body != first.body
 
 
+async def answer_until_the_end(application: ASGIApp, url: str, at_first: Callable[[], None]) -> int:
+    """The octets of an answer, after the first of which something happens."""
+    path, _, query = url.partition("?")
+    octets = 0
+    gone = asyncio.Event()
+
+    async def receive() -> Message:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        nonlocal octets
+        if message.get("body") and not octets:
+            await asyncio.to_thread(at_first)
+        octets += len(message.get("body", b""))
+
+    scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": query.encode()}
+    await application({**scope, "headers": [], "client": ("192.0.2.7", 1), "root_path": ""}, receive, send)
+    gone.set()
+    return octets
+
+
+@pytest.mark.parametrize("what", ["switch off", "end account"])
+def test_a_download_that_is_running_ends_with_the_next_piece(bench: Bench, what: str) -> None:
+    url = below(job_url(bench)).replace("p.swu", "q.swu")
+    size = 5 * CHUNK_BYTES
+    assert bench.ask("PUT", "/v1/packages/q.swu", content=bytes(size)).status_code == 201
+    assert asyncio.run(answer_until_the_end(bench.closed, url, lambda: None)) == size
+
+    def cut() -> None:
+        if what == "switch off":
+            bench.switch(on=False)
+        else:
+            new = {"key": "11" * 32, "end_account": True}
+            assert bench.ask("POST", f"/v1/devices/{DEVICE}/key", json=new).status_code == 200
+
+    assert asyncio.run(answer_until_the_end(bench.closed, url, cut)) == CHUNK_BYTES
+    assert set(bench.row()["refused"]) == ({"downloads"} if what == "switch off" else set())
+    assert {row["sent"] for row in bench.packages.downloads("q.swu", 2)} == {CHUNK_BYTES, size}
+
+
+@pytest.mark.parametrize(("what", "status"), [("switch off", 403), ("end account", 401)])
+def test_readings_that_arrive_while_a_device_is_cut_off_are_not_stored(bench: Bench, what: str, status: int) -> None:
+    batch, token = a_batch(a_record(1), device=DEVICE), bench.token().json()["token"]
+
+    async def body() -> AsyncIterator[bytes]:
+        yield batch[:10]
+        if what == "switch off":
+            await asyncio.to_thread(bench.switch, on=False)
+        else:
+            new = {"key": "11" * 32, "end_account": True}
+            await asyncio.to_thread(bench.ask, "POST", f"/v1/devices/{DEVICE}/key", json=new)
+        yield batch[10:]
+
+    headers = {"Authorization": f"Bearer {token}"}
+    assert call(bench.metering, "POST", "/v1/readings", content=body(), headers=headers).status_code == status
+    assert readings.list_readings(bench.engine) == []
+    assert set(bench.row()["refused"]) == ({"readings"} if what == "switch off" else set())
+
+
 def test_only_a_device_that_proves_itself_counts_as_refused(bench: Bench) -> None:
     bench.switch(on=False)
     assert not bench.register(bytes(32))
@@ -226,6 +299,47 @@ def test_a_closed_package_server_serves_nobody_without_a_pass(bench: Bench) -> N
     assert url.partition("pass=")[2] in descriptor.text
 
 
+def test_the_pass_of_a_deleted_device_is_worth_nothing_also_once_it_is_enrolled_anew(bench: Bench) -> None:
+    url = below(job_url(bench))
+    report = url.replace("/packages/", "/install-notify/")
+    assert call(bench.closed, "POST", report, content=b"900 Success").status_code == 200
+    bench.switch(on=False)
+    assert bench.ask("DELETE", f"/v1/devices/{DEVICE}").status_code == 204
+    for anew in (False, True):
+        if anew:
+            bench.enrol(b"\x22" * 32)
+        assert call(bench.closed, "GET", url).status_code == 403
+        assert call(bench.closed, "POST", report, content=b"900 Success").status_code == 403
+    assert bench.register(b"\x22" * 32)
+    again = below(job_url(bench))
+    assert again != url
+    assert call(bench.closed, "GET", again).status_code == 200
+
+
+def test_with_the_account_the_pass_ends_and_jobs_that_wait_get_the_new_one(bench: Bench) -> None:
+    url = below(job_url(bench))
+    by_version = {"kind": "firmware", "params": {"version": "2"}}
+    assert bench.ask("POST", f"/v1/devices/{DEVICE}/jobs", json=by_version).is_success
+    new = {"key": "11" * 32, "end_account": True}
+    assert bench.ask("POST", f"/v1/devices/{DEVICE}/key", json=new).status_code == 200
+    assert call(bench.closed, "GET", url).status_code == 403
+    with bench.engine.begin() as connection:
+        rows = connection.execute(select(dm.jobs).order_by(dm.jobs.c.id)).all()
+        waiting, versioned = (columns.unseal(connection, dm.jobs, row)["params"] for row in rows)
+    assert call(bench.closed, "GET", below(waiting["url"])).status_code == 200
+    assert waiting["url"].endswith(versioned["pass"])
+    assert versioned["pass"] != url.partition("pass=")[2]
+
+
+def test_no_pass_is_shown_to_a_person(bench: Bench) -> None:
+    url = job_url(bench)
+    packages = bench.ask("POST", f"/v1/devices/{DEVICE}/jobs", json={"kind": "firmware", "params": {"version": "2"}})
+    assert packages.is_success, packages.text
+    shown = bench.ask("GET", f"/v1/jobs?device={DEVICE}").text
+    assert f"/packages/p.swu?device={quote(DEVICE)}" in shown
+    assert url.partition("pass=")[2] not in shown
+
+
 # ---- keys
 
 
@@ -237,7 +351,7 @@ def test_another_key_ends_the_account_only_when_that_is_asked(bench: Bench, end_
     assert (bench.send(token) == 401) == end_account
     box = bench.box()
     answer = bench.dm.handle(box.request(box.begin()))
-    assert (answer.mac is not None and header_code(box.take(answer)) < 400) if not end_account else True
+    assert header_code(decode(answer.body, answer.content_type)) == (401 if end_account else 200)
     assert not bench.register()
     assert bench.register(b"\x11" * 32)
     assert bench.audit()[0] == "replace key"
@@ -326,6 +440,24 @@ def test_a_deleted_device_leaves_its_readings_and_the_logs(bench: Bench) -> None
     assert (entry["who"], entry["at"]) == ("operator, API, 192.0.2.1", bench.now - 60.0)  # one try to register later
 
 
+def test_where_a_device_may_be_called_is_set_shown_and_audited(bench: Bench) -> None:
+    path = f"/v1/devices/{DEVICE}/push-policy"
+    assert bench.row()["push_policy"] is None
+    policy = {"networks": ["10.20.0.0/16"], "ports": [8030]}
+    assert bench.ask("PUT", path, json=policy).json() == {"id": DEVICE, "push_policy": policy}
+    assert bench.register()
+    assert bench.row()["push_policy"] == policy
+    no_policies: list[dict[str, Any]] = [{"networks": ["10.20.0.1/16"]}, {"networks": "all"}, {"ports": []}]
+    for bad in no_policies:
+        assert bench.ask("PUT", path, json=bad).status_code == 400
+    assert bench.row()["push_policy"] == policy
+    assert bench.ask("DELETE", path).json() == {"id": DEVICE, "push_policy": None}
+    assert bench.row()["push_policy"] is None
+    assert bench.ask("PUT", "/v1/devices/urn:dcu:T-2/push-policy", json=policy).status_code == 404
+    told = [(entry["action"], entry["detail"]) for entry in bench.ask("GET", "/v1/audit").json()["audit"]]
+    assert told[:2] == [("push policy", "as configured"), ("push policy", "10.20.0.0/16; port 8030")]
+
+
 # ---- many at once
 
 
@@ -389,3 +521,55 @@ def test_security_alarms_are_shown_and_acknowledged(bench: Bench) -> None:
     assert bench.ask("POST", path).status_code == 404
     assert bench.ask("GET", "/v1/security-alarms?state=open").json() == {"alarms": []}
     assert bench.audit()[:2] == ["acknowledge alarm", "alarm two-devices"]
+
+
+def test_a_device_is_enrolled_by_one_way_of_proof(bench: Bench) -> None:
+    own = issue(authority(), "urn:dcu:T-9")
+    for wrong in (
+        {},
+        {"key": KEY.hex(), "by_authority": True},
+        {"by_authority": False},
+        {"certificate": 5},
+        {"certificate": "no PEM"},
+    ):
+        assert bench.ask("POST", "/v1/devices", json={"id": "urn:dcu:T-9", **wrong}).status_code == 400
+    made = bench.ask("POST", "/v1/devices", json={"id": "urn:dcu:T-9", "certificate": own.pem().decode()})
+    assert made.status_code == 201
+    assert bench.ask("POST", "/v1/devices", json={"id": "urn:dcu:T-9", "by_authority": True}).status_code == 409
+    again = bench.ask("POST", "/v1/devices", json={"id": "urn:dcu:T-9", "by_authority": True, "replace": True})
+    assert again.status_code == 201
+    assert bench.audit()[:2] == ["replace key", "enrol"]
+
+
+def test_a_device_is_told_to_come_for_a_new_key(bench: Bench) -> None:
+    """The order erases its account, so it registers at once; a device without an account gets none of this."""
+    bench.ask("POST", "/v1/devices", json={"id": "urn:dcu:T-9", "key": KEY.hex()})
+    assert bench.ask("POST", "/v1/devices/urn:dcu:T-9/renew-key").status_code == 409
+    assert bench.register()
+    ordered = bench.ask("POST", f"/v1/devices/{DEVICE}/renew-key")
+    assert ordered.status_code == 201
+    assert ordered.json()["params"]["commands"] == [{"command": "delete", "path": "./DMAcc/main"}]
+    assert bench.audit()[0] == "renew key"
+    assert bench.register()  # it cannot store a key: the old one stays good
+    bench.switch(on=False)
+    assert bench.ask("POST", f"/v1/devices/{DEVICE}/renew-key").status_code == 409
+
+
+def test_the_api_orders_another_certificate(bench: Bench, database: Engine) -> None:
+    assert bench.register()
+    assert bench.ask("POST", f"/v1/devices/{DEVICE}/renew-certificate").status_code == 409  # a shared key
+    with database.begin() as connection:
+        made = issue(authority(), DEVICE).certificate.der
+        certificates.enrol(connection, DEVICE, made, 1.0, replace=True)
+    ordered = bench.ask("POST", f"/v1/devices/{DEVICE}/renew-certificate")
+    assert ordered.status_code == 201
+    assert ordered.json()["params"]["commands"] == [{"command": "delete", "path": "./DMAcc/main"}]
+    assert bench.audit()[0] == "renew certificate"
+
+
+def test_a_key_by_hand_ends_a_renewal(bench: Bench, database: Engine) -> None:
+    assert bench.register()
+    bench.ask("POST", f"/v1/devices/{DEVICE}/renew-key")
+    assert bench.ask("POST", f"/v1/devices/{DEVICE}/key", json={"key": "11" * 32}).status_code == 200
+    with database.begin() as connection:
+        assert not renewals.is_wanted(connection, DEVICE)

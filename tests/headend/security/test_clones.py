@@ -9,6 +9,8 @@ import pytest
 from sqlalchemy import Engine, insert
 
 from headend.dm import accounts
+from headend.dm.jobs import queue
+from headend.dm.jobs.steps import Done
 from headend.dm.tables import sessions
 from headend.security import app, clones, devices, records
 from headend.security.service import SecurityService
@@ -16,6 +18,8 @@ from omadm import bootstrap
 from omadm.bootstrap import Account
 from omadm.ssmp import wire
 from omadm.ssmp.client_core import Registered, SsmpClient
+from omadm.ssmp.identity import SharedKey
+from tests.omadm.ssmp.releases import of_version
 
 DEVICE = "urn:dcu:T-1"
 KEY = bytes(range(32))
@@ -63,17 +67,14 @@ class Box:
 
     bench: Bench
     peer: str
-    version: int = 2
+    version: int = wire.VERSION
     account: Account | None = None
 
     def register(self, *, lost_after: int = 9) -> None:
         """Register; the server's answers from the `lost_after`th on do not arrive."""
         held = b"" if self.account is None else self.account.fingerprint()
-        client = SsmpClient(DEVICE, KEY, INFO, self.bench.rng.randbytes(32), held)
-        client.start(0.0)
-        if self.version == 1:
-            client.take_output()
-            client.receive(wire.Error(400, "", 1).emit(), 0.0)
+        client = SsmpClient(DEVICE, SharedKey(KEY), INFO, self.bench.rng.randbytes, held)
+        of_version(client, self.version).start(0.0)
         number = 0
         while message := client.take_output():
             number += 1
@@ -109,7 +110,7 @@ def test_an_auth_without_its_confirm_leaves_the_account_as_it_is(bench: Bench, b
 
 
 def test_a_device_that_is_switched_off_after_its_auth_gets_no_account(bench: Bench, box: Box) -> None:
-    client = SsmpClient(DEVICE, KEY, INFO, bytes(32))
+    client = SsmpClient(DEVICE, SharedKey(KEY), INFO, bytes)
     client.start(0.0)
     for _ in range(2):
         client.receive(bench.service.handle(client.take_output(), box.peer)[1], 0.0)
@@ -121,7 +122,7 @@ def test_a_device_that_is_switched_off_after_its_auth_gets_no_account(bench: Ben
 
 
 def test_a_device_whose_key_was_replaced_after_its_auth_gets_no_account(bench: Bench, box: Box) -> None:
-    client = SsmpClient(DEVICE, KEY, INFO, bytes(32))
+    client = SsmpClient(DEVICE, SharedKey(KEY), INFO, bytes)
     client.start(0.0)
     for _ in range(2):
         client.receive(bench.service.handle(client.take_output(), box.peer)[1], 0.0)
@@ -207,3 +208,54 @@ def test_what_is_kept_of_accounts_is_bounded(bench: Bench, box: Box) -> None:
     with bench.engine.begin() as connection:
         kept = connection.execute(clones.issued.select()).all()
     assert len(kept) == clones.KEPT_PER_DEVICE
+
+
+# ---- what a registration costs
+
+
+def provisioned(bench: Bench) -> None:
+    """The head-end has set something, which the device has."""
+    with bench.engine.begin() as connection:
+        nodes = {"nodes": [{"path": "./SCHED/Task/t/Setting/Every", "value": 900}]}
+        number = queue.enqueue(connection, DEVICE, "provision", nodes, now=bench.now)
+        queue.finish(connection, number, Done({}), bench.now)
+    bench.session()
+
+
+def waiting(bench: Bench) -> int:
+    """How many jobs wait; they are cancelled."""
+    with bench.engine.begin() as connection:
+        found = [job["id"] for job in queue.listing(connection, DEVICE) if job["state"] == "queued"]
+        for number in found:
+            queue.cancel(connection, number, now=bench.now)
+    return len(found)
+
+
+def test_a_device_that_has_the_account_in_use_is_not_provisioned_again(bench: Bench, box: Box) -> None:
+    """It registers for another certificate, twice: with the old one for the new one, and with the new one."""
+    box.register()
+    provisioned(bench)
+    account = box.account
+    for lost_after in (9, 2, 3, 9):
+        box.account = account
+        box.register(lost_after=lost_after)
+        assert waiting(bench) == 0
+    bench.session()
+    box.register()
+    assert waiting(bench) == 0
+
+
+def test_a_device_that_may_have_lost_its_tree_is_provisioned_again(bench: Bench, box: Box) -> None:
+    box.register()
+    provisioned(bench)
+    before = box.account
+    box.account = None  # back to factory settings
+    box.register()
+    assert waiting(bench) == 1
+    bench.session()
+    box.account = before  # an old state of its storage was put back
+    box.register()
+    assert waiting(bench) == 1
+    box.version = wire.VERSION_1  # it does not say what it has
+    box.register()
+    assert waiting(bench) == 1

@@ -21,7 +21,9 @@ from omadm.bootstrap import Account
 from omadm.ssmp import wire
 from omadm.ssmp.client_core import Registered, RegistrationFailed, SsmpClient
 from omadm.ssmp.errors import SsmpRefused
+from omadm.ssmp.identity import SharedKey
 from tests.headend.asgi import call
+from tests.omadm.ssmp.releases import of_version
 
 DEVICE = "urn:dcu:T-1"
 KEY = bytes(range(32))
@@ -59,7 +61,7 @@ class Bench:
 
     def register(self, device_id: str = DEVICE, key: bytes = KEY) -> bytes | Exception:
         """The bootstrap document, or why there is none."""
-        client = SsmpClient(device_id, key, INFO, self.rng.randbytes(32))
+        client = SsmpClient(device_id, SharedKey(key), INFO, self.rng.randbytes)
         client.start(0.0)
         while message := client.take_output():
             client.receive(self.post(message)[1], 0.0)
@@ -137,7 +139,7 @@ def test_wrong_key_unknown_device_and_disabled_device_get_the_same_answer(bench:
 
 def test_a_replayed_registration_gets_nothing(bench: Bench) -> None:
     sent: list[bytes] = []
-    client = SsmpClient(DEVICE, KEY, INFO, bench.rng.randbytes(32))
+    client = SsmpClient(DEVICE, SharedKey(KEY), INFO, bench.rng.randbytes)
     client.start(0.0)
     while message := client.take_output():
         sent.append(message)
@@ -149,7 +151,7 @@ def test_a_replayed_registration_gets_nothing(bench: Bench) -> None:
 
 
 def test_a_message_repeated_within_its_session_is_refused_and_the_session_goes_on(bench: Bench) -> None:
-    client = SsmpClient(DEVICE, KEY, INFO, bytes(32))
+    client = SsmpClient(DEVICE, SharedKey(KEY), INFO, bytes)
     client.start(0.0)
     client.receive(bench.post(client.take_output())[1], 0.0)
     auth = client.take_output()
@@ -159,8 +161,33 @@ def test_a_message_repeated_within_its_session_is_refused_and_the_session_goes_o
     assert isinstance(client.next_event(), Registered)
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_device_that_was_talked_into_an_older_version_is_told_so(bench: Bench, version: int) -> None:
+    """Somebody inside TLS says that this server does not know version 3: it does, and gives no such proof."""
+    client = SsmpClient(DEVICE, SharedKey(KEY), INFO, bench.rng.randbytes)
+    client.start(0.0)
+    for _ in range(version, wire.VERSION):
+        client.take_output()
+        client.receive(wire.Error(505, "no", 1).emit(), 0.0)
+    status, answer = bench.post(client.take_output())
+    assert status == 426
+    client.receive(answer, 0.0)
+    assert isinstance(client.next_event(), RegistrationFailed)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_device_of_an_earlier_release_registers_in_its_version(bench: Bench, version: int) -> None:
+    client = of_version(SsmpClient(DEVICE, SharedKey(KEY), INFO, bench.rng.randbytes), version)
+    client.start(0.0)
+    while message := client.take_output():
+        status, answer = bench.post(message)
+        assert (status, answer[2]) == (200, version)
+        client.receive(answer, 0.0)
+    assert isinstance(client.next_event(), Registered)
+
+
 def test_a_session_that_takes_too_long_is_gone(bench: Bench) -> None:
-    client = SsmpClient(DEVICE, KEY, INFO, bytes(32))
+    client = SsmpClient(DEVICE, SharedKey(KEY), INFO, bytes)
     client.start(0.0)
     client.receive(bench.post(client.take_output())[1], 0.0)
     bench.time.now += 61.0
@@ -267,13 +294,13 @@ def test_the_number_of_clients_is_bounded() -> None:
 
 
 def test_what_a_stolen_database_gives(bench: Bench, tmp_path: Path) -> None:
-    """Keys and DM secrets as they are, tokens as hashes only: docs/security.md says so."""
+    """No key, no DM secret, no token: what lies in it is sealed, or a hash. docs/security.md says so."""
     bench.register()
     token = readings.issue_token(bench.engine, DEVICE, 5.0)
     with bench.engine.begin() as connection:
         row = accounts.load(connection, DEVICE)
     assert row is not None
     stolen = b"".join(file.read_bytes() for file in tmp_path.glob("headend.db*"))
-    assert KEY in stolen
-    assert row.client_secret.encode() in stolen
-    assert token.encode() not in stolen
+    assert DEVICE.encode() in stolen
+    for secret in (KEY, row.client_secret.encode(), row.server_secret.encode(), token.encode()):
+        assert secret not in stolen

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine
 
-from headend.db import create_tables, open_engine
+from headend.db import create_tables
 from headend.dm import accounts, tables
 from headend.dm.jobs import desired, queue
 from headend.dm.jobs.steps import Done, Failed
 from headend.metering import readings
+from headend.sealing import columns
 from headend.security.service import install_account
 from omadm.readings import TOKEN_NODE
+from tests.headend.database import open_database
 
 DEVICE = "urn:dcu:KR-000001"
 TASK = {"every": 900, "reading_list": "load"}
@@ -23,7 +25,7 @@ TASK = {"every": 900, "reading_list": "load"}
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_engine(f"sqlite:///{tmp_path / 'dm.db'}")
+    engine = open_database(tmp_path / "dm.db")
     create_tables(engine)
     yield engine
     engine.dispose()
@@ -41,7 +43,8 @@ def done(connection: Connection, kind: str, outcome: Done | Failed | None = None
 
 def waiting(connection: Connection) -> list[tuple[str, Any]]:
     rows = connection.execute(tables.jobs.select().where(tables.jobs.c.state == "queued").order_by(tables.jobs.c.id))
-    return [(row.kind, row.params) for row in rows]
+    opened = [columns.unseal(connection, tables.jobs, row) for row in rows.all()]
+    return [(row["kind"], row["params"]) for row in opened]
 
 
 def node(path: str, value: object) -> dict[str, object]:

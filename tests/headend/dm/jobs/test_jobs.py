@@ -15,7 +15,7 @@ from headend.dm import accounts, tables
 from headend.dm.jobs import queue
 from headend.dm.jobs.types import JOB_TYPES, JobError
 from headend.dm.server import DmServer, ServerConfig
-from tests.headend.database import empty_database
+from tests.headend.database import back_to_schema_3, empty_database
 from tests.headend.dm_device import Device, Tree, alert
 
 DEVICE = "urn:dcu:KR-000001"
@@ -159,6 +159,29 @@ def test_provision_atomically_makes_new_nodes_or_none(engine: Engine, device: De
     device.session()
     assert job(engine, number)["result"] == {"replaced": 1, "added": 3, "deleted": 1}
     assert "./SCHED/Old" not in device.tree.nodes
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+@pytest.mark.parametrize(
+    ("nodes", "there"),
+    [
+        ([{"path": "./A/B", "delete": True}, {"path": "./A/B", "value": "5"}], {"./A/B": "5"}),
+        ([{"path": "./A/C", "value": "1"}, {"path": "./A/C", "value": "5"}], {"./A/B": "1", "./A/C": "5"}),
+        ([{"path": "./A/B", "value": "4"}, {"path": "./A/B", "value": "5"}], {"./A/B": "5"}),
+        ([{"path": "./A/B", "delete": True}, {"path": "./A/B", "delete": True}], {}),
+        ([{"path": "./S/T/a", "delete": True}, {"path": "./S/T/a/N", "value": "2"}], {"./A/B": "1", "./S/T/a/N": "2"}),
+    ],
+)
+def test_provision_of_one_node_twice_ends_with_the_last_value(
+    engine: Engine, device: Device, nodes: list[dict[str, Any]], there: dict[str, str], atomic: bool
+) -> None:
+    device.tree = Tree({"./A": None, "./A/B": "1", "./S": None, "./S/T": None, "./S/T/a": None, "./S/T/a/O": "1"})
+    number = enqueue(engine, "provision", nodes=nodes, atomic=atomic)
+    device.session()
+    assert job(engine, number)["state"] == "done"
+    leaves = {uri: value for uri, value in device.tree.nodes.items() if value is not None and uri != "./S/T/a/O"}
+    assert leaves == there
+    assert ("./S/T/a/O" in device.tree.nodes) is ("./S/T/a" not in {node["path"] for node in nodes})
 
 
 def test_provision_counts_what_was_replaced(engine: Engine, device: Device) -> None:
@@ -426,6 +449,7 @@ def test_a_job_queued_by_the_head_end_of_the_day_before_runs(engine: Engine, dev
     over = enqueue(engine, "commands", commands=[{"command": "get", "path": "./A"}])
     old = {"commands": [{"verb": "get", "path": "./A"}], "mode": "plain"}
     told = {"replies": [{"verb": "get", "path": "./A", "status": 200}]}
+    back_to_schema_3(engine)
     with engine.begin() as conn:
         conn.execute(update(tables.jobs).values(params=old))
         conn.execute(update(tables.jobs).where(tables.jobs.c.id == over).values(state="done", result=told))
@@ -506,5 +530,5 @@ def test_a_job_for_a_device_without_account_is_refused(engine: Engine) -> None:
 
 
 def test_the_registry_holds_every_kind_under_its_name() -> None:
-    names = ("get", "provision", "firmware", "software", "order", "tasks", "commands")
+    names = ("get", "provision", "firmware", "software", "order", "tasks", "commands", "connectivity", "device", "log")
     assert {name: kind.name for name, kind in JOB_TYPES.items()} == {name: name for name in names}

@@ -1,0 +1,108 @@
+"""What is missing: the ranges that devices list, without the slots that are here all the same.
+
+A device whose store was damaged cannot know what the head-end has of what it lost, and lists it. What is here and
+trusted is not missing, whatever the device lists; when its clock turns out to have been wrong, it is missing again. So
+this is found out whenever somebody looks, and `gaps` keeps what the device says.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Engine, String, and_, cast, func, or_, select
+
+from headend import db
+from headend.metering import gaps as listed
+from headend.metering.gaps import ENDLESS, gaps
+from headend.metering.readings import readings
+from omadm.schedule import Range, joined, without
+
+HERE = "here"  # how a range is closed that the device lists and that has been read all the same
+IDS_PER_QUERY = 400
+RUNS_COMPARED = 16  # the newest of a task, to know how much it reads of a meter
+
+Row = dict[str, Any]
+
+
+def listing(
+    engine: Engine,
+    *,
+    device: str | None = None,
+    meter: str | None = None,
+    state: str | None = None,
+    limit: int = 1000,
+    offset: int = 0,
+) -> list[Row]:
+    """Ranges as `gaps.listing` returns them; the slots of open ones that are here are closed."""
+    rows = listed.listing(engine, device=device, meter=meter, state=state, limit=limit, offset=offset)
+    here = _here(engine, [row["id"] for row in rows if row["state"] == "open" and not row["profile"]])
+    return [part for row in rows for part in _parts(row, here.get(row["id"], [])) if state in (None, part["state"])]
+
+
+def _here(engine: Engine, ids: Sequence[int]) -> dict[int, list[int]]:
+    """The slots of these ranges of which all readings are here, trusted, by range.
+
+    Batches cut visits, and damage takes what was not sent: of some slots a part is here. How many attributes a task
+    reads of a meter is known from its other runs: a slot with fewer stays missing.
+    """
+    columns = readings.c
+    within = and_(
+        columns.device == gaps.c.device,
+        columns.meter == gaps.c.meter,
+        columns.task == gaps.c.task,
+        columns.run >= gaps.c.first,
+        or_(gaps.c.last.is_(None), columns.run <= gaps.c.last),
+        columns.profile.is_(None),
+        columns.trusted,
+        columns.error.is_(None),
+    )
+    found: dict[int, list[int]] = defaultdict(list)
+    series = (gaps.c.device, gaps.c.meter, gaps.c.task)
+    whole: dict[tuple[object, ...], int] = {}
+    with db.reader(engine).begin() as connection:
+        for at in range(0, len(ids), IDS_PER_QUERY):
+            wanted = gaps.c.id.in_(ids[at : at + IDS_PER_QUERY])
+            counted = select(gaps.c.id, columns.run, _ATTRIBUTES, *series).join(readings, within).where(wanted)
+            for gap, run, attributes, *key in connection.execute(counted.group_by(gaps.c.id, columns.run, *series)):
+                if tuple(key) not in whole:
+                    whole[tuple(key)] = _attributes_of(connection, *key)
+                if attributes >= whole[tuple(key)]:
+                    found[gap].append(run)
+    return found
+
+
+_ATTRIBUTES = func.count(func.distinct(readings.c.obis + "/" + cast(readings.c.attr, String)))
+
+
+def _attributes_of(connection: Connection, device: str, meter: str, task: str) -> int:
+    """How many attributes the fullest of the newest runs of a task has brought of a meter."""
+    columns = readings.c
+    of_task = and_(
+        columns.device == device, columns.meter == meter, columns.task == task, columns.profile.is_(None),
+        columns.trusted, columns.error.is_(None),
+    )  # fmt: skip
+    newest = select(columns.run, _ATTRIBUTES.label("attributes")).where(of_task).group_by(columns.run)
+    newest = newest.order_by(columns.run.desc()).limit(RUNS_COMPARED)
+    return max((attributes for _, attributes in connection.execute(newest)), default=0)
+
+
+def _parts(row: Row, here: Sequence[int]) -> Iterator[Row]:
+    """What of a range is missing, and what is here."""
+    if not here:
+        yield row
+        return
+    schedule = listed.schedule_of_row(row)
+    read = joined([(run, run) for run in here], schedule)
+    end = ENDLESS if row["last"] is None else row["last"]
+    for first, last in without([(row["first"], end)], read, schedule):
+        yield _part(row, (first, last))
+    for one in read:
+        yield _part(row, one) | {"state": "closed", "how": HERE, "only_here": True}
+
+
+def _part(row: Row, span: Range) -> Row:
+    first, last = span
+    slots = None if last == ENDLESS else listed.schedule_of_row(row).count(first, last)
+    return row | {"first": first, "last": None if last == ENDLESS else last, "slots": slots}
