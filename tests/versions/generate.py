@@ -15,34 +15,20 @@ import shutil
 import sqlite3
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-NOW = 1_764_000_000.0  # 2025-11-24
-DEVICE = "urn:dcu:KR-000042"
+sys.path.insert(0, str(Path(__file__).parent))
+
+program: Any = importlib.import_module("program")  # beside this file; of no package, in any release
+named, has, real_disk, clock = program.named, program.has, program.real_disk, program.clock
+NOW, DEVICE = program.NOW, program.DEVICE
+
 TASKS = {"load": 900, "billing": 86400}
 READINGS = 12
 SOFTWARE_FLOORS = {"reading-lists": 3}
 SECURITY_FLOOR = 7
 UPDATE_ID = "0123456789abcdef"
-
-
-def named(name: str, *modules: str) -> Any:
-    """The object `name` of the first of `modules` that this release has."""
-    for module in modules:
-        try:
-            return getattr(importlib.import_module(module), name)
-        except (ModuleNotFoundError, AttributeError):
-            continue
-    raise SystemExit(f"no {name} in {', '.join(modules)}")
-
-
-def real_disk() -> Any:
-    return named("RealDisk", "updateagent.disk")()
-
-
-def clock() -> Any:
-    return SimpleNamespace(wall=lambda: NOW, monotonic=lambda: 1000.0, is_trusted=lambda: True, trusted=lambda: True)
+PARTS_FILE = "parts.json"  # the names of the parts that a release has written; without it there are none
 
 
 def open_tree(folder: Path) -> tuple[Any, Any]:
@@ -273,11 +259,26 @@ def write_download(folder: Path) -> None:
     (folder / "download.state").write_bytes(state.emit())
 
 
+def open_headend(database: Any, folder: Path) -> Any:
+    """The database's engine; from 0.3.0 on with the key to its secrets, which is made where the release had none."""
+    url = f"sqlite:///{folder / 'headend.db'}"
+    if not has("headend.sealing"):
+        return database.open_engine(url)
+    source = key_source(folder)
+    if not (folder / "sealing.key").exists():
+        source.make()
+    return database.open_engine(url, named("KeyRing", "headend.sealing.keyring")(source))
+
+
+def key_source(folder: Path) -> Any:
+    return named("KeyFile", "headend.sealing.sources")(folder / "sealing.key")
+
+
 def write_headend(folder: Path) -> None:
     """A database with a device, a job that waits, and its readings; and the settings of the head-end."""
     database = headend_database()
     file = folder / "headend.db"
-    engine = database.open_engine(f"sqlite:///{file}")
+    engine = open_headend(database, folder)
     database.create_tables(engine)
     devices = importlib.import_module("headend.security.devices")
     enqueue = named("enqueue", "headend.dm.jobs.queue", "headend.dm.jobs")
@@ -303,22 +304,20 @@ def write_settings(folder: Path, source: Path) -> None:
         shutil.copy(source / "etc" / name, folder / name)
 
 
-def has(module: str) -> bool:
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError:
-        return False
-    return True
+def parts() -> list[Any]:
+    """What releases after 0.2.0 write beside the above."""
+    modules = ("device_parts", "package_parts", "headend_parts")
+    return [part for module in modules for part in importlib.import_module(module).PARTS]
 
 
-def only(source: Path) -> None:
-    """Import this project's packages from `source` and from nowhere else, whatever is installed."""
-    sys.path.insert(0, str(source))
-    sys.meta_path[:] = [finder for finder in sys.meta_path if "Editable" not in getattr(finder, "__name__", "")]
+def written(folder: Path) -> list[str]:
+    """The names of the parts in a folder that a release has written."""
+    file = folder / PARTS_FILE
+    return list(json.loads(file.read_bytes())) if file.exists() else []
 
 
 def main(source: Path, out: Path) -> None:
-    only(source)
+    program.only(source)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     write_tree(out / "dm")
@@ -330,6 +329,12 @@ def main(source: Path, out: Path) -> None:
     write_download(out)
     write_headend(out)
     write_settings(out, source)
+    written = []
+    for part in parts():
+        if has(part.module):
+            part.write(out)
+            written.append(part.name)
+    (out / PARTS_FILE).write_text(json.dumps(written), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Reads the files of `generate.py` with the code of one release, and prints what it found as JSON.
 
-    python tests/versions/readback.py SOURCE FOLDER
+    python tests/versions/readback.py SOURCE FOLDER [work]
 
-`FOLDER` is changed as the programs change it: give it a copy. A part that cannot be read is the text of its error.
+`FOLDER` is changed as the programs change it: give it a copy. A part that cannot be read is the text of its error. With
+`work` the program then goes on as in service, and writes each document again that it writes again and again.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 generate: Any = importlib.import_module("generate")  # beside this file; of no package, in any release
 
+WORKED = "1800"  # the period of a task, as a server has changed it at this program
 
-def tree(folder: Path) -> Any:
-    found, _ = generate.open_tree(folder / "dm")
+
+def tree(folder: Path, name: str = "dm") -> Any:
+    found, _ = generate.open_tree(folder / name)
     looking = found.view()
     task = ("SCHED", "Task")
     names = looking.names((getattr(looking, "existing", None) and looking.existing(task)) or looking.place(task))
@@ -96,7 +99,7 @@ def uplink(folder: Path) -> Any:
 
 def headend(folder: Path) -> Any:
     database = generate.headend_database()
-    engine = database.open_engine(f"sqlite:///{folder / 'headend.db'}")
+    engine = generate.open_headend(database, folder)
     try:
         database.create_tables(engine)
         jobs = generate.named("listing", "headend.dm.jobs.queue", "headend.dm.jobs")
@@ -142,16 +145,39 @@ PARTS: tuple[Callable[[Path], Any], ...] = (
 )
 
 
-def main(source: Path, folder: Path) -> None:
-    generate.only(source)
+def work(folder: Path) -> None:
+    """A day of this program: the server changes a task, sessions are held, a meter joins, an update goes on."""
+    for name in ("dm", "objects"):
+        if (folder / name).exists():
+            found, _ = generate.open_tree(folder / name)
+            with found.transaction() as changing:
+                changing.put(("SCHED", "Task", "load", "Setting", "Every"), WORKED)
+    generate.write_nonces(folder / "dm")
+    meters = generate.registry_at(folder / "meters.json")
+    meters.join("rs485", 18)
+    meters.save()
+    module = generate.journal_module()
+    kept = module.Journal(generate.real_disk(), folder / "update")
+    kept.store(kept.load())
+
+
+def main(source: Path, folder: Path, *, working: bool = False) -> None:
+    generate.program.only(source)
+    readers = {part.__name__: part for part in PARTS}
+    written = generate.written(folder)
+    for part in generate.parts():
+        if part.name in written and generate.has(part.reader):
+            readers[part.name] = part.read
     found: dict[str, Any] = {}
-    for part in PARTS:
+    for name, read in readers.items():
         try:
-            found[part.__name__] = part(folder)
+            found[name] = read(folder)
         except Exception as error:
-            found[part.__name__] = f"{type(error).__name__}: {error}"
+            found[name] = f"{type(error).__name__}: {error}"
+    if working:
+        work(folder)
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).absolute(), Path(sys.argv[2]))
+    main(Path(sys.argv[1]).absolute(), Path(sys.argv[2]), working=sys.argv[3:] == ["work"])
