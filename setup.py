@@ -12,10 +12,12 @@ PACKAGES = ["agent", "omadm", "updateagent", "dlms", "plc", "headend"]
 # The lower bounds are tried: `make oldest`, with constraints/oldest.txt. Those of the device are what Debian 12 has.
 DEVICE = ["pyserial>=3.5", "crcmod>=1.7", "cryptography>=38.0.4", "PyYAML>=6.0", "click>=8.1.3"]
 HEADEND = ["starlette>=0.37", "uvicorn>=0.30", "SQLAlchemy>=2.0", "httpx>=0.27", "jinja2>=3.1"]
+PKCS11 = ["python-pkcs11>=0.9"]  # a head-end whose key is in a token
 # Its CliRunner keeps the two outputs apart from click 8.2 on.
 MQTT = ["paho-mqtt>=2.1"]
 TEST = ["click>=8.2", "pytest>=8.0", "pytest-timeout>=2.3.1", "pytest-xdist>=3.6.1", "rich>=13"]
-DEV = ["coverage>=7.10", "import-linter>=2.6", "ruff>=0.15", "mypy>=2.4", "types-PyYAML>=6.0.12", "types-pyserial>=3.5"]
+LINT = ["import-linter>=2.6", "ruff>=0.15", "mypy>=2.4", "types-PyYAML>=6.0.12", "types-pyserial>=3.5"]
+DEV = [*LINT, "coverage>=7.10", "pre-commit>=4.7", "vulture>=2.16"]
 
 
 def data_files(folder: str, target: str) -> list[tuple[str, list[str]]]:
@@ -47,8 +49,9 @@ setup(
         "systemd": ["systemd-python>=235"],
         "mqtt": MQTT,
         "headend": HEADEND,
-        "test": [*HEADEND, *MQTT, *TEST],
-        "dev": [*HEADEND, *MQTT, *TEST, *DEV],
+        "pkcs11": [*HEADEND, *PKCS11],
+        "test": [*HEADEND, *PKCS11, *MQTT, *TEST],
+        "dev": [*HEADEND, *PKCS11, *MQTT, *TEST, *DEV],
     },
     entry_points={
         "console_scripts": [

@@ -24,6 +24,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -53,6 +54,8 @@ SLOW = (
     "tests/updateagent/test_damage.py",
 )
 
+PARAMETER_CHARS_MAX = 64  # of one that stands in the name of its test
+
 # A hanging test, not a slow one: the slowest takes a few per cent of it on a busy machine.
 TIMEOUT_S = {"board": 3600, "process": 900, "slow": 900, "fast": 300}
 # How long a process that was told to end may take to do so; its end is waited for, so this is rarely spent.
@@ -70,6 +73,12 @@ STRICT = os.environ.get("CI_STRICT", "") not in ("", "0")  # as .ci/run document
 
 
 # --- tiers, time limits and order --------------------------------------------------------------------------------
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a long text or octets by the parameter: a key or certificate is another one in each worker, and the workers
+    have to agree on what the tests are called."""
+    return argname if isinstance(val, str | bytes) and len(val) > PARAMETER_CHARS_MAX else None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -206,6 +215,35 @@ def no_children_survive_the_session() -> Iterator[None]:
     left = survivors(children() - before)
     if left:
         pytest.fail("processes survive the tests:\n  " + "\n  ".join(left), pytrace=False)
+
+
+# --- files that are left open ------------------------------------------------------------------------------------
+
+OPEN_FILES_MAX = 256  # of one worker; what has a file open and is part of a cycle is collected seldom
+
+
+def lowest_free_descriptor() -> int:
+    """How many files are open, but for gaps: one system call, where a look into /proc costs a hundred."""
+    handle = os.dup(0)
+    os.close(handle)
+    return handle
+
+
+@pytest.fixture(autouse=True)
+def few_open_files() -> Iterator[None]:
+    """Fails the test after which too many files are open, of whichever test: nobody collects what is still held."""
+    yield
+    if lowest_free_descriptor() >= OPEN_FILES_MAX:
+        gc.collect()
+        left = lowest_free_descriptor()
+        if left >= OPEN_FILES_MAX:
+            pytest.fail(f"{left} files are open, which tests left so: {open_files()}", pytrace=False)
+
+
+def open_files() -> str:
+    """What is open most often."""
+    names = Counter(one.readlink().name for one in Path("/proc/self/fd").iterdir() if one.is_symlink())
+    return ", ".join(f"{count} {name}" for name, count in names.most_common(5))
 
 
 # --- the log is as the test found it ----------------------------------------------------------------------------

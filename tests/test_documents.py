@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -230,3 +231,12 @@ def test_the_documents_are_found_and_those_of_environments_are_not() -> None:
     names = {str(path.relative_to(REPO)) for path in documents()}
     assert {"README.md", "docs/update.md", "buildroot/README.md"} <= names
     assert not any("site-packages" in name for name in names)
+
+
+def test_the_table_of_mutations_has_every_module_that_is_mutated() -> None:
+    modules = set(tomllib.loads((REPO / "tests" / "mutate" / "modules.toml").read_text())["modules"])
+    text = (REPO / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| `(\S+\.py)` \| (\d+) \| (\d+) \| (\d+) \| (\d+) \| \d+ \|$", text, re.M)
+    assert {path for path, *_ in rows} == modules
+    assert all(int(faults) == int(killed) + int(explained) + int(left) for _, faults, killed, explained, left in rows)
+    assert f"Of {len(modules)} core modules" in (REPO / "CHANGELOG.md").read_text()

@@ -19,7 +19,7 @@ NO_IMPORTS = {
 """Strings that only look like one of our modules: file, string, and what it is."""
 
 IMPORTERS = {
-    "agent/daemon/postponed.py: __getattr__": "modules of the standard library, from the table in that module",
+    "agent/daemon/memory/postponed.py: __getattr__": "modules of the standard library, from the table in that module",
     "agent/metering/uplink/mqtt.py: _json_properties": "a module without types, by its literal name",
     "agent/metering/uplink/mqtt.py: _with_will": "a module without types, by its literal name",
     "dlms/__init__.py: __getattr__": "the door: its imports for type checkers name the same modules, a test compares",

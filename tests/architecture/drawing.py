@@ -9,7 +9,7 @@ REPO = Path(__file__).resolve().parents[2]
 DOCUMENT = REPO / "ARCHITECTURE.md"
 BEGIN = "<!-- drawn by tests.architecture.drawing from .importlinter -->\n"
 END = "<!-- end of the drawing -->\n"
-BOXES_PER_ROW = 3
+WIDTH = 120  # of the document
 GAP = "   "
 
 
@@ -25,7 +25,11 @@ def draw(contracts: Path) -> str:
         for options in (parser[section] for section in parser.sections())
         if options.get("type") == "layers"
     ]
-    rows = [boxes[at : at + BOXES_PER_ROW] for at in range(0, len(boxes), BOXES_PER_ROW)]
+    rows: list[list[list[str]]] = [[]]
+    for box in boxes:
+        if len(GAP.join(each[0] for each in (*rows[-1], box))) > WIDTH:
+            rows.append([])
+        rows[-1].append(box)
     return "```\n" + "\n".join(_side_by_side(row) for row in rows) + "```\n"
 
 

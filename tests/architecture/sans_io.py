@@ -1,6 +1,7 @@
 """The check that a protocol core does no input or output: no clock, no chance, no file, no socket, no thread.
 
-A core is what lies in one of the `ROOMS`, `DRIVERS` excepted, and every other module whose docstring says "sans-IO".
+A core is what lies in one of the `ROOMS`, `DRIVERS` excepted, and every other module of which a docstring, its own or
+that of a class or function in it, says "sans-IO" or the same in other words (`MARK`).
 What a core needs of the world is an argument: the time, random octets, bytes that came. So a test can lose every third
 burst or let a day pass, and what it has seen once it sees again. What a core may import is listed, and nothing else is
 allowed: of ours other cores and `OPEN_TO_CORES`, of the standard library what computes.
@@ -9,9 +10,7 @@ allowed: of ours other cores and `OPEN_TO_CORES`, of the standard library what c
 from __future__ import annotations
 
 import ast
-import io
 import re
-import tokenize
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -50,6 +49,7 @@ ROOMS = (
     "plc",
     "updateagent/errors.py",
     "updateagent/package",
+    "updateagent/release.py",
 )
 """Folders, with all below them, and single modules. A module that is put there is a core, or needs an entry in
 `DRIVERS`."""
@@ -60,6 +60,7 @@ DRIVERS = {
     "dlms/link/exclusive.py": "locks serial ports, and looks for their holders in /proc",
     "dlms/link/mode_e/port.py": "opens a serial port and waits for the meter's opening",
     "dlms/link/port.py": "the byte ports themselves",
+    "dlms/link/readable.py": "waits for descriptors",
     "dlms/link/trace.py": "writes and reads trace files",
     "dlms/security/counters.py": "keeps invocation counters in a file",
     "dlms/security/random_octets.py": "asks the system for random octets; the cores take them as an argument",
@@ -92,7 +93,8 @@ OPEN_TO_CORES = {
 }  # fmt: skip
 """Drivers of which a core may import a part that is pure, and the names of that part."""
 
-MARK = "sans-io"
+MARK = re.compile(r"sans[- ]i/?o\b|\bno (i/o|input (or|and|nor) output)\b|\bpure functions\b", re.IGNORECASE)
+"""How a docstring says it."""
 
 STDLIB = frozenset(
     {
@@ -156,7 +158,7 @@ CONSTRUCTORS = frozenset({"combine", "fromisoformat", "fromordinal", "fromtimest
 def cores(root: Path) -> list[Path]:
     """Every core below `root`, a folder that holds our packages."""
     rooms = [path for room in ROOMS for path in _modules(root / room)]
-    marked = [path for path in modules(root) if path.name != "__init__.py" and MARK in _docstring(text(path)).lower()]
+    marked = [path for path in modules(root) if path.name != "__init__.py" and is_marked(text(path))]
     return sorted({path for path in (*rooms, *marked) if str(path.relative_to(root)) not in DRIVERS})
 
 
@@ -164,13 +166,14 @@ def _modules(room: Path) -> Iterator[Path]:
     yield from [room] if room.suffix else room.rglob("*.py")
 
 
-def _docstring(source: str) -> str:
-    """The docstring of a module as it is written, with its quotes. All files are asked at each collection of the tests,
-    so that nothing behind it is looked at."""
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in (tokenize.COMMENT, tokenize.NL):
-            return token.string if token.type == tokenize.STRING else ""
-    return ""
+def is_marked(source: str) -> bool:
+    """Whether a docstring in this text claims it. All files are asked at each collection of the tests, so that those
+    which do not have the words at all are not parsed."""
+    return MARK.search(source) is not None and any(
+        MARK.search(ast.get_docstring(node) or "")
+        for node in walk(parse(source))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    )
 
 
 @cache

@@ -149,12 +149,13 @@ CHANCE: dict[str, tuple[str, set[str]]] = {
         {"agent/metering/ports/patience.py", "dlms/link/hdlc/timer.py"},
     ),
     "VERSION": (
-        "versions of ten formats",
+        "versions of thirteen formats",
         {
             "agent/metering/access/keystore.py",
             "agent/metering/orders/journal.py",
             "agent/metering/registry/added.py",
             "agent/metering/registry/registry_file.py",
+            "agent/metering/scheduling/epoch_file.py",
             "agent/ota/download_state.py",
             "agent/tree/persistence.py",
             "dlms/link/wrapper.py",

@@ -232,6 +232,39 @@ def test_a_core_does_no_input_or_output(core: Path) -> None:
     assert sans_io.violations(text(core)) == []
 
 
+CLAIMS = {
+    "a module": '"""What it is, sans-IO."""',
+    "a class": 'class Session:\n    """A session. Sans-IO like its base."""',
+    "a method": 'class Session:\n    def step(self) -> None:\n        """Take a step, sans-IO."""',
+    "a function": 'def judged() -> bool:\n    """Sans I/O."""',
+    "other words": 'class Trust:\n    """Decides. Does no input or output."""',
+    "functions that are pure": '"""Which meters a task reads: pure functions."""',
+}
+"""Where and how a module says that it is a core."""
+
+
+@pytest.mark.parametrize("claim", sorted(CLAIMS))
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "import time\nX = time.time()",
+        "import random\nX = random.random()",
+        "X = open('y')",
+        "from datetime import datetime\nX = datetime.now()",
+    ],
+)
+def test_who_says_it_anywhere_is_held_to_it(tmp_path: Path, claim: str, planted: str) -> None:
+    file = tmp_path / "agent" / "metering" / "x.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"{CLAIMS[claim]}\n{planted}\n")
+    assert file in sans_io.cores(tmp_path)
+    assert sans_io.violations(text(file))
+
+
+def test_who_speaks_of_it_outside_a_docstring_is_no_core() -> None:
+    assert not sans_io.is_marked("# not sans-IO\nX = 'sans-IO'")
+
+
 def test_the_exceptions_are_drivers_indeed() -> None:
     for file in sans_io.DRIVERS:
         assert sans_io.violations(text(REPO / file)), f"{file} could be a core"
@@ -406,6 +439,8 @@ def test_the_cores_are_found() -> None:
     found = {str(path.relative_to(REPO)) for path in sans_io.cores(REPO)}
     assert {
         "agent/dm/session.py",
+        "agent/clock_trust.py",
+        "agent/metering/access/session.py",
         "agent/metering/visit/profile_catchup.py",
         "agent/metering/scheduling/schedule.py",
         "dlms/axdr.py",
@@ -423,3 +458,7 @@ def test_the_cores_are_found() -> None:
 def test_the_map_is_drawn_from_the_contracts() -> None:
     text = (REPO / "ARCHITECTURE.md").read_text(encoding="utf-8")
     assert drawing.between_marks(text) == drawing.draw(CONTRACTS), "run: python -m tests.architecture.drawing"
+
+
+def test_the_map_is_no_wider_than_the_document() -> None:
+    assert max(map(len, drawing.draw(CONTRACTS).splitlines())) <= drawing.WIDTH

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.architecture.granted import FROM_OURS, main, not_granted
 from tests.architecture.trees import REPO, modules, modules_of, nodes
 
 LIBRARIES: dict[str, set[str]] = {
@@ -21,7 +22,7 @@ LIBRARIES: dict[str, set[str]] = {
     "agent": {"serial", "crcmod", "cryptography", "yaml", "click", "systemd"},
     "headend": {"starlette", "uvicorn", "sqlalchemy", "httpx", "cryptography", "click", "yaml", "jinja2"},
 }
-MORE = {"updateagent/buildhost": {"click"}, "agent/metering/uplink": {"paho"}}
+MORE = {"updateagent/buildhost": {"click"}, "agent/metering/uplink": {"paho"}, "headend/sealing": {"pkcs11"}}
 """What a folder may use beside its package's libraries."""
 
 MODULES_MAX = 14
@@ -48,36 +49,6 @@ def strangers(root: Path, package: str) -> list[str]:
     return found
 
 
-FROM_OURS = {
-    "dlms": (),
-    "omadm": (),
-    "updateagent": (),
-    "plc": ("dlms.link", "dlms.cursor", "dlms.errors"),
-    "headend": ("omadm", "updateagent.package", "dlms.cosem"),
-}
-"""What a package may name of our others: whole rooms and ground modules; the contracts say what may be behind them."""
-
-
-def named(path: Path) -> Iterator[str]:
-    """Every module that a file imports, dotted, also inside functions; of `from a import b` both a.b and a."""
-    for node in nodes(path):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def not_granted(root: Path, package: str) -> list[str]:
-    """Imports below `root` of our other packages that `package` may not name."""
-    return [
-        f"{path.relative_to(root)} imports {name}"
-        for path in modules_of(root, package)
-        for name in named(path)
-        if name.split(".")[0] in set(LIBRARIES) - {package}
-        and not any(f"{name}.".startswith(f"{granted}.") for granted in FROM_OURS[package])
-    ]
-
-
 @pytest.mark.parametrize("package", sorted(FROM_OURS))
 def test_a_package_names_only_the_rooms_that_it_may(package: str) -> None:
     assert not_granted(REPO, package) == []
@@ -98,6 +69,7 @@ def test_a_room_that_is_not_granted_is_noticed(tmp_path: Path, file: str, plante
     (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).write_text(planted)
     assert len(not_granted(tmp_path, file.split("/", maxsplit=1)[0])) == 1
+    assert main(tmp_path) == 1
 
 
 @pytest.mark.parametrize("package", sorted(LIBRARIES))
@@ -149,3 +121,8 @@ def test_every_package_is_typed_and_distributed() -> None:
     tool = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     assert tool["mypy"]["strict"] is True
     assert set(LIBRARIES) <= set(tool["mypy"]["files"])
+
+
+@pytest.mark.parametrize("file", ["Makefile", ".pre-commit-config.yaml"])
+def test_lint_and_commits_run_the_check_of_granted_rooms(file: str) -> None:
+    assert "/python -m tests.architecture.granted\n" in (REPO / file).read_text(encoding="utf-8")

@@ -17,31 +17,34 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from headend.db import create_tables, open_engine
+from agent.metering.uplink.gap_lists import PAGE_GAPS
+from headend.db import create_tables
 from headend.dm import accounts
 from headend.dm.server import DmServer, ServerConfig
 from headend.metering import readings as store
-from omadm.readings import parse
+from omadm.readings import Batch, GapList, GapReport, gap_digest, parse
 from omadm.syncml.codec import DM_WBXML, decode, encode
 from tests.bench.figure import Figure, at_most, plain
+from tests.headend.database import open_database
 from tests.headend.dm_device import Device
 
 BATCHES = 40
 BATCH = 500
+GAPS = (2_000, 20_000)
 SESSIONS = 100
 ROUNDS = 3
 DEVICE = "urn:dcu:BENCH"
 
 
 def run() -> list[Figure]:
-    """Readings, then sessions."""
-    return [*_readings(), *_sessions()]
+    """Readings, lists of gaps, then sessions."""
+    return [*_readings(), *_gap_lists(), *_sessions()]
 
 
 @contextmanager
 def _database() -> Iterator[tuple[Path, Engine]]:
     with tempfile.TemporaryDirectory(prefix="dcu-bench-") as name:
-        engine = open_engine(f"sqlite:///{name}/headend.db")
+        engine = open_database(f"{name}/headend.db")
         create_tables(engine)
         try:
             yield Path(name), engine
@@ -121,6 +124,40 @@ def _inserted(bodies: list[bytes]) -> float:
         used = time.process_time() - begin
         database.close()
     return used
+
+
+def _gap_lists() -> list[Figure]:
+    """The digest and all pages of the gaps of one meter, at a head-end that lists every other one of them."""
+    few, many = (min(_listed(count) for _ in range(ROUNDS)) for count in GAPS)
+    slope = (many / few) / (GAPS[1] / GAPS[0])
+    return [
+        plain(f"list of {GAPS[0]:,} gaps of one meter, half of them new there, CPU", f"{few:.2f} s"),
+        plain(f"list of {GAPS[1]:,}", f"{many:.2f} s"),
+        at_most("per gap, the larger : the smaller", slope, 1.5, "x"),
+    ]
+
+
+def _listed(count: int) -> float:
+    first = [1_600_000_200 + 1800 * at for at in range(count)]
+    gaps = [GapReport("open", "KR1", "hourly", None, at, at, 900, "meter-silent", None, 0.0) for at in first]
+    pages = [GapList(1, gap_digest(gaps)), *_pages(gaps)]
+    with _database() as (_folder, engine):
+        for page in _pages(gaps[::2]):
+            store.store(engine, Batch(DEVICE, "ab" * 16, (), (), None, listed=page), 1.8e9)
+        begin = time.process_time()
+        answers = {store.store(engine, Batch(DEVICE, "ab" * 16, (), (), None, listed=page), 1.8e9) for page in pages}
+        used = time.process_time() - begin
+    if answers != {"differs", "taken"}:
+        raise RuntimeError(f"the head-end answered {answers}")
+    return used
+
+
+def _pages(gaps: list[GapReport]) -> Iterator[GapList]:
+    begin = None
+    for at in range(0, len(gaps), PAGE_GAPS):
+        before = gaps[at + PAGE_GAPS].key if at + PAGE_GAPS < len(gaps) else None
+        yield GapList(1, "", begin, before, tuple(gaps[at : at + PAGE_GAPS]))
+        begin = before
 
 
 def _sessions() -> list[Figure]:

@@ -7,32 +7,39 @@ from __future__ import annotations
 
 import itertools
 import random
+import socket
 import statistics
 import tempfile
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from agent.settings.config import ScanConfig
 from dlms.client.events import SessionClosed
 from dlms.client.knowledge import MeterKnowledge
 from plc.prime.messages import Command
 from plc.prime.usi import ProtocolId, UsiDecoder, UsiFrame
-from tests.bench.dlms import gurux_session, rate
+from tests.agent.metering.test_collector import BUS, EVERY_S, PASSWORD, ROWS, BusRig, provisioning
+from tests.bench.dlms import PEERS, gurux_session, peers, rate
 from tests.bench.figure import Figure, absent, at_least, at_most, plain
 from tests.dlms.line import CONFIGURATIONS, floor_s, session, steady
 from tests.plc.network import BAUDRATE, LATENCY_S, interleave
 from tests.sim.line import OCTET_BITS, Run, Site, share_lost
 from tests.sim.pipes import Slow
+from tests.sim.rs485_bus import Bus
 
 BAUDRATES = (9600, 19200, 115200)
 LATENCIES_S = (0.02, 0.05)
 BAD_LINES = ((9600, 0.02), (115200, 0.02))
 SEEDS = 400
 METERS = 8
+BUS_METERS, BUS_FIRST = 31, 17
+DAY_S = 86_400
 
 
 def run() -> list[Figure]:
     """Returns the figures of all parts."""
-    return [*_usi(), *_line(), *_bad_line(), *_many(), *_runs()]
+    return [*_usi(), *_line(), *_bad_line(), *_many(), *_runs(), *_bus()]
 
 
 def _usi() -> list[Figure]:
@@ -129,7 +136,11 @@ def _runs() -> list[Figure]:
     dead = _site(200, 10)
     figures = [
         at_most("200 meters x 108, clean", many.second.seconds, 38, "s"),
-        plain("200 meters x 108, their first run, with every scaler", f"{many.first.seconds:.1f} s"),
+        at_most("200 meters x 108, their first run, with every scaler", many.first.seconds, 45, "s", 1),
+        plain(
+            "octets per meter, first run and the next",
+            f"{many.first.octets / 200:,.0f}, {many.second.octets / 200:,.0f}",
+        ),
         at_least("200 meters x 108, clean: line busy", 100 * many.second.busy, 95, "%", 1),
         at_most("200 meters x 108, 3 % of the frames lost", many.lossy.seconds, 60, "s"),
         at_most("the same with 10 of them dead", dead.lossy.seconds, 60, "s"),
@@ -175,3 +186,59 @@ def _cost_of_dead(dead: _Measured, alive: _Measured) -> float:
     """Seconds per dead meter that a run takes longer than its living meters alone would take."""
     share = dead.second.wanted / alive.second.wanted
     return (dead.second.seconds - share * alive.second.seconds) / 10
+
+
+def _bus() -> list[Figure]:
+    """Run the collector on an RS-485 bus, and gurux on the same bus behind it: the same stations, one meter after
+    another, by a program of its own. Both are counted in the time of the line's octets, without latencies."""
+    addresses = tuple(range(BUS_FIRST, BUS_FIRST + BUS_METERS))
+    port = replace(BUS, scan=ScanConfig(addresses[0], addresses[-1], every_s=DAY_S))
+    with tempfile.TemporaryDirectory(prefix="dcu-bench-") as folder:
+        rig = BusRig(Path(folder), addresses, port)
+        rig.collector.configure(provisioning())
+        rig.run(2 * EVERY_S - 60)  # the first run, with scalers, and the next
+        run = max(int(str(record["run"])) for record in rig.records())
+        values = [float(str(record["received"])) for record in rig.records() if record["run"] == run]
+        if len(values) != BUS_METERS * len(ROWS):
+            raise RuntimeError(f"{len(values)} values")
+        seconds, octets = max(values) - run, _gurux_on(rig.network, addresses)
+        rig.reader.close()
+        rig.collector.close()
+        rig.store.close()
+    what = f"{BUS_METERS} meters x {len(ROWS)} on a bus of 9600 baud"
+    peer = f"{what}: gurux one after another, times the collector's"
+    figures = [plain(what, f"{seconds:.1f} s")]
+    if octets is None:
+        return [*figures, absent(peer, "no gurux")]
+    gurux_s = octets * OCTET_BITS / 9600
+    return [*figures, plain(f"{what}: gurux", f"{gurux_s:.1f} s"), at_least(peer, gurux_s / seconds, 2, "x", 1)]
+
+
+def _gurux_on(bus: Bus, addresses: tuple[int, ...]) -> int | None:
+    """Returns the octets, either way, with which gurux has read all stations; None where there is no gurux."""
+    octets = 0
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            nonlocal octets
+            connection, _address = listener.accept()
+            with connection:
+                while data := connection.recv(4096):
+                    bus.receive(data, 0.0)
+                    answer = b"".join(bus.take_bursts())
+                    octets += len(data) + len(answer)
+                    connection.sendall(answer)
+
+        options: dict[str, object] = {
+            "port": listener.getsockname()[1],
+            "servers": addresses,
+            "secret": PASSWORD.decode(),
+            "read": [[row.class_id, str(row.obis), row.attribute] for row in ROWS],
+        }
+        if not PEERS.exists():
+            return None
+        server = threading.Thread(target=serve)
+        server.start()
+        peers(options)
+        server.join()
+    return octets

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ COMPATIBLE = "dcu-demo-board"
 DEVICE_ID = "urn:dcu:DEMO-000042"
 SLOT_BYTES = 48 * 1024 * 1024
 TRIES = 2
-HEALTH_DEADLINE_S = 30  # of a trial; a busy machine needs a third of it, an unhealthy system all of it, twice
+HEALTH_DEADLINE_S = 25  # of a trial; a busy machine needs half of it, an unhealthy system all of it, twice
 PORT_FIRST = 10_000
 COMMAND_S = 120
 POLL_EVERY_S = 3600  # nothing in the demo waits for a poll: every session is pushed or reported
@@ -75,13 +77,48 @@ def make_firmware(version: str, signing: Signing, folder: Path) -> tuple[Path, P
     return image, package
 
 
-def make_software(name: str, version: str, file: Path, signing: Signing, folder: Path) -> Path:
-    """A signed software package with one file."""
+LIBRARY = """
+const char *grid_library(void) { return "grid library %s"; }
+"""
+PROGRAM = """
+#include <stdio.h>
+#include <unistd.h>
+const char *grid_library(void);
+int main(void) {
+    for (int count = 1; !%d; count++) {
+        printf("look %%d with the %%s\\n", count, grid_library());
+        fflush(stdout);
+        sleep(1);
+    }
+    return 3;
+}
+"""
+
+
+def make_service(name: str, version: str, signing: Signing, folder: Path, *, broken: bool = False) -> Path:
+    """A signed software package with a program that is run, and the shared library that it needs. A broken one ends
+    at once."""
+    home = folder / f"{name}-{version}"
+    home.mkdir()
+    for source, text in (("library.c", LIBRARY % version), ("program.c", PROGRAM % broken)):
+        (home / source).write_text(text)
+    library, program, said = home / "libgrid.so", home / name, home / "component.json"
+    run("cc", "-shared", "-fPIC", "-o", library, home / "library.c")
+    run("cc", "-o", program, home / "program.c", library)
+    spec = {"program": f"bin/{name}", "libraries": ["lib"], "ready": {"after_s": 1}, "limits": {"memory_kib": 16384}}
+    said.write_text(json.dumps({"format": 1, "kind": "service", "service": spec}))
+    files = {f"bin/{name}": program, "lib/libgrid.so": library, said.name: said}
+    return make_software(name, version, files, signing, folder)
+
+
+def make_software(name: str, version: str, files: Mapping[str, Path], signing: Signing, folder: Path) -> Path:
+    """A signed software package with these files."""
     package = folder / f"{name}-{version}.swu"
     run(
         *(tool("dcu-pack"), "build", "--key", signing.folder / "signer.key", "--cert", signing.folder / "signer.crt"),
         *("--software", name, "--version", version, "--security-version", "1", "--compatible", COMPATIBLE),
-        *("--image", f"file:{file.name}={file}", "-o", package),
+        *(part for path, file in files.items() for part in ("--image", f"file:{path}={file}")),
+        *("-o", package),
     )
     return package
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -31,6 +32,9 @@ COMMAND_S = 60
 LIST = REPO / "etc" / "reading-lists" / "residential-108.csv"
 OPERATIONS_LIST = "grid-operations"
 OPERATIONS_CODES = 6
+TRIAL_S = 60  # the shortest that a device takes
+SERVICE = "grid-watch"
+SERVICE_NODE = f"./SCOMO/Inventory/Deployed/{SERVICE}"
 
 
 class Story:
@@ -38,6 +42,7 @@ class Story:
         self.folder = folder
         for name in ("logs", "keys", "build", "meters"):
             (folder / name).mkdir(parents=True)
+        folder.chmod(0o711)  # services of packages run as users of their own, who have to pass
         self.processes = Processes(folder / "logs", REPO)
         self.headend = HeadEnd(folder / "headend")
         self.board = Board(folder / "board")
@@ -55,9 +60,12 @@ class Story:
             (f"Meters: {METERS_PLC} on PRIME, {len(ADDRESSES_RS485)} on RS-485", self.start_meters),
             ("Power on: registration (SSMP)", self.bootstrap),
             ("Provisioning over a DM session", self.provision),
+            ("The head-end's address, on trial (ConnMO)", self.move),
             (f"Meters are read: {METERS} x {len(self.codes)} values", self.read),
             ("Head-end goes away and returns", self.outage),
+            ("An address that leads nowhere", self.taken_back),
             ("Software package (SCOMO)", self.software),
+            ("A program as a service (SCOMO)", self.service),
             ("Firmware 2, line cut twice (FUMO)", self.firmware_2),
             ("A tampered package is refused", self.tampered),
             ("Firmware 3 is unhealthy, rolled back", self.firmware_3),
@@ -66,25 +74,31 @@ class Story:
     # ---- 1 to 3: the world
 
     def make(self, stage: Stage) -> None:
-        stage.step(0, 5, "signing keys")
+        stage.step(0, 3, "signing keys")
         self.signing = factory.make_keys(self.folder / "keys" / "signing")
         self.images: dict[str, Path] = {}
         self.packages: dict[str, Path] = {}
-        for number, version in enumerate("123", 1):
-            stage.step(number, 5, f"image and package of firmware {version}")
-            self.images[version], self.packages[version] = factory.make_firmware(
-                version, self.signing, self.folder / "build"
-            )
-        stage.step(4, 5, "software package")
+        stage.step(1, 3, "image and package of firmware 1")
+        self.make_firmware("1")
+        stage.step(2, 3, "software packages")
         reading_list = self.folder / "build" / f"{OPERATIONS_LIST}.csv"
         lines = LIST.read_text().splitlines()
         wanted = [line for line in lines[1:] if ".7.0.255,3,2," in line and line.startswith(("9", "10"))]
         reading_list.write_text("\n".join([lines[0], *wanted[:OPERATIONS_CODES]]) + "\n")
-        self.packages["software"] = factory.make_software(
-            OPERATIONS_LIST, "1.0", reading_list, self.signing, self.folder / "build"
-        )
+        build = self.folder / "build"
+        settings = build / "component.json"
+        settings.write_text('{"format": 1, "kind": "configuration"}')
+        files = {settings.name: settings, reading_list.name: reading_list}
+        self.packages["software"] = factory.make_software(OPERATIONS_LIST, "1.0", files, self.signing, build)
+        self.packages["service"] = factory.make_service(SERVICE, "1.0", self.signing, build)
+        self.packages["service-broken"] = factory.make_service(SERVICE, "2.0", self.signing, build, broken=True)
         image = self.images["1"].stat().st_size
         stage.say(f"images of {image / 1e6:.1f} MB, signed")
+
+    def make_firmware(self, version: str) -> None:
+        self.images[version], self.packages[version] = factory.make_firmware(
+            version, self.signing, self.folder / "build"
+        )
 
     def start_headend(self, stage: Stage) -> None:
         stage.say("certificates and configuration")
@@ -211,7 +225,38 @@ class Story:
             self.headend.one("SELECT value FROM dm_values WHERE device_id = :d AND uri = :u", d=DEVICE_ID, u=uri),
         )
 
-    # ---- 6 and 7: readings
+    # ---- 6 and 9: how the head-end is reached
+
+    def move(self, stage: Stage) -> None:
+        """One change that is confirmed, then one that is not: meters are read and delivered while its time runs."""
+        self.moved = f"https://localhost:{self.headend.port('dm')}/dm"
+        stage.say(f"a trial of {self.moved}")
+        job = self.finish(stage, self.try_server(self.moved, 120), 40, "the change of the address")
+        self.row_of_job("a new address of the head-end is confirmed by a session", job, 1200)
+        self.nowhere = f"https://127.0.0.1:{factory.free_ports(1)[0]}/dm"
+        self.trial = self.try_server(self.nowhere, TRIAL_S)
+        self.processes.until(
+            lambda: self.headend.job_row(self.trial)["state"] == "waiting",
+            30,
+            "the trial of an address without a server",
+        )
+        stage.say(f"confirmed; then {self.nowhere}, where nobody is, for {TRIAL_S} s")
+
+    def try_server(self, url: str, within_s: int) -> int:
+        return self.headend.job(DEVICE_ID, "connectivity", {"server": url, "within_s": within_s})
+
+    def taken_back(self, stage: Stage) -> None:
+        for version in "23":
+            stage.say(f"meanwhile: image and package of firmware {version}")
+            self.make_firmware(version)
+        job = self.finish(stage, self.trial, TRIAL_S + 30, "the device to come back")
+        self.row_of_job("an address that leads to no session is taken back", job, 1450)
+        in_use = self.value("./ConnMO/InUse/ServerURL")
+        self.row("... and the one before is in force", "device, by a DM Get", f"ServerURL = {in_use}",
+                 in_use == self.moved and job["state"] == "failed")  # fmt: skip
+        stage.say(str(json.loads(job["result"])["error"]))
+
+    # ---- 7 and 8: readings
 
     def read(self, stage: Stage) -> None:
         total = METERS * len(self.codes)
@@ -295,7 +340,7 @@ class Story:
             f"the values of the outage (+{ADVANCE_WH} Wh) are the meters'", self.compare(during[-1]), total
         )
 
-    # ---- 8: SCOMO
+    # ---- 10: SCOMO
 
     def software(self, stage: Stage) -> None:
         stage.say("uploading, Exec on SCOMO")
@@ -315,7 +360,51 @@ class Story:
         held = self.compare(run, _codes(self.folder / "build" / f"{OPERATIONS_LIST}.csv"), "operations")
         self.row_of_comparison("the reading list it carries is active", held, total)
 
-    # ---- 9 to 11: firmware
+    # ---- 11: a program of a software package
+
+    def service(self, stage: Stage) -> None:
+        stage.say("a program with its library, run as a service")
+        self.row_of_job("a package with a program is installed and runs", self.install("service", "1.0", stage), 1200)
+        line = (self.value(f"{SERVICE_NODE}/Ext/Log") or "").splitlines()[-1:]
+        state = self.value(f"{SERVICE_NODE}/Ext/Service")
+        shown = f"{state}; {line[0].partition(' ')[2] if line else 'nothing printed'}"
+        working = state == "running" and "with the grid library 1.0" in shown
+        self.row("... with its own library; its log says so", "device, by a DM Get", shown, working)
+        before = self.running()
+        stage.say("version 2.0 ends at once")
+        job = self.install("service-broken", "2.0", stage)
+        self.row_of_job("a version that does not stay up is taken back", job, 1450)
+        after = self.running()
+        shown = f"version {after.get('version')}, {after.get('state')}, process {after.get('pid')}"
+        good = (after["version"], after["state"]) == ("1.0", "running") and after["pid"] != before["pid"]
+        self.row("... and the version before runs again", "dcuctl services", shown, good)
+        self.deactivate_service(stage, after)
+
+    def install(self, package: str, version: str, stage: Stage) -> dict[str, Any]:
+        url = self.headend.upload(self.packages[package].name, self.packages[package])
+        wanted = {"id": SERVICE, "name": SERVICE, "version": version, "url": url}
+        return self.finish(stage, self.headend.job(DEVICE_ID, "software", wanted), 40, f"{SERVICE} {version}")
+
+    def running(self) -> dict[str, Any]:
+        found = cast("list[dict[str, Any]]", self.dcuctl("services"))
+        return next((one for one in found if one["id"] == SERVICE), {})
+
+    def deactivate_service(self, stage: Stage, service: dict[str, Any]) -> None:
+        stage.say("Exec of Deactivate")
+        process = Path(f"/proc/{service['pid']}")
+        owner = process.stat().st_uid
+        command = {"command": "exec", "path": f"{SERVICE_NODE}/Operations/Deactivate"}
+        job = self.finish(stage, self.headend.job(DEVICE_ID, "commands", {"commands": [command]}), 30, "Deactivate")
+        asked = "SELECT count(*) FROM dm_alerts WHERE correlator = :c"
+        self.processes.until(
+            lambda: int(self.headend.one(asked, c=job["correlator"]) or 0) > 0, 30, "the report of Deactivate"
+        )
+        self.row_of_job("deactivated over DM", job, 1200)
+        shown = f"its process, of user {owner}, {'is there' if process.exists() else 'is gone'}"
+        good = not process.exists() and not self.running() and (owner != 0 or os.geteuid() != 0)
+        self.row("... and nothing of it runs any more", "the machine, dcuctl services", shown, good)
+
+    # ---- 12 to 14: firmware
 
     def firmware_2(self, stage: Stage) -> None:
         self.watch.expect(boardwatch.REBOOT, boardwatch.INSTALLED)
@@ -402,7 +491,7 @@ class Story:
     def firmware_3(self, stage: Stage) -> None:
         self.watch.expect(boardwatch.REBOOT, boardwatch.INSTALLED, boardwatch.UNHEALTHY)
         first = len(self.watch.boots())
-        job = self.finish(stage, self.update("3"), 120, "firmware 3", self.download_note("3"))
+        job = self.finish(stage, self.update("3"), 240, "firmware 3", self.download_note("3"))
         self.row_of_job("firmware 3 failed and was rolled back (FUMO)", job, 410)
         tried = [boot["slot"] for boot in self.watch.boots()[first:]]
         wanted = ["B", *["A"] * factory.TRIES, "B"]

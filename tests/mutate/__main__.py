@@ -1,9 +1,13 @@
-"""Do the tests notice a fault? `python -m tests.mutate [all | MODULE...] [--workers 2] [--list]`
+"""Do the tests notice a fault? `python -m tests.mutate [all | MODULE...] [--workers 2] [--list] [--only FILE]`
 
 Each module of `modules.toml` gets one small fault after another (mutations.py), and its tests are run over each. A
 fault is *killed* if a test fails or does not end, *explained* if explained.txt says why no test can or need notice it,
 and otherwise it *survives*. Fails if less than 95 % of a module's faults are killed or explained, and if an explanation
 fits no survivor any more.
+
+A whole module takes up to an hour. Whoever works on its survivors saves what a run printed, and gives that file to
+`--only`: of each module only the faults named there are tried, and what is said then is about those alone. A line is
+`path:line  name`, as `--list` prints it too; the number of the line is not looked at, and other lines are passed over.
 
 No file is touched, so what else runs in the folder is not disturbed: every fault lives in a process of its own, forked
 from one in which pytest is loaded, whose importer compiles the module with the fault in it. Why not mutmut or
@@ -19,6 +23,7 @@ import importlib.machinery
 import importlib.util
 import math
 import os
+import re
 import resource
 import select
 import shutil
@@ -47,6 +52,8 @@ WAIT_S_MAX = 600
 MEMORY_BYTES_MAX = 3 << 30
 # What tests write lies in memory: no fault is about the disk, and an fsync takes longer than most tests.
 SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+NAMED = re.compile(r"\s*(?P<path>\S+\.py):\d+  (?P<name>.+)")  # a fault, as it is printed
 
 SURVIVED, KILLED, HUNG = "survived", "killed", "killed by the time limit"
 
@@ -92,7 +99,8 @@ def run_tests(target: Target, number: int | None, cpu_s: int, scratch: Path) -> 
     if number is not None:
         code = compile(mutated(target.source, number), target.path, "exec", dont_inherit=True)
         sys.meta_path.insert(0, Importer(target, code))
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "faulthandler_timeout=0"]
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # loading all of them takes longer than the tests
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "timeout", "-o", "faulthandler_timeout=0"]
     options += [f"--basetemp={scratch}", "-m", "not board and not process"]
     return int(pytest.main([*options, *target.tests]))
 
@@ -174,8 +182,9 @@ class Result:
         )
 
 
-def examine(target: Target, explained: frozenset[str], workers: int) -> Result:
-    """Every fault of a module. Raises `SystemExit` if the tests do not pass without one."""
+def examine(target: Target, faults: Sequence[Mutation], explained: frozenset[str], workers: int) -> Result:
+    """What becomes of these faults of a module; survivors are printed as they are found. Raises `SystemExit` if the
+    tests do not pass without a fault."""
     with tempfile.TemporaryDirectory(prefix="mutate-", dir=SCRATCH) as name:
         folder = Path(name)
         before_s = children_cpu_s()
@@ -184,10 +193,13 @@ def examine(target: Target, explained: frozenset[str], workers: int) -> Result:
         cpu_s = math.ceil(max(CPU_S_MIN, PATIENCE * (children_cpu_s() - before_s)))
 
         def judge(mutation: Mutation) -> tuple[Mutation, str]:
-            return mutation, in_a_child(target, mutation.number, cpu_s, folder)
+            outcome = in_a_child(target, mutation.number, cpu_s, folder)
+            if outcome == SURVIVED and mutation.name not in explained:
+                print(f"  {target.path}:{mutation.line}  {mutation.name}", flush=True)
+            return mutation, outcome
 
         with ThreadPoolExecutor(workers) as pool:
-            return Result(target, tuple(pool.map(judge, mutations(target.source))), explained)
+            return Result(target, tuple(pool.map(judge, faults)), explained)
 
 
 def load_targets() -> list[Target]:
@@ -207,11 +219,18 @@ def load_explained() -> dict[str, frozenset[str]]:
     return {path: frozenset(names) for path, names in found.items()}
 
 
+def load_only(file: Path) -> dict[str, frozenset[str]]:
+    """By module: the names of the faults in a file of lines `path:line  name`."""
+    found: dict[str, set[str]] = {}
+    for line in file.read_text().splitlines():
+        if match := NAMED.fullmatch(line):
+            found.setdefault(match["path"], set()).add(match["name"])
+    return {path: frozenset(names) for path, names in found.items()}
+
+
 def report(results: Iterable[Result]) -> int:
     code = 0
     for result in results:
-        for each in result.survivors:
-            print(f"  {result.target.path}:{each.line}  {each.name}")
         for name in result.stale:
             print(f"  explained, but no survivor: {name}")
         print(result, flush=True)
@@ -224,17 +243,30 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", default=["all"], help="paths, or parts of them; `all`")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--list", action="store_true", help="only name the faults")
+    parser.add_argument("--only", type=Path, metavar="FILE", help="only the faults that are named in this file")
     arguments = parser.parse_args()
     chosen = [t for t in load_targets() if arguments.modules == ["all"] or any(m in t.path for m in arguments.modules)]
     if not chosen:
         parser.error("no such module in modules.toml")
-    if arguments.list:
-        for target in chosen:
-            for each in mutations(target.source):
-                print(f"{target.path}:{each.line}  {each.name}")
-        return 0
+    faults = {target: mutations(target.source) for target in chosen}
     explained = load_explained()
-    return report(examine(target, explained.get(target.path, frozenset()), arguments.workers) for target in chosen)
+    if arguments.only:
+        only = load_only(arguments.only)
+        faults = {
+            target: some
+            for target, each in faults.items()
+            if (some := [fault for fault in each if fault.name in only.get(target.path, ())])
+        }
+        explained = {path: names & only.get(path, frozenset()) for path, names in explained.items()}
+    if arguments.list:
+        for target, each in faults.items():
+            for fault in each:
+                print(f"{target.path}:{fault.line}  {fault.name}")
+        return 0
+    return report(
+        examine(target, each, explained.get(target.path, frozenset()), arguments.workers)
+        for target, each in faults.items()
+    )
 
 
 if __name__ == "__main__":

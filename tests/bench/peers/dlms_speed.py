@@ -103,7 +103,7 @@ def main():
 
 
 def session(options):
-    """gurux reading objects one by one over HDLC: CPU seconds of the session, exchanges, octets."""
+    """gurux reading objects one by one over HDLC, one meter after another: CPU seconds, exchanges, octets."""
     import socket
 
     from gurux_dlms import GXByteBuffer, GXReplyData
@@ -112,7 +112,6 @@ def session(options):
     from gurux_dlms.objects import GXDLMSObject
 
     counted = [0, 0]
-    client = GXDLMSClient(True, 16, 1, Authentication.LOW, options["secret"], InterfaceType.HDLC)
     connection = socket.create_connection(("127.0.0.1", options["port"]), 10)
 
     def ask(data):
@@ -135,11 +134,13 @@ def session(options):
             received.set(got)
 
     begin = time.process_time()
-    client.parseUAResponse(ask(client.snrmRequest()).data)
-    client.parseAareResponse(ask(client.aarqRequest()).data)
-    for class_id, code, attribute in options["read"]:
-        ask(client.read(GXDLMSObject(ObjectType(class_id), code), attribute))
-    ask(client.disconnectRequest())
+    for server in options.get("servers", [1]):
+        client = GXDLMSClient(True, 16, server, Authentication.LOW, options["secret"], InterfaceType.HDLC)
+        client.parseUAResponse(ask(client.snrmRequest()).data)
+        client.parseAareResponse(ask(client.aarqRequest()).data)
+        for class_id, code, attribute in options["read"]:
+            ask(client.read(GXDLMSObject(ObjectType(class_id), code), attribute))
+        ask(client.disconnectRequest())
     cpu = time.process_time() - begin
     print(json.dumps({"cpu_s": cpu, "exchanges": counted[0], "octets": counted[1]}))
 

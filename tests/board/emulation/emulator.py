@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import select
 import subprocess
 import tarfile
 import time
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dlms.link.readable import readable
 from tests.board.image.build import WITHOUT, BuiltBoard, machine
 from tests.board.image.debian import UBOOT
 
@@ -75,8 +75,7 @@ class Board:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise GuestError(f"the board is not done in time; {self.tail()}")
-                ready, _, _ = select.select([stdout], [], [], min(left, tick_s))
-                if not ready:
+                if not readable([stdout], min(left, tick_s)):
                     yield None
                     continue
                 piece = os.read(stdout.fileno(), PIECE_BYTES)

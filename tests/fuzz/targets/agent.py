@@ -13,15 +13,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from agent.cli import wbxml
 from agent.clock_floor import Stored
 from agent.clock_keeper import load_floor
 from agent.daemon.control import ControlServer
+from agent.daemon.device_orders import Marker
 from agent.dm.push import BODY_BYTES_MAX, Request, RequestError, parse_head
 from agent.dm.session import Session
 from agent.dm.session_events import Answer, CommandsReceived, Ended, NoncesChanged, SessionSettings
+from agent.metering.ledger.ledger import Verdict
 from agent.metering.orders.types import typed_json
 from agent.metering.orders.types.typed_json import TypedJsonError
 from agent.metering.registry import added
@@ -30,8 +32,11 @@ from agent.metering.registry.counters import Counters
 from agent.metering.registry.device_book import Device
 from agent.metering.registry.history import NetworkChange
 from agent.metering.registry.registry import Registry
+from agent.metering.scheduling import epoch_file
+from agent.metering.scheduling.epoch_file import EpochFile, KeptEpochs
 from agent.metering.scheduling.readinglist import ReadingListError
 from agent.metering.scheduling.readinglist import parse as parse_list
+from agent.metering.scheduling.slots import Epoch
 from agent.metering.store import life_sign
 from agent.metering.store.life_sign import LifeSign, LifeSignFile
 from agent.ota import download_state
@@ -41,6 +46,7 @@ from agent.settings.config import ConfigError, PortConfig, ScanConfig, load
 from agent.settings.identity import SecretError, read_release, read_secret
 from agent.settings.provisioning import AddedMeter
 from agent.settings.reading_codes import ReadingCodeError, parse_code, parse_codes
+from agent.ssmp.certificate_file import read_certificate, read_private_key
 from agent.tls import TlsError
 from agent.tls import parse as parse_certificate
 from agent.tree.acl import Acl
@@ -75,6 +81,7 @@ from tests.agent.tree.test_tree import SCHEMA as TREE_SCHEMA
 from tests.agent.virtual import VirtualClock
 from tests.fuzz.guided import Target
 from tests.fuzz.targets import dictionaries, events
+from tests.omadm.ssmp import certified
 from tests.omadm.syncml import samples
 from tests.omadm.syncml.tnds_documents import decode_tnds
 from tests.sim.faulty_disk import FaultyDisk
@@ -401,6 +408,32 @@ def life_signs() -> list[bytes]:
     return [sign, sign[9:].rstrip()]
 
 
+def run_epochs(data: bytes) -> None:
+    """A file with that, with a checksum that is right or as it came: epochs that can be kept again, or none."""
+    whole = b'{"version": 1, "crc32": %d, "kept": %s}' % (_crc_of(data), data)
+    for octets in (data, whole):
+        disk = FaultyDisk()
+        disk.mkdir_durable(FOLDER)
+        disk.write_durable(FOLDER / "clock", octets)
+        found = EpochFile(FOLDER / "clock", disk).read()
+        if found is not None:
+            assert epoch_file.parse(epoch_file.emit(found)) == found
+
+
+def _crc_of(data: bytes) -> int:
+    try:
+        return zlib.crc32(json.dumps(json.loads(data), separators=(",", ":")).encode())
+    except (ValueError, RecursionError):
+        return 0
+
+
+def epoch_files() -> list[bytes]:
+    epoch = Epoch(3, 1_800_000_000.5, 1_800_000_300.0, "ab" * 16, 7, 9, 1_800_000_900.0, trusted=True, inherited=True)
+    said = Verdict("", "t1", 900, 1800, 1, 9, trusted=False, store="cd" * 16)
+    kept = KeptEpochs("boot", "ab" * 16, 2, (epoch, replace(epoch, offset=None, last=None)), (said,))
+    return [epoch_file.emit(kept), json.dumps(kept.members(), separators=(",", ":")).encode()]
+
+
 def run_wbxml(data: bytes) -> None:
     """`dcuctl wbxml decode`, and `encode` of what it shows: what that makes is shown as the same again."""
     shown = wbxml.decode(wbxml.read_input(str(written(data))))
@@ -507,6 +540,19 @@ def run_secret(data: bytes) -> None:
     assert len(read_secret(written(data))) == 32
 
 
+def run_device_certificate(data: bytes) -> None:
+    assert "urn:dcu:1" in read_certificate(written(data), "urn:dcu:1").names
+
+
+def run_private_key(data: bytes) -> None:
+    assert read_private_key(written(data)).key_size == 256
+
+
+def certificate_and_key() -> tuple[bytes, bytes]:
+    both = certified.issue(certified.authority(), "urn:dcu:1")
+    return both.pem(), both.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
 def run_release(data: bytes) -> None:
     read_release(written(data))
 
@@ -529,6 +575,7 @@ TARGETS = {
     "pushed": target(events.run_pushed, events.pushed, tokens=()),
     "push-on-bus": target(events.run_bus, events.buses, tokens=(b"\x7e", b"\xe6\xe7\x00", b"\xe0"), mutations=500),
     "push-on-connection": target(events.run_connection, events.connections, tokens=(b"\x00\x01",)),
+    "factory-reset": target(Marker.parse, lambda: [Marker("1", "c", erased=True).emit()], tokens=(b"{", b'"id"')),
     "clock-floor": target(
         run_floor, lambda: [Stored(1.8e9, 1.7e9, 0.0).emit()], tokens=dictionaries.JSON, mutations=500
     ),
@@ -556,6 +603,7 @@ TARGETS = {
     "push": target(run_push, lambda: [PUSH], RequestError, tokens=dictionaries.HTTP),
     "push-request": target(run_push_request, push_requests, RequestError, tokens=(*dictionaries.HTTP, b"\r\n\r\n")),
     "life-sign": target(run_life_sign, life_signs, tokens=(*dictionaries.JSON, b"9" * 400, b"1e400"), mutations=500),
+    "epochs": target(run_epochs, epoch_files, tokens=(*dictionaries.JSON, b"9" * 400, b"1e400", b"NaN"), mutations=500),
     "wbxml": target(run_wbxml, wbxml_documents, SyncmlError, SyncmlValueError, tokens=dictionaries.WBXML),
     "wbxml-encode": target(
         run_wbxml_encode,
@@ -578,6 +626,8 @@ TARGETS = {
     "acl": target(
         run_acl, lambda: [b"Get=*&Replace=a+b&Exec=x"], ValueError, tokens=(b"&", b"=", b"+", b"*", b"Add", b"Get")
     ),
+    "device-certificate": target(run_device_certificate, lambda: [certificate_and_key()[0]], SecretError, tokens=()),
+    "device-private-key": target(run_private_key, lambda: [certificate_and_key()[1]], SecretError, tokens=()),
     "secret": target(run_secret, lambda: [b"00" * 32 + b"\n"], SecretError, tokens=(b"\n", b" ", b"0x")),
     "release": target(run_release, lambda: [b'NAME="DCU"\nVERSION=1.0\n# no\n'], tokens=(b"=", b'"', b"'", b"\n")),
 }

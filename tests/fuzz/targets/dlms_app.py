@@ -59,8 +59,9 @@ from tests.fuzz.guided import Target
 PARSERS: tuple[Callable[[bytes], object], ...] = (
     Aarq.parse, Aare.parse, ReleaseApdu.parse, get.parse_request, get.parse_response, set_apdu.parse_request,
     set_apdu.parse_response, action.parse_request, action.parse_response, faults.parse_exception,
-    faults.parse_service_error, notify.parse, AccessRequest.parse, AccessResponse.parse, sn.parse_read_request,
-    sn.parse_read_response, sn.parse_write_request, sn.parse_write_response, GeneralCiphered.parse, GeneralSigned.parse,
+    faults.parse_service_error, notify.parse, notify.DataNotificationConfirm.parse, AccessRequest.parse,
+    AccessResponse.parse, sn.parse_read_request, sn.parse_read_response, sn.parse_write_request,
+    sn.parse_write_response, GeneralCiphered.parse, GeneralSigned.parse,
 )  # fmt: skip
 REF = AttributeRef.parse("1/0.0.96.1.0.255/2")
 METHOD = MethodRef(1, REF.obis, 1)

@@ -5,6 +5,7 @@ Each parser gives its value or its own typed error; each request gets a status t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import tempfile
@@ -24,6 +25,10 @@ from headend.dm.jobs.types import JOB_TYPES, JobError
 from headend.operator import lifecycle
 from headend.operator.commands import read_key
 from headend.operator.lifecycle import Actor
+from headend.sealing import envelope
+from headend.sealing.envelope import Binding
+from headend.sealing.errors import SealingError, WrongKeyError
+from headend.sealing.sources import KeyFile, Sources
 from headend.security import devices
 from headend.software import ranges, releases
 from omadm.syncml import codec
@@ -42,6 +47,7 @@ from omadm.syncml.messages import (
 from tests.fuzz.guided import Target
 from tests.fuzz.targets import dictionaries
 from tests.fuzz.targets.updateagent import packages
+from tests.headend.database import open_database
 from tests.headend.dm import test_engine
 
 HERE = "/headend/"
@@ -118,6 +124,36 @@ def configs() -> list[bytes]:
     document = yaml.safe_load(whole)
     del document["jobs"], document["log"], document["retention"]
     return [whole, yaml.safe_dump(document).encode()]
+
+
+def run_sealed(data: bytes) -> None:
+    """A value of the database, as octets and as text: what opens is what was sealed."""
+    binding = Binding("devices", "key", ("urn:dcu:1",))
+    sealed = data if data[:1] == bytes([envelope.LAYOUT_VERSION]) else envelope.from_text(data.decode("latin-1"))
+    assert envelope.unseal(bytes(32), sealed, binding) == b"secret"
+    assert envelope.key_id_of(sealed) == bytes(8)
+
+
+def sealed_values() -> list[bytes]:
+    sealed = envelope.seal(bytes(32), bytes(8), bytes(24), b"secret", Binding("devices", "key", ("urn:dcu:1",)))
+    return [sealed, envelope.to_text(sealed).encode()]
+
+
+def run_sealing_key(data: bytes) -> None:
+    """A file with key-encryption keys: what it wraps, it unwraps, and the first half of the input is nothing that it
+    wrapped."""
+    file = scratch()
+    file.write_bytes(data)
+    file.chmod(0o600)
+    source = Sources(KeyFile(file))
+    newest = source.ids()[-1]
+    assert source.unwrap(newest, source.wrap(newest, bytes(32), "one"), "one") == bytes(32)
+    with contextlib.suppress(WrongKeyError):
+        raise AssertionError(source.unwrap(newest, data[: len(data) // 2], "one"))
+
+
+def sealing_keys() -> list[bytes]:
+    return [b"# keys\ndcu-headend-key 1 %s\n" % (b"0a" * 32), b"dcu-headend-key 1 %s\n" % (b"0b" * 32) * 3]
 
 
 def run_release(data: bytes) -> None:
@@ -199,12 +235,13 @@ def run_enrolment(data: bytes) -> None:
 
 
 def enrolled(connection: Connection) -> dict[str, bytes]:
-    return {row.id: row.key for row in connection.execute(select(device_table.c.id, device_table.c.key))}
+    found = (devices.find(connection, device_id) for device_id in connection.scalars(select(device_table.c.id)))
+    return {device.device_id: device.key for device in found if device is not None}
 
 
 @functools.cache
 def engine() -> Engine:
-    made = db.open_engine("sqlite:///:memory:")
+    made = open_database(":memory:")
     db.create_tables(made)
     with made.begin() as connection:
         lifecycle.enrol(connection, ACTOR, "urn:dcu:1", bytes(32))
@@ -245,5 +282,7 @@ TARGETS = {
         (b"\n", b" ", b"0x", b"00" * 32),
     ),
     "config": Target(run_config, configs, (), HERE, dictionaries.YAML, 150),
+    "sealed": Target(run_sealed, sealed_values, (SealingError,), HERE),
+    "sealing-key": Target(run_sealing_key, sealing_keys, (SealingError,), HERE, (b"dcu-headend-key 1 ", b"#", b"\n")),
     "release": Target(run_release, lambda: list(packages()), (), HERE, dictionaries.JSON, 300),
 }

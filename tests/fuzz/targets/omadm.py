@@ -20,11 +20,12 @@ from omadm.descriptor import DescriptorError
 from omadm.notification import Notification, NotificationError
 from omadm.readings import BatchError, GapList, GapReport
 from omadm.schemes import Basic, Mac, Md5, Transport
-from omadm.ssmp import wire
+from omadm.ssmp import certificates, wire
 from omadm.ssmp.client_core import Registered, RegistrationFailed
 from omadm.ssmp.crypto import SessionKeys
 from omadm.ssmp.errors import SsmpError, SsmpRefused
-from omadm.ssmp.server_core import Authenticated, Challenger, Confirmed, SessionTable
+from omadm.ssmp.identity import SharedKey
+from omadm.ssmp.server_core import Authenticated, Challenger, Confirmed, Opening, ServerSession, SessionTable
 from omadm.syncml import codec, document, text
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import Alert, Cred, SyncHdr, SyncML, SyncmlValueError
@@ -33,7 +34,9 @@ from tests.agent.metering.readings import event
 from tests.fuzz.guided import Target
 from tests.fuzz.targets import dictionaries
 from tests.omadm import test_bootstrap, test_client_provisioning, test_descriptor
-from tests.omadm.ssmp import test_wire
+from tests.omadm.ssmp import test_certified, test_wire
+from tests.omadm.ssmp.certified import NOW, Server
+from tests.omadm.ssmp.test_certified import AUTHORITY, BOX, HOST, a_line
 from tests.omadm.ssmp.test_session import DOCUMENT, KEY, a_client, a_session, challenged, vector
 from tests.omadm.syncml import samples
 from tests.omadm.syncml.tnds_documents import decode_tnds
@@ -213,9 +216,9 @@ def run_server(data: bytes) -> None:
             match wire.parse(part):
                 case wire.Hello(version=wire.VERSION_1):
                     table.open(part, KEY, "net", known=True, now=0.0)
-                case wire.Hello():
-                    challenger.challenge(part, "net", 0.0)
-                case wire.Auth() as auth:
+                case wire.Hello() as hello:
+                    challenger.challenge(part, "net", 0.0, hello.version)
+                case wire.Auth() | wire.AuthV2() as auth:
                     table.prepare(challenger.opening(auth, "net", 0.0), KEY, known=True, now=0.0).receive(part, 0.0)
     session = a_session()
     for message in parts[1:]:
@@ -228,17 +231,64 @@ def run_server(data: bytes) -> None:
                     session.acknowledge()
 
 
+def run_certificates(data: bytes) -> None:
+    """A certificate, or PEM with some: believed only as it was signed."""
+    for each in (*certificates.read_all(data), certificates.read(data)):
+        certificates.check(each, [AUTHORITY.certificate], certificates.DEVICE, NOW)
+        assert each.der == BOX.certificate.der
+        certificates.check_signature(each, certificates.sign(BOX.key, data), data)
+
+
+def certificate_requests() -> list[bytes]:
+    return [certificates.make_request(BOX.certificate.point, lambda data: certificates.sign(BOX.key, data))]
+
+
+def run_certificate_request(data: bytes) -> None:
+    """A request for a certificate, of a key that has signed it."""
+    assert len(certificates.point_of(certificates.read_request(data))) == 65
+
+
+def run_certified_server(data: bytes) -> None:
+    """A server that takes certificates hears anything for AUTH."""
+    opening = Opening(certified()["hello"], certified()["challenge"], 60.0)
+    judge = Server(HOST, AUTHORITY)
+    session = ServerSession(vector("session"), opening, KEY, known=True, ephemeral=bytes(32), certificates=judge)
+    session.receive(data, 1.0)
+    assert isinstance(session.next_event(), Authenticated)
+    assert session.certificate == BOX.certificate.der
+    session.provide(DOCUMENT)
+
+
+def run_certified_client(data: bytes) -> None:
+    """A device with a certificate hears anything for BOOTSTRAP, and takes no document but the server's."""
+    line = a_line()
+    line.client.start(0.0)
+    line.client.receive(certified()["challenge"], 1.0)
+    line.client.receive(data, 1.0)
+    line.client.receive(certified()["done"], 1.0)
+    event = line.client.next_event()
+    assert isinstance(event, RegistrationFailed) or event == Registered(DOCUMENT)
+
+
+@functools.cache
+def certified() -> dict[str, bytes]:
+    return test_certified.said()
+
+
 def run_sealed(data: bytes) -> None:
-    assert SessionKeys(KEY, vector("client_nonce"), vector("server_nonce")).open(data, bytes(32), b"") == DOCUMENT
+    assert (
+        SessionKeys(SharedKey(KEY), vector("client_nonce"), vector("server_nonce")).open(data, bytes(32), b"")
+        == DOCUMENT
+    )
 
 
 def sealed() -> list[bytes]:
-    keys = SessionKeys(KEY, vector("client_nonce"), vector("server_nonce"))
+    keys = SessionKeys(SharedKey(KEY), vector("client_nonce"), vector("server_nonce"))
     return [keys.seal(DOCUMENT, bytes(32), b"")]
 
 
 def ssmp_messages() -> list[bytes]:
-    return [message.emit() for message in test_wire.MESSAGES + test_wire.MESSAGES_V1]
+    return [message.emit() for message in test_wire.EVERY]
 
 
 def both_ways(*names: str) -> list[bytes]:
@@ -246,7 +296,7 @@ def both_ways(*names: str) -> list[bytes]:
 
 
 def to_the_server() -> list[bytes]:
-    """Both versions, and an AUTH whose challenge is of the server that hears it."""
+    """The versions, and an AUTH whose challenge is of the server that hears it."""
     answered = joined(vector("hello"), challenged(Challenger(bytes), 0.0, "net"))
     return [*both_ways("hello", "auth", "confirm"), joined(vector("hello", 1), vector("auth", 1)), answered]
 
@@ -302,7 +352,8 @@ def lists() -> list[bytes]:
     """What is missing: reports on their way, the digest of all of them, and a page of them."""
     gaps = readings.parse(a_batch(a_gap(), a_gap(2, meter="KEP2", last=None))).gaps
     pages: list[GapReport] = [gap.report for gap in gaps]
-    digest, page = GapList(9, "ab" * 32), GapList(9, "", "KEP0", "KEP2", tuple(pages))
+    digest = GapList(9, "ab" * 32)
+    page = GapList(9, "", ("KEP0", "", "", 0), ("KEP3", "billing", "1.0.99.1.0.255", 1_795_000_000), tuple(pages))
     return [a_batch(a_gap(3), listed=digest.entry()), a_batch(listed=page.entry())]
 
 
@@ -393,5 +444,15 @@ TARGETS = {
     "ssmp-wire": Target(run_wire, ssmp_messages, (SsmpError,), HERE, dictionaries.SSMP),
     "ssmp-client": Target(run_client, lambda: both_ways("challenge", "bootstrap", "done"), (), HERE, dictionaries.SSMP),
     "ssmp-server": Target(run_server, to_the_server, (SsmpRefused,), HERE, dictionaries.SSMP),
+    "ssmp-certificate-request": Target(run_certificate_request, certificate_requests, (SsmpError,), HERE),
+    "ssmp-certificates": Target(
+        run_certificates, lambda: [BOX.certificate.der, BOX.pem(), AUTHORITY.pem() + BOX.pem()], (SsmpError,), HERE
+    ),
+    "ssmp-certified-server": Target(
+        run_certified_server, lambda: [certified()["auth"]], (SsmpError,), HERE, dictionaries.SSMP
+    ),
+    "ssmp-certified-client": Target(
+        run_certified_client, lambda: [certified()["bootstrap"]], (SsmpError,), HERE, dictionaries.SSMP
+    ),
     "ssmp-sealed": Target(run_sealed, sealed, (SsmpError,), HERE),
 }

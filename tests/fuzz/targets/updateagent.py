@@ -8,6 +8,7 @@ from __future__ import annotations
 import bz2
 import functools
 import io
+import json
 import lzma
 import tempfile
 import zlib
@@ -24,6 +25,7 @@ from updateagent.package import certificate, cms, cpio, delta, der, description,
 from updateagent.package.description import Kind
 from updateagent.package.manifest import verify_package
 from updateagent.package.payload import DeltaSource, Encoding, Image, Role
+from updateagent.software import component
 
 OLD = bytes(range(256)) * 40
 NEW = OLD[:3000] + b"changed" * 20 + OLD[2900:]
@@ -88,6 +90,29 @@ def run_der(data: bytes) -> None:
             cursor.integer()
         else:
             cursor.value(tag)
+
+
+def components() -> list[bytes]:
+    service = {
+        "program": "bin/watch",
+        "arguments": ["--every", "5"],
+        "libraries": ["lib"],
+        "python": ["lib/python"],
+        "environment": {"LEVEL": "info"},
+        "user": "dynamic",
+        "limits": {"memory_kib": 65536, "cpu_percent": 20, "files": 64, "processes": 8},
+        "restart": {"when": "on-failure", "min_s": 1, "max_s": 300},
+        "ready": {"command": ["bin/ready"], "deadline_s": 60},
+        "configuration": "watch-settings",
+    }
+    waiting = {"program": "watch", "ready": {"after_s": 5}}
+    said: list[dict[str, object]] = [
+        {"format": 1, "kind": "service", "service": service},
+        {"format": 1, "kind": "service", "service": waiting},
+        {"format": 1, "kind": "trust-anchor", "certificates": ["ca.pem", "old/ca.pem"]},
+        {"format": 1, "kind": "configuration"},
+    ]
+    return [json.dumps(one).encode() for one in said]
 
 
 def descriptions() -> list[bytes]:
@@ -207,6 +232,7 @@ TARGETS = {
     "cms": target(run_cms, signatures),
     "certificate": target(certificate.parse, certificates),
     "der": target(run_der, lambda: certificates() + signatures()),
+    "component": target(component.parse, components),
     "description": target(description.parse, descriptions),
     "patch": target(run_patch, patches),
     "unpack": target(run_unpack, packed),
