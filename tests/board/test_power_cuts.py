@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.board.conftest import Recorded
-from tests.board.emulation.cuts import Played, is_environment, plan, play_all
+from tests.board.emulation.cuts import Plan, Played, is_environment, plan, play_all
 from tests.board.emulation.story import BoardRunner
-from tests.board.emulation.writelog import read
+from tests.board.emulation.writelog import read, torn_commit
 
 pytestmark = pytest.mark.board
 
@@ -22,10 +22,11 @@ def played(runner: BoardRunner, recorded: Recorded, scratch: Path) -> list[Playe
     folder = scratch / "cuts"
     folder.mkdir()
     plans = plan(read(recorded.log), CUTS, SEED)
+    plans.append(Plan(CUTS, torn_commit(recorded.base, recorded.log, SEED), None))
     return list(play_all(runner, recorded.base, recorded.log, runner.report_job(folder), plans, folder))
 
 
-@pytest.mark.parametrize("number", range(CUTS))
+@pytest.mark.parametrize("number", range(CUTS + 1))
 def test_an_update_survives_a_power_cut(played: list[Played], number: int, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print(f"\n{played[number]}")

@@ -6,7 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.board.emulation.writelog import ENTRY, FLUSH, FUA, MAGIC, SECTOR, SUPER, Cut, Write, read, survivors
+from tests.board.emulation.writelog import (
+    ENTRY,
+    FLUSH,
+    FUA,
+    JOURNAL_COMMIT,
+    MAGIC,
+    SECTOR,
+    SUPER,
+    Cut,
+    Loss,
+    Write,
+    read,
+    survivors,
+    torn_commit,
+)
 
 OLD = Write(0, 4 * SECTOR, 0, 0)
 FLUSHED = Write(0, 0, FLUSH, 0)
@@ -60,3 +74,21 @@ def test_writes_that_were_not_flushed_are_lost_independently() -> None:
         left = [write for write, _ in survivors([OLD, NEW], Cut(2, seed))[0]]
         seen.add((OLD in left, NEW in left))
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_a_commit_of_the_journal_is_torn_where_it_replaces_an_older_block(tmp_path: Path, older: bool) -> None:
+    log = make(tmp_path / "log", *[(8, 8, 0)] * older, (0, 0, FLUSH), (8, 8, 0))
+    with log.open("r+b") as file:
+        file.seek(read(log)[-1].data_at)
+        file.write(JOURNAL_COMMIT)
+    base = tmp_path / "base"
+    base.write_bytes(bytes(16 * SECTOR))
+    if not older:
+        with pytest.raises(ValueError, match="no commit of a journal"):
+            torn_commit(base, log, 1)
+        return
+    cut = torn_commit(base, log, 1)
+    left, loss = survivors(read(log), cut)
+    assert (cut.index, loss) == (3, Loss(kept=0, torn=1, lost=0))
+    assert 0 < left[-1][1] <= 4 * SECTOR

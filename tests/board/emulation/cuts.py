@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.board.emulation.emulator import GuestError, power_on
+from tests.board.emulation.emulator import GuestError, end_of, power_on
 from tests.board.emulation.factory import Factory
 from tests.board.emulation.story import BoardRunner, Outcome, listen, violations
 from tests.board.emulation.writelog import Cut, Loss, Write, apply_cut, read
@@ -100,6 +100,8 @@ def play(runner: BoardRunner, base: Path, log: Path, job: Path, planned: Plan, f
             for event in outcome.events:
                 whole.take(event)
         found = violations(runner, whole, disk, cuts=len(losses))
+        if whole.end is None:
+            found.append(end_of(runner.console_of(name)))
     except GuestError as error:
         found = [str(error)]
     finally:

@@ -89,8 +89,7 @@ class Board:
 
     def tail(self) -> str:
         """The end of the console, for messages."""
-        text = self.console.read_bytes()[-3000:].decode("utf-8", "replace") if self.console.exists() else ""
-        return f"console {self.console}, which ends:\n{text}"
+        return end_of(self.console)
 
     def unplug(self) -> None:
         """Cut the power: nothing in the guest is told."""
@@ -98,6 +97,12 @@ class Board:
         self.process.wait()
         if self.process.stdout is not None:
             self.process.stdout.close()
+
+
+def end_of(console: Path) -> str:
+    """What a board said last on the console that is kept in this file, for messages."""
+    text = console.read_bytes()[-3000:].decode("utf-8", "replace") if console.exists() else ""
+    return f"console {console}, which ends:\n{text}"
 
 
 @contextmanager

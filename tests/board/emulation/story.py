@@ -52,9 +52,13 @@ class BoardRunner:
         consoles.mkdir(parents=True, exist_ok=True)
         self._hashes: dict[str, str] = {}
 
+    def console_of(self, name: str) -> Path:
+        """The file of what the board said."""
+        return self.consoles / f"{name}.txt"
+
     def console(self, name: str) -> Path:
         """A fresh file for what the board says."""
-        path = self.consoles / f"{name}.txt"
+        path = self.console_of(name)
         path.unlink(missing_ok=True)
         return path
 

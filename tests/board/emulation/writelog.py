@@ -19,6 +19,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from tests.board.image.debian import run
 
@@ -27,6 +28,8 @@ SUPER = struct.Struct("<QQQI")
 ENTRY = struct.Struct("<QQQQ")
 FLUSH, FUA, DISCARD = 1, 2, 4
 SECTOR = 512
+SEEDS_TRIED = 1000
+JOURNAL_COMMIT = struct.pack(">II", 0xC03B3998, 2)  # how a commit block of ext4's journal begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,42 @@ def survivors(writes: Sequence[Write], cut: Cut) -> tuple[list[tuple[Write, int]
         if size and fate != "lost":
             left.append((write, size))
     return left, Loss(kept, torn, lost)
+
+
+def torn_commit(base: Path, log: Path, seed: int) -> Cut:
+    """A cut in the middle of a commit block of ext4's journal: its first sectors are new, the others an older block's.
+
+    Nothing else is lost. Raises `ValueError` when the log has no such block over an older one.
+    """
+    writes = read(log)
+    with log.open("rb") as source, base.open("rb") as disk:
+        found = [number for number in range(1, len(writes)) if _commits_over_another(writes, number, source, disk)]
+    if not found:
+        raise ValueError(f"{log} has no commit of a journal over an older block")
+    index = random.Random(seed).choice(found) + 1
+    for number in range(seed, seed + SEEDS_TRIED):
+        left, loss = survivors(writes, Cut(index, number))
+        if loss.torn and left[-1][0] is writes[index - 1] and left[-1][1] <= left[-1][0].size // 2:
+            return Cut(index, number)
+    raise ValueError(f"no seed from {seed} on tears write {index - 1}")
+
+
+def _commits_over_another(writes: Sequence[Write], number: int, source: BinaryIO, disk: BinaryIO) -> bool:
+    """Whether this write, the first after a flush, is a commit block, and its later sectors were in use before."""
+    write = writes[number]
+    if not writes[number - 1].is_flush or writes[number - 1].size or not write.size:
+        return False
+    source.seek(write.data_at)
+    if source.read(len(JOURNAL_COMMIT)) != JOURNAL_COMMIT:
+        return False
+    disk.seek(write.at)
+    old = bytearray(disk.read(write.size))
+    for earlier in writes[:number]:
+        begin, end = max(earlier.at, write.at), min(earlier.at + earlier.size, write.at + write.size)
+        if begin < end:
+            source.seek(earlier.data_at + begin - earlier.at)
+            old[begin - write.at : end - write.at] = source.read(end - begin)
+    return any(old[SECTOR:])
 
 
 def apply_cut(base: Path, log: Path, cut: Cut, out: Path) -> Loss:

@@ -23,6 +23,7 @@ PACKAGES = (
     "python3-serial",
     "python3-yaml",
     "busybox-static",
+    "e2fsprogs",
     "kmod",
     "libubootenv-tool",
     "linux-image-armmp",
@@ -44,7 +45,7 @@ MODULES = (
 """What the board loads; modules that these need come along."""
 NOR_TREE = "imx6q-sabrelite.dtb"
 """The device tree of the machine with a NOR flash."""
-PROGRAMS = ("fw_printenv", "fw_setenv", "flash_erase", "mtdinfo", "nanddump", "nandwrite",
+PROGRAMS = ("e2fsck", "fw_printenv", "fw_setenv", "flash_erase", "mtdinfo", "nanddump", "nandwrite",
             "python3*", "ubiattach", "ubidetach", "ubiformat",
             "ubimkvol", "ubirmvol")  # fmt: skip
 LIBRARY_JUNK = ("gconv", "perl*", "libdb-*", "krb5", "audit", "security")
