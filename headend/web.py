@@ -1,4 +1,4 @@
-"""HTTP helpers of all servers of the head-end: bounded bodies, JSON errors, bearer tokens."""
+"""HTTP helpers of all servers of the head-end: bounded bodies, JSON answers and errors, bearer tokens."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import math
 import re
 from typing import Any
 
@@ -13,9 +14,31 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from omadm.syncml.text import unfit
+
 BODY_TIMEOUT_S = 30.0  # a client that takes longer to send its request is cut off
 JSON_BODY_BYTES_MAX = 64 * 1024
+_NO_TEXT = re.compile("[\ud800-\udfff]")  # half of a surrogate pair: UTF-8 and the database have no form for it
 _BEARER = re.compile(r"Bearer ([A-Za-z0-9._~+/=-]{1,512})", re.ASCII | re.IGNORECASE)
+
+
+class JsonAnswer(JSONResponse):
+    """An answer in JSON, whatever is in the database: half of a surrogate pair, which UTF-8 cannot carry, is escaped as
+    JSON can, and a number that is none is text. A row that cannot be shown would hide all others with it."""
+
+    def render(self, content: Any) -> bytes:
+        try:
+            return super().render(content)
+        except ValueError:
+            return json.dumps(_shown(content), allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def _shown(part: Any) -> Any:
+    if isinstance(part, float):
+        return part if math.isfinite(part) else str(part)
+    if isinstance(part, dict):
+        return {name: _shown(member) for name, member in part.items()}
+    return [_shown(member) for member in part] if isinstance(part, list | tuple) else part
 
 
 class HttpProblem(Exception):
@@ -32,7 +55,7 @@ async def on_problem(_: Request, error: Exception) -> Response:
     """Exception handler for `HttpProblem`."""
     if not isinstance(error, HttpProblem):
         raise error
-    return JSONResponse({"error": error.text}, status_code=error.status, headers=error.headers)
+    return JsonAnswer({"error": error.text}, status_code=error.status, headers=error.headers)
 
 
 async def read_body(request: Request, size_max: int) -> bytes:
@@ -60,13 +83,15 @@ async def read_json(request: Request, size_max: int = JSON_BODY_BYTES_MAX) -> di
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """A JSON object without NaN and infinities. Raises `HttpProblem` 400."""
+    """A JSON object without NaN and infinities, and without text that cannot be stored. Raises `HttpProblem` 400."""
     try:
         document = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise HttpProblem(400, "the body is not JSON") from None
     if not isinstance(document, dict):
         raise HttpProblem(400, "a JSON object is expected")
+    if why := unfit(document, _NO_TEXT):
+        raise HttpProblem(400, why)
     return document
 
 
@@ -99,7 +124,7 @@ def require_token(request: Request, kept_hash: str) -> None:
 
 
 async def _healthz(_: Request) -> Response:
-    return JSONResponse({"status": "ok"})
+    return JsonAnswer({"status": "ok"})
 
 
 def health_route() -> Route:

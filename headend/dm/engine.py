@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
 
-from headend.dm.jobs.run import Run
+from headend.dm.jobs.run import BrokenJobError, Run
 from headend.dm.jobs.steps import Failed, Job, Note, Outcome
 from headend.dm.jobs.types import JOB_TYPES
 from headend.dm.large_objects import Incoming
@@ -139,6 +139,11 @@ class ServerSession:
         self._said: list[Status] = []  # the statuses of our last message, to repeat them if the device refuses it
 
     @property
+    def job_id(self) -> int | None:
+        """The number of the job that runs."""
+        return None if self._run is None else self._run.job.id
+
+    @property
     def msg_id(self) -> int:
         """The MsgID of our last message, 0 before the first."""
         return self._hdr.msg_id
@@ -174,12 +179,17 @@ class ServerSession:
             if not message.final and not _asks_next(message):
                 return self._next_message(answers)
         base = self._compose(answers, final=True)
+        self._measure(base)  # what repeats the device's own words: no job is to blame for what cannot be written there
         while True:
             run = self._advance(storage)
             if run is None:
                 self.state = State.DONE
                 return base
-            commands, final = run.emit(base, self._new_id, self._measure, self._peer_message_bytes)
+            try:
+                commands, final = run.emit(base, self._new_id, self._measure, self._peer_message_bytes)
+            except BrokenJobError as error:
+                self._finish(run, _broken(error), storage)
+                continue
             if commands:  # otherwise the request turned out to be too large for this device
                 self.commands += len(commands)
                 return replace(base, commands=(*base.commands, *commands), final=final)
@@ -191,14 +201,24 @@ class ServerSession:
                 job = storage.next_job()
                 if job is None:
                     return None
+                if job.kind not in JOB_TYPES:
+                    storage.job_finished(job, Failed({"error": f"this head-end knows no job {job.kind!r}"}))
+                    continue
                 self._run = Run(job, JOB_TYPES[job.kind].steps(job), self._peer_object_bytes)
-            outcome = self._run.advance(storage.job_noted)
-            if outcome is None:
-                if self._run.fits(self._compose([], final=True), self._measure, self._peer_message_bytes):
-                    return self._run
-                outcome = Failed({"error": "the commands do not fit into one message of the device"})
-            storage.job_finished(self._run.job, outcome)
-            self._run = None
+            outcome: Outcome | None
+            try:
+                outcome = self._run.advance(storage.job_noted)
+                if outcome is None:
+                    if self._run.fits(self._compose([], final=True), self._measure, self._peer_message_bytes):
+                        return self._run
+                    outcome = Failed({"error": "the commands do not fit into one message of the device"})
+            except BrokenJobError as error:
+                outcome = _broken(error)
+            self._finish(self._run, outcome, storage)
+
+    def _finish(self, run: Run, outcome: Outcome, storage: SessionStorage) -> None:
+        storage.job_finished(run.job, outcome)
+        self._run = None
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -351,6 +371,11 @@ class ServerSession:
     def _next_message(self, answers: list[Status]) -> SyncML:
         alert = Alert(self._new_id(), AlertCode.NEXT_MESSAGE)
         return SyncML(self._hdr, (*answers, alert), final=False)
+
+
+def _broken(error: BrokenJobError) -> Failed:
+    """It is not tried again: the same words would end the same way."""
+    return Failed({"error": str(error)}, error.cause)
 
 
 def _asks_next(message: SyncML) -> bool:

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, Engine, insert, update
+from sqlalchemy.exc import DBAPIError
 
 from headend import access, db
 from headend.dm import accounts
@@ -32,6 +33,7 @@ from headend.dm.engine import Accepted, ServerSession, State
 from headend.dm.jobs import queue
 from headend.dm.session_store import SessionStore
 from headend.dm.tables import sessions as sessions_table
+from headend.sealing.errors import SealingError
 from omadm.auth import HMAC, NONCE_BYTES, AuthError, parse_hmac_header, verify_hmac
 from omadm.bootstrap import Account
 from omadm.codes import AlertCode, Code
@@ -152,11 +154,26 @@ class DmServer:
             try:
                 return self._exchange(device_id, message, request)
             except SyncmlValueError as error:  # text of the peer that has to be repeated cannot be encoded
-                self._forget(device_id)
+                LOG.warning("%s: no answer can be written: %s", device_id, error, extra={"event": "dm.unwritable"})
                 return _plain(400, f"the message cannot be answered: {error}")
-            except Exception:
-                self._forget(device_id)  # the session in memory may be ahead of what was stored
-                raise
+
+    def _broken(self, device_id: str, error: Exception) -> None:
+        """An exchange with the device itself ended in a fault of ours, and what it had stored was undone. If it had
+        come to a job, that may be the reason: it is tried again a few times only, and does not stop the queue."""
+        live = self._live.get(device_id)
+        self._forget(device_id)
+        job_id = None if live is None else live.session.job_id
+        if job_id is None:
+            return
+        LOG.warning(
+            "%s: the session broke at job %d: %s",
+            device_id,
+            job_id,
+            error,
+            extra={"event": "dm.job.broken", "device": device_id, "job": job_id},
+        )
+        with self._engine.begin() as conn:
+            queue.broken(conn, device_id, job_id, f"{type(error).__name__}: {error}", self._wall())
 
     def _unreadable(self, request: Request, why: str) -> None:
         """A message that cannot be read ends its session, and counts against the job that it answers.
@@ -216,16 +233,23 @@ class DmServer:
             return self._refuse(message, request, signer, refused or Refused(Code.UNAUTHORIZED, None, "no account"))
         if not admitted:
             return self._switched_off(device_id, message, request, signer)
-        with self._engine.begin() as conn:
-            row = accounts.load(conn, device_id)
-            if not access.admits(conn, device_id):
-                return self._refuse(message, request, signer, Refused(Code.FORBIDDEN, None, access.SWITCHED_OFF))
-            if row is None or accounts.from_row(row) != account:
-                return self._refuse(
-                    message, request, signer, Refused(Code.UNAUTHORIZED, None, "the account changed meanwhile")
-                )
-            once = row.accepts == accounts.SESSION
-            return self._answer(conn, device_id, message, request, digest, signer, once=once)
+        try:
+            with self._engine.begin() as conn:
+                row = accounts.load(conn, device_id)
+                if not access.admits(conn, device_id):
+                    return self._refuse(message, request, signer, Refused(Code.FORBIDDEN, None, access.SWITCHED_OFF))
+                if row is None or accounts.from_row(row) != account:
+                    return self._refuse(
+                        message, request, signer, Refused(Code.UNAUTHORIZED, None, "the account changed meanwhile")
+                    )
+                once = row.accepts == accounts.SESSION
+                return self._answer(conn, device_id, message, request, digest, signer, once=once)
+        except (DBAPIError, SealingError, OSError):
+            self._forget(device_id)  # the session in memory may be ahead of what was stored
+            raise
+        except Exception as error:
+            self._broken(device_id, error)
+            raise
 
     def _switched_off(self, device_id: str, message: SyncML, request: Request, signer: Account) -> Answer:
         """End the session of a device that is switched off, if it has one. Its running job waits in the queue."""

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, insert, select
 from headend.dm import accounts
 from headend.dm.engine import AlertSeen
 from headend.dm.jobs import queue
-from headend.dm.jobs.steps import URI_CHARS_MAX, Checkpoint, Job, Note, Outcome, SubtreeListed
+from headend.dm.jobs.steps import URI_CHARS_MAX, Checkpoint, Failed, Job, Note, Outcome, SubtreeListed
 from headend.dm.tables import alerts, values
 from omadm.notification import PUSH_URL
 from omadm.syncml.messages import Item, Meta
@@ -124,11 +124,15 @@ class SessionStore:
 
     def job_finished(self, job: Job, outcome: Outcome) -> None:
         queue.finish(self._conn, job.id, outcome, self._now)
-        LOG.info(
-            "%s: job %d (%s) %s",
+        broken = outcome.cause if isinstance(outcome, Failed) else None
+        LOG.log(
+            logging.INFO if broken is None else logging.ERROR,
+            "%s: job %d (%s) %s%s",
             self._device_id,
             job.id,
             job.kind,
             type(outcome).__name__.lower(),
+            "" if broken is None else f": {outcome.result.get('error')}",
+            exc_info=broken,
             extra={"event": "dm.job", "device": self._device_id, "job": job.id},
         )

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from headend import access, db, web
@@ -69,7 +69,7 @@ def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Star
         again = {"resend": [order.entry() for order in orders]} if orders else {}
         answer = {"listed": listed} if listed is not None else {}
         kinds = {readings.ACCEPTS_HEADER: ", ".join(readings.KINDS)}
-        return JSONResponse({"acknowledged": batch.last, **again, **answer}, headers=kinds)
+        return web.JsonAnswer({"acknowledged": batch.last, **again, **answer}, headers=kinds)
 
     return Starlette(
         routes=[Route("/v1/readings", post_readings, methods=["POST"]), web.health_route()],

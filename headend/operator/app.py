@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -147,13 +147,13 @@ def _device_routes(deps: OperatorDeps) -> list[Route]:
             )
         await _step(deps, request, lambda c, actor: by(c, actor, device_id, replace))
         LOG.info("enrolled %s", device_id, extra={"event": "operator.enrolled"})
-        return JSONResponse({"id": device_id}, status_code=201)
+        return web.JsonAnswer({"id": device_id}, status_code=201)
 
     async def enrol_csv(request: Request) -> Response:
         text = (await web.read_body(request, CSV_BYTES_MAX)).decode("utf-8", "replace")
         count = await _step(deps, request, lambda c, actor: lifecycle.enrol_csv(c, actor, text))
         LOG.info("enrolled %d devices", count, extra={"event": "operator.enrolled"})
-        return JSONResponse({"enrolled": count}, status_code=201)
+        return web.JsonAnswer({"enrolled": count}, status_code=201)
 
     async def list_registrations(request: Request) -> Response:
         limit = _limit(request)
@@ -177,7 +177,7 @@ def _lifecycle_routes(deps: OperatorDeps) -> list[Route]:
         device_id = request.path_params["device"]
         await _step(deps, request, lambda c, actor: lifecycle.switch(c, actor, device_id, on=enabled))
         LOG.info("%s switched %s", device_id, "on" if enabled else "off", extra={"event": "operator.switched"})
-        return JSONResponse({"id": device_id, "enabled": enabled})
+        return web.JsonAnswer({"id": device_id, "enabled": enabled})
 
     async def replace_key(request: Request) -> Response:
         document = await web.read_json(request)
@@ -189,12 +189,12 @@ def _lifecycle_routes(deps: OperatorDeps) -> list[Route]:
             request,
             lambda c, actor: lifecycle.replace_key(c, actor, device_id, devices.key_from(key), end_account=end),
         )
-        return JSONResponse({"id": device_id})
+        return web.JsonAnswer({"id": device_id})
 
     async def renew_key(request: Request) -> Response:
         device_id = request.path_params["device"]
         number = await _step(deps, request, lambda c, actor: lifecycle.renew_key(c, actor, device_id))
-        return JSONResponse(await _read(deps, lambda connection: queue.show(connection, number)), status_code=201)
+        return web.JsonAnswer(await _read(deps, lambda connection: queue.show(connection, number)), status_code=201)
 
     async def renew_certificate(request: Request) -> Response:
         device_id = request.path_params["device"]
@@ -203,7 +203,7 @@ def _lifecycle_routes(deps: OperatorDeps) -> list[Route]:
             request,
             lambda c, actor: lifecycle.renew_certificate(c, actor, device_id, issues=deps.issues_certificates),
         )
-        return JSONResponse(await _read(deps, lambda connection: queue.show(connection, number)), status_code=201)
+        return web.JsonAnswer(await _read(deps, lambda connection: queue.show(connection, number)), status_code=201)
 
     async def decommission(request: Request) -> Response:
         device_id = request.path_params["device"]
@@ -211,7 +211,7 @@ def _lifecycle_routes(deps: OperatorDeps) -> list[Route]:
         if not isinstance(path, str):
             raise web.HttpProblem(400, "path: a node of the device's tree is expected")
         number = await _step(deps, request, lambda c, actor: lifecycle.decommission(c, actor, device_id, path))
-        return JSONResponse(await _read(deps, lambda connection: queue.show(connection, number)), status_code=201)
+        return web.JsonAnswer(await _read(deps, lambda connection: queue.show(connection, number)), status_code=201)
 
     async def remove(request: Request) -> Response:
         device_id = request.path_params["device"]
@@ -233,7 +233,7 @@ def _lifecycle_routes(deps: OperatorDeps) -> list[Route]:
         number = request.path_params["alarm"]
         if not await _step(deps, request, lambda c, actor: records.acknowledge(c, number, actor.who, actor.now)):
             raise web.HttpProblem(404, "there is no open alarm of this number")
-        return JSONResponse({"id": number})
+        return web.JsonAnswer({"id": number})
 
     return [
         Route("/v1/devices/{device}", change, methods=["PATCH"]),
@@ -275,7 +275,7 @@ def _device_action_routes(deps: OperatorDeps) -> list[Route]:
         token = await _write(deps, work)
         LOG.info("metering token issued for %s", device_id, extra={"event": "operator.token"})
         url = f"{deps.urls()['metering']}/v1/readings"
-        return JSONResponse({"device": device_id, "token": token, "url": url}, status_code=201)
+        return web.JsonAnswer({"device": device_id, "token": token, "url": url}, status_code=201)
 
     async def dm_account(request: Request) -> Response:
         document = await web.read_json(request)
@@ -306,7 +306,7 @@ def _device_action_routes(deps: OperatorDeps) -> list[Route]:
 
         account = await _write(deps, work)
         LOG.info("DM account with %s made for %s", kind, device_id, extra={"event": "operator.account"})
-        return JSONResponse(views.credentials(account), status_code=201, headers={"Cache-Control": "no-store"})
+        return web.JsonAnswer(views.credentials(account), status_code=201, headers={"Cache-Control": "no-store"})
 
     return [
         Route("/v1/devices/{device}/metering-token", metering_token, methods=["POST"]),
@@ -326,13 +326,13 @@ def _push_routes(deps: OperatorDeps) -> list[Route]:
             raise web.HttpProblem(403, str(error)) from None
         except PushError as error:
             raise web.HttpProblem(502, str(error)) from None
-        return JSONResponse({"session_id": session_id})
+        return web.JsonAnswer({"session_id": session_id})
 
     async def set_push_policy(request: Request) -> Response:
         device_id = request.path_params["device"]
         policy = None if request.method == "DELETE" else await web.read_json(request)
         await _step(deps, request, lambda c, actor: lifecycle.set_push_policy(c, actor, device_id, policy))
-        return JSONResponse({"id": device_id, "push_policy": policy})
+        return web.JsonAnswer({"id": device_id, "push_policy": policy})
 
     return [
         Route("/v1/devices/{device}/push", push, methods=["POST"]),
@@ -384,7 +384,7 @@ def _job_routes(deps: OperatorDeps) -> list[Route]:
             await _require_device(deps, device_id)
             raise web.HttpProblem(404, "this device has no DM account (it has not registered)") from None
         LOG.info("%s job queued for %s", kind, device_id, extra={"event": "operator.job"})
-        return JSONResponse(queued, status_code=201)
+        return web.JsonAnswer(queued, status_code=201)
 
     async def list_jobs(request: Request) -> Response:
         device_id, limit = request.query_params.get("device"), _limit(request)
@@ -395,7 +395,7 @@ def _job_routes(deps: OperatorDeps) -> list[Route]:
         job = await _read(deps, lambda connection: queue.show(connection, number))
         if job is None:
             raise web.HttpProblem(404, "there is no such job")
-        return JSONResponse(job)
+        return web.JsonAnswer(job)
 
     async def cancel_job(request: Request) -> Response:
         number = request.path_params["job"]
@@ -409,7 +409,7 @@ def _job_routes(deps: OperatorDeps) -> list[Route]:
         if not cancelled:
             raise web.HttpProblem(409, f"the job is {job['state']}: only queued and waiting ones can be cancelled")
         LOG.info("job %d cancelled", number, extra={"event": "operator.job.cancelled"})
-        return JSONResponse(job)
+        return web.JsonAnswer(job)
 
     return [
         Route("/v1/devices/{device}/jobs", enqueue, methods=["POST"]),
@@ -427,7 +427,7 @@ def _order_routes(deps: OperatorDeps) -> list[Route]:
         return await _listing(deps, "orders", lambda connection: orders.listing(connection, device_id, limit=limit))
 
     async def show_order(request: Request) -> Response:
-        return JSONResponse(await found(request.path_params["job"]))
+        return web.JsonAnswer(await found(request.path_params["job"]))
 
     async def ask_progress(request: Request) -> Response:
         """Queue a job that reads how far the device is; the order has it then."""
@@ -439,7 +439,7 @@ def _order_routes(deps: OperatorDeps) -> list[Route]:
         def work(connection: Connection) -> dict[str, Any] | None:
             return queue.show(connection, queue.enqueue(connection, order["device_id"], "get", paths, now=deps.wall()))
 
-        return JSONResponse(await _write(deps, work), status_code=201)
+        return web.JsonAnswer(await _write(deps, work), status_code=201)
 
     async def found(number: int) -> dict[str, Any]:
         order: dict[str, Any] | None = await _read(deps, lambda connection: orders.show(connection, number))
@@ -501,7 +501,7 @@ def _resend_routes(deps: OperatorDeps) -> list[Route]:
             raise web.HttpProblem(400, str(error)) from None
         number = await _write(deps, lambda connection: resend.order(connection, device_id, wanted, deps.wall()))
         LOG.info("%s is asked for readings once more", device_id, extra={"event": "operator.resend"})
-        return JSONResponse({"request": number}, status_code=201)
+        return web.JsonAnswer({"request": number}, status_code=201)
 
     async def list_orders(request: Request) -> Response:
         device_id = request.path_params["device"]
@@ -516,7 +516,7 @@ def _resend_routes(deps: OperatorDeps) -> list[Route]:
 def _reading_routes(deps: OperatorDeps) -> list[Route]:
     async def list_meters(request: Request) -> Response:
         device_id = request.query_params.get("device")
-        return JSONResponse({"meters": await run_in_threadpool(readings.list_meters, deps.engine, device_id)})
+        return web.JsonAnswer({"meters": await run_in_threadpool(readings.list_meters, deps.engine, device_id)})
 
     async def list_readings(request: Request) -> Response:
         query = request.query_params
@@ -533,7 +533,7 @@ def _reading_routes(deps: OperatorDeps) -> list[Route]:
                 offset=_number(request, "offset") or 0,
             )
 
-        return JSONResponse({"readings": await run_in_threadpool(work)})
+        return web.JsonAnswer({"readings": await run_in_threadpool(work)})
 
     return [
         Route("/v1/meters", list_meters, methods=["GET"]),
@@ -555,7 +555,7 @@ def _gap_routes(deps: OperatorDeps) -> list[Route]:
                 offset=_number(request, "offset") or 0,
             )
 
-        return JSONResponse({"gaps": await run_in_threadpool(work)})
+        return web.JsonAnswer({"gaps": await run_in_threadpool(work)})
 
     async def give_up_gaps(request: Request) -> Response:
         body = await web.read_json(request)
@@ -570,7 +570,7 @@ def _gap_routes(deps: OperatorDeps) -> list[Route]:
 
         closed = await run_in_threadpool(work)
         LOG.info("%d gaps of %s given up: %s", closed, meter, why, extra={"event": "operator.gaps"})
-        return JSONResponse({"closed": closed})
+        return web.JsonAnswer({"closed": closed})
 
     return [
         Route("/v1/gaps", list_gaps, methods=["GET"]),
@@ -602,14 +602,14 @@ def _event_routes(deps: OperatorDeps) -> list[Route]:
                 offset=_number(request, "offset") or 0,
             )
 
-        return JSONResponse({"events": await run_in_threadpool(work)})
+        return web.JsonAnswer({"events": await run_in_threadpool(work)})
 
     async def acknowledge_event(request: Request) -> Response:
         number = request.path_params["event"]
         if not await _write(deps, lambda connection: events.acknowledge(connection, number, deps.wall())):
             raise web.HttpProblem(404, "there is no such event")
         LOG.info("event %d acknowledged", number, extra={"event": "operator.event"})
-        return JSONResponse({"id": number})
+        return web.JsonAnswer({"id": number})
 
     return [
         Route("/v1/events", list_events, methods=["GET"]),
@@ -627,7 +627,7 @@ def _package_routes(deps: OperatorDeps) -> list[Route]:
 
     async def list_packages(_: Request) -> Response:
         rows = await run_in_threadpool(deps.packages.listing)
-        return JSONResponse({"packages": [shown(row) for row in rows]})
+        return web.JsonAnswer({"packages": [shown(row) for row in rows]})
 
     async def upload(request: Request) -> Response:
         kind = request.headers.get("content-type", DEFAULT_TYPE).partition(";")[0].strip().lower()
@@ -640,7 +640,7 @@ def _package_routes(deps: OperatorDeps) -> list[Route]:
         LOG.info("package %s: %d bytes", package.name, package.size, extra={"event": "operator.package"})
         row = {"name": package.name, "size": package.size, "sha256": package.sha256, "content_type": kind}
         release, _ = await run_in_threadpool(deps.packages.release, package.name)
-        return JSONResponse(shown(row | described(release)), status_code=201)
+        return web.JsonAnswer(shown(row | described(release)), status_code=201)
 
     async def remove(request: Request) -> Response:
         if not await run_in_threadpool(deps.packages.remove, request.path_params["name"]):
@@ -650,10 +650,10 @@ def _package_routes(deps: OperatorDeps) -> list[Route]:
 
     async def list_downloads(request: Request) -> Response:
         package, limit = request.query_params.get("package"), _limit(request)
-        return JSONResponse({"downloads": await run_in_threadpool(deps.packages.downloads, package, limit)})
+        return web.JsonAnswer({"downloads": await run_in_threadpool(deps.packages.downloads, package, limit)})
 
     async def list_reports(request: Request) -> Response:
-        return JSONResponse({"reports": await run_in_threadpool(deps.packages.reports, _limit(request))})
+        return web.JsonAnswer({"reports": await run_in_threadpool(deps.packages.reports, _limit(request))})
 
     return [
         Route("/v1/packages", list_packages, methods=["GET"]),
@@ -700,7 +700,7 @@ async def _step(deps: OperatorDeps, request: Request, work: Callable[[Connection
 
 
 async def _listing(deps: OperatorDeps, name: str, work: Callable[[Connection], list[dict[str, Any]]]) -> Response:
-    return JSONResponse({name: await _read(deps, work)})
+    return web.JsonAnswer({name: await _read(deps, work)})
 
 
 async def _require_device(deps: OperatorDeps, device_id: str) -> None:

@@ -85,6 +85,12 @@ class OperatorClient:
             answer = self._client.request(method, path, **arguments)
         except httpx.HTTPError as error:
             raise OperatorError(f"{self._client.base_url}: {error}") from error
+        except UnicodeEncodeError as error:  # an argument, or JSON, with what was no text
+            raise OperatorError(
+                f"the character U+{ord(error.object[error.start]):04X} cannot be sent as text"
+            ) from error
+        except ValueError as error:  # Infinity and NaN
+            raise OperatorError(f"this cannot be sent as JSON: {error}") from error
         try:
             document = answer.json() if answer.content else {}
         except ValueError:
@@ -97,4 +103,5 @@ class OperatorClient:
 
 def device_path(device_id: str, rest: str = "") -> str:
     """The API path of a device."""
-    return f"/v1/devices/{quote(device_id, safe='')}{rest}"
+    # What was no text on the command line goes as the octets that it was: the head-end knows no such device.
+    return f"/v1/devices/{quote(device_id, safe='', errors='surrogateescape')}{rest}"

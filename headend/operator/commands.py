@@ -656,7 +656,8 @@ def new_secret(file: Path, content: str) -> Iterator[None]:
 
 
 def show(document: object) -> None:
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    click.echo(text.encode("utf-8", "backslashreplace").decode())  # what no terminal can show, as JSON writes it
 
 
 def listed(document: Mapping[str, Any], name: str, columns: Sequence[str], as_json: bool | None) -> None:

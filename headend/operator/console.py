@@ -361,7 +361,9 @@ class Console:
         return Response(style, media_type="text/css", headers={"Cache-Control": "max-age=300"})
 
     def _render(self, template: str, content: dict[str, Any], status: int = 200) -> Response:
-        return HTMLResponse(self._templates.get_template(template).render(content), status, headers=HEADERS)
+        page = self._templates.get_template(template).render(content)
+        # A text of the database that UTF-8 cannot carry is shown escaped, and hides no other.
+        return HTMLResponse(page.encode("utf-8", "backslashreplace"), status, headers=HEADERS)
 
 
 def _take_step(connection: Connection, actor: lifecycle.Actor, device_id: str, form: Mapping[str, str]) -> None:
@@ -508,7 +510,7 @@ def _outcome(job: Mapping[str, Any]) -> str:
     if not result:
         sent = job.get("sent")
         return f"sent {sent['package']}, {sent['bytes']} bytes" if sent else ""
-    if "replies" in result and "error" not in result:
+    if isinstance(result.get("replies"), list) and "error" not in result:
         return _few([f"{one['command']}: {one['status']}" for one in result["replies"]])
     told = {key: value for key, value in result.items() if isinstance(value, str | int | float)}
     error = told.pop("error", None)

@@ -6,7 +6,6 @@ While an order is under way the device tells how far it is when it is asked (`./
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from sqlalchemy import Connection, select
 
 from headend.dm import tables as dm
 from headend.dm.jobs import queue
-from headend.dm.jobs.order import OrderJob, node_of
+from headend.dm.jobs.order import OrderJob, node_of, told_by_device
 
 Rows = list[dict[str, Any]]
 
@@ -39,7 +38,8 @@ def progress_path(job_id: int) -> str:
 def _order(connection: Connection, job: Mapping[str, Any]) -> dict[str, Any]:
     params, result = job["params"], job["result"] or {}
     told, told_at = _told(connection, job)
-    meters = [meter for meter in result.get("meters", told.get("meters", [])) if isinstance(meter, dict)]
+    listed = result.get("meters", told.get("meters", []))
+    meters = [meter for meter in listed if isinstance(meter, dict)] if isinstance(listed, list) else []
     counts: dict[str, int] = {}
     for meter in meters:
         counts[str(meter.get("state"))] = counts.get(str(meter.get("state")), 0) + 1
@@ -69,8 +69,5 @@ def _told(connection: Connection, job: Mapping[str, Any]) -> tuple[dict[str, Any
         dm.values.c.device_id == job["device_id"], dm.values.c.uri == progress_path(job["id"])
     )
     row = connection.execute(query).first()
-    try:
-        told = json.loads(row.value) if row is not None and row.value else {}
-    except ValueError:
-        told = {}
-    return (told, row.updated) if row is not None and isinstance(told, dict) and told else ({}, None)
+    told, _ = told_by_device(row.value) if row is not None and row.value else ({}, "")
+    return (told, row.updated) if row is not None and told else ({}, None)

@@ -2,13 +2,14 @@
 
 It is liberal about the order of elements, about unknown ones (skipped inside commands, and reported as `Unsupported`
 beside them), and about a missing `MetInf` in `Meta`. It is strict where a wrong guess would do harm: in numbers and
-references. What is wrong inside a command makes that one `Malformed`; the others stand. What is wrong in the header
-counts as not said, and is in `SyncHdr.unread`; only without SessionID, MsgID, Target or Source there is no message.
+references, and where an element that may stand once stands twice, or has elements in the place of text. What is wrong
+inside a command makes that one `Malformed`; the others stand. What is wrong in the header counts as not said, and is in
+`SyncHdr.unread`; only without SessionID, MsgID, Target or Source there is no message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -49,6 +50,23 @@ TNDS_WBXML = "application/vnd.syncml.dmtnds+wbxml"
 TNDS_TYPES = frozenset({TNDS_XML, TNDS_WBXML})
 
 
+# What may stand once in each of these (the DTDs of RepPro 1.2 and MetaInfo 1.2).
+_ONCE_IN_HEADER = frozenset(
+    ["VerDTD", "VerProto", "SessionID", "MsgID", "Target", "Source", "RespURI", "NoResp", "Cred", "Meta"]
+)
+_ONCE_IN_COMMAND = frozenset(
+    ["CmdID", "NoResp", "Cred", "Meta", "Correlator", "Data", "MsgRef", "CmdRef", "Cmd", "Chal"]
+)
+_ONCE_IN_ITEM = frozenset(["Target", "Source", "TargetParent", "SourceParent", "Meta", "Data", "MoreData"])
+_ONCE_IN_PLACE = frozenset(("LocURI", "LocName"))
+_ONCE_IN_META = frozenset(
+    ["MetInf", "Format", "Type", "Mark", "Size", "Anchor", "Version", "NextNonce", "MaxMsgSize", "MaxObjSize", "Mem"]
+)
+_ONCE_IN_CRED = frozenset(("Meta", "Data"))
+_ONCE_IN_RESULTS = frozenset(("TargetRef", "SourceRef"))
+_NEEDED_IN_HEADER = frozenset(("SessionID", "MsgID", "Target", "Source"))
+
+
 @dataclass(frozen=True, slots=True)
 class _Context:
     """How to read data in this document: `binary` for WBXML; `spent` counts what embedded documents have cost."""
@@ -61,6 +79,7 @@ def read(root: Element, *, binary: bool, spent: Spent | None = None) -> SyncML:
     """The message. `spent` is what reading the document has cost so far. Raises `SyncmlError`."""
     if root.name != "SyncML":
         raise SyncmlError(WHAT, root.name, "the document's element is not SyncML")
+    _once(root, "SyncML", ("SyncHdr", "SyncBody"))
     header, body = root.child("SyncHdr"), root.child("SyncBody")
     if header is None or body is None:
         raise SyncmlError(WHAT, "SyncML", "SyncHdr or SyncBody is missing")
@@ -70,8 +89,24 @@ def read(root: Element, *, binary: bool, spent: Spent | None = None) -> SyncML:
     return SyncML(hdr, commands, final=body.child("Final") is not None)
 
 
+def _once(element: Element, where: str, names: Collection[str]) -> None:
+    """Check that none of these stands there twice: of two values nobody knows which one is meant."""
+    if twice := element.repeated(names):
+        raise SyncmlError(WHAT, f"{where}/{min(twice)}", "stands more than once")
+
+
 def _text(element: Element, name: str) -> str | None:
     """The text of a child without surrounding white space (of pretty-printed documents); None without such a child."""
+    child = element.child(name)
+    if child is None:
+        return None
+    if next(child.elements(), None) is not None:
+        raise SyncmlError(WHAT, f"{element.name}/{name}", "elements, where a text is wanted")
+    return child.text().strip()
+
+
+def _ref(element: Element, name: str) -> str | None:
+    """The text of a child of a command that is bad already."""
     child = element.child(name)
     return None if child is None else child.text().strip()
 
@@ -88,6 +123,7 @@ def _uri(element: Element, name: str) -> str | None:
     child = element.child(name)
     if child is None:
         return None
+    _once(child, f"{element.name}/{name}", _ONCE_IN_PLACE)
     return _text(child, "LocURI") if child.child("LocURI") is not None else child.text().strip() or None
 
 
@@ -97,11 +133,13 @@ def _loc_name(element: Element, name: str) -> str | None:
 
 
 def _header(element: Element) -> SyncHdr:
+    _once(element, "SyncHdr", _NEEDED_IN_HEADER)
+    unread: list[str] = []
+    element = _said_once(element, "SyncHdr", _ONCE_IN_HEADER, unread)
     msg_id, msg_text = _msg_id(element)
     target, source = _uri(element, "Target"), _uri(element, "Source")
     if not target or not source:
         raise SyncmlError(WHAT, "SyncHdr", "Target or Source is missing or empty")
-    unread: list[str] = []
     cred = _readable(lambda: _cred(element.child("Cred")), unread)
     meta = _meta(element.child("Meta"), "SyncHdr", unread)
     try:
@@ -113,16 +151,27 @@ def _header(element: Element) -> SyncHdr:
             source=source,
             target_name=_loc_name(element, "Target"),
             source_name=_loc_name(element, "Source"),
-            resp_uri=_text(element, "RespURI"),
+            resp_uri=_readable(lambda: _text(element, "RespURI"), unread),
             no_resp=element.child("NoResp") is not None,
             cred=cred,
             meta=meta,
-            ver_dtd=_text(element, "VerDTD") or "",
-            ver_proto=_text(element, "VerProto") or "",
+            ver_dtd=_readable(lambda: _text(element, "VerDTD") or "", unread) or "",
+            ver_proto=_readable(lambda: _text(element, "VerProto") or "", unread) or "",
             unread=tuple(unread),
         )
     except SyncmlValueError as error:
         raise SyncmlError(WHAT, "SyncHdr", str(error)) from error
+
+
+def _said_once(element: Element, where: str, once: Collection[str], unread: list[str] | None) -> Element:
+    """The element; with a list `unread`, what stands in it more than once counts as not said, and is noted there."""
+    if unread is None:
+        _once(element, where, once)
+        return element
+    twice = element.repeated(once)
+    unread += [f"{WHAT}, {where}/{name}: stands more than once" for name in sorted(twice)]
+    kept = [part for part in element.content if not isinstance(part, Element) or part.name not in twice]
+    return Element(element.name, element.page, kept) if twice else element
 
 
 def _msg_id(header: Element) -> tuple[int, str]:
@@ -151,6 +200,7 @@ def _readable(read: Callable[[], _Read], unread: list[str] | None) -> _Read | No
 def _cred(element: Element | None) -> Cred | None:
     if element is None:
         return None
+    _once(element, "Cred", _ONCE_IN_CRED)
     meta = _meta(element.child("Meta"), "Cred") or Meta()
     return Cred(_text(element, "Data") or "", meta.type or "syncml:auth-basic", meta.format)
 
@@ -158,6 +208,7 @@ def _cred(element: Element | None) -> Cred | None:
 def _chal(element: Element | None) -> Chal | None:
     if element is None:
         return None
+    _once(element, "Chal", ("Meta",))
     meta = _meta(element.child("Meta"), "Chal") or Meta()
     return Chal(meta.type or "", meta.format, meta.next_nonce)
 
@@ -167,15 +218,19 @@ def _meta(element: Element | None, where: str, unread: list[str] | None = None) 
     if element is None:
         return None
     where = f"{where}/Meta"
-    inner = element.child("MetInf") or element
+    element = _said_once(element, where, _ONCE_IN_META, unread)
+    inner = _said_once(element.child("MetInf") or element, where, _ONCE_IN_META, unread)
 
     def number(name: str) -> int | None:
         return _readable(lambda: integer(inner.child(name), WHAT, where), unread)
 
+    def text(name: str) -> str | None:
+        return _readable(lambda: _text(inner, name), unread) or None
+
     return Meta(
-        format=_text(inner, "Format") or None,
-        type=_text(inner, "Type") or None,
-        mark=_text(inner, "Mark") or None,
+        format=text("Format"),
+        type=text("Type"),
+        mark=text("Mark"),
         size=number("Size"),
         next_nonce=_readable(lambda: _nonce(inner.child("NextNonce"), where), unread),
         max_msg_size=number("MaxMsgSize"),
@@ -198,13 +253,15 @@ def _command(element: Element, where: str, context: _Context) -> Command:
     no_resp = element.child("NoResp") is not None
     cmd_id = ""
     try:
+        _once(element, where, ("CmdID",))
         cmd_id = _id(element, "CmdID", where) or ""
+        _once(element, where, _ONCE_IN_COMMAND)
         reader = _READERS.get(element.name)
         if reader is None:
             return Unsupported(cmd_id, element.name, no_resp)
         return reader(element, where, cmd_id, no_resp, context)
     except SyncmlError as error:
-        refs = _text(element, "MsgRef"), _text(element, "CmdRef")
+        refs = _ref(element, "MsgRef"), _ref(element, "CmdRef")
         return Malformed(cmd_id, element.name, str(error), no_resp, *refs)
 
 
@@ -223,6 +280,7 @@ def _items(element: Element, where: str, meta: Meta | None, context: _Context) -
 
 def _item(element: Element, where: str, outer: Meta | None, context: _Context) -> Item:
     where = f"{where}/Item"
+    _once(element, where, _ONCE_IN_ITEM)
     meta = _meta(element.child("Meta"), where)
     inner, around = meta or Meta(), outer or Meta()
     data_format, data_type = inner.format or around.format, inner.type or around.type
@@ -244,6 +302,8 @@ def _data(
         return None
     tree = next(element.elements(), None)
     if tree is not None:
+        if sum(not isinstance(part, str) or bool(part.strip()) for part in element.content) > 1:
+            raise SyncmlError(WHAT, f"{where}/Data", "an element and something else in data")
         if tree.name != "MgmtTree":
             raise SyncmlError(WHAT, f"{where}/Data", f"element {tree.name[:40]} in data")
         return tnds.read(tree, binary=context.binary)
@@ -354,6 +414,7 @@ def _texts(element: Element, name: str) -> tuple[str, ...]:
 
 
 def _results(element: Element, where: str, cmd_id: str, _no_resp: bool, context: _Context) -> Command:
+    _once(element, where, _ONCE_IN_RESULTS)
     meta = _meta(element.child("Meta"), where)
     return Results(
         cmd_id=cmd_id,

@@ -7,7 +7,7 @@ readers of peers' documents do not rely on it, because peers get namespaces wron
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 BODY_BYTES_MAX = 1 << 20  # a whole message; MaxMsgSize in the field is 4 KiB to 64 KiB
@@ -44,6 +44,15 @@ class Element:
     def child(self, name: str) -> Element | None:
         """The first child element of that name."""
         return next((part for part in self.elements() if part.name == name), None)
+
+    def repeated(self, once: Collection[str]) -> set[str]:
+        """Which child elements, of those that may stand once, stand there more often."""
+        seen: set[str] = set()
+        twice: set[str] = set()
+        for part in self.content:
+            if isinstance(part, Element) and part.name in once:
+                (twice if part.name in seen else seen).add(part.name)
+        return twice
 
     def text(self) -> str:
         """All character data, opaque parts read as UTF-8 (undecodable bytes become U+FFFD); white space kept."""

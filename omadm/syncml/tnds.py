@@ -8,6 +8,8 @@ Values of format `b64` and `bin` are `bytes` in memory; on the wire base64 text 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from omadm.syncml.element import PAGE_DDF, Element
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import MgmtTree, SyncmlValueError, TndsNode
@@ -17,24 +19,46 @@ WHAT = "TNDS"
 WHERE_CHARS_MAX = 160  # of the path in an error
 FORMATS = frozenset({"b64", "bin", "bool", "chr", "date", "float", "int", "node", "null", "time", "xml"})
 BINARY_FORMATS = frozenset({"b64", "bin"})
+_ONCE_IN_TREE = frozenset(("VerDTD", "Man", "Mod"))
+_ONCE_IN_NODE = frozenset(("NodeName", "Path", "RTProperties", "DFProperties", "Value"))
+_ONCE_IN_PROPERTIES = frozenset(["ACL", "Format", "Name", "Size", "Title", "TStamp", "Type", "VerNo"])
 
 
 def read(root: Element, *, binary: bool) -> MgmtTree:
     """Read the tree from a `MgmtTree` element; `binary` for WBXML. Raises `SyncmlError`."""
     if root.name != "MgmtTree":
         raise SyncmlError(WHAT, root.name, "the document's element is not MgmtTree")
+    _once(root, "MgmtTree", _ONCE_IN_TREE)
     nodes = tuple(_read_node(e, "MgmtTree", binary=binary) for e in root.elements() if e.name == "Node")
     if not nodes:
         raise SyncmlError(WHAT, "MgmtTree", "no Node")
     return MgmtTree(nodes, _text(root, "VerDTD") or "1.2", _text(root, "Man"), _text(root, "Mod"))
 
 
+def _once(element: Element, where: str, names: Collection[str]) -> None:
+    if twice := element.repeated(names):
+        raise SyncmlError(WHAT, f"{where}/{min(twice)}", "stands more than once")
+
+
 def _text(element: Element, name: str) -> str | None:
     child = element.child(name)
-    return None if child is None else child.text().strip()
+    if child is None:
+        return None
+    if next(child.elements(), None) is not None:
+        raise SyncmlError(WHAT, f"{element.name}/{name}", "elements, where a text is wanted")
+    return child.text().strip()
+
+
+def _only(element: Element, where: str) -> Element | None:
+    """The one element in Format or Type; None without any."""
+    found = list(element.elements())
+    if len(found) > 1:
+        raise SyncmlError(WHAT, f"{where}/{element.name}", "more than one element")
+    return found[0] if found else None
 
 
 def _read_node(element: Element, where: str, *, binary: bool) -> TndsNode:
+    _once(element, where, _ONCE_IN_NODE)
     name = _text(element, "NodeName")
     if name is None:
         raise SyncmlError(WHAT, where, "a Node without NodeName")
@@ -42,12 +66,15 @@ def _read_node(element: Element, where: str, *, binary: bool) -> TndsNode:
         -WHERE_CHARS_MAX:
     ]  # a long name above thousands of nodes is copied often
     properties = element.child("RTProperties") or Element("RTProperties", PAGE_DDF)
+    _once(properties, where, _ONCE_IN_PROPERTIES)
+    if element.child("Value") is not None and element.child("Node") is not None:
+        raise SyncmlError(WHAT, where, "a value, and nodes below it")
     node_format = _choice(properties.child("Format"), where)
     return TndsNode(
         name=name,
         path=_text(element, "Path"),
         format=node_format,
-        type=_type(properties.child("Type")),
+        type=_type(properties.child("Type"), where),
         acl=_text(properties, "ACL"),
         title=_text(properties, "Title"),
         tstamp=_text(properties, "TStamp"),
@@ -62,19 +89,18 @@ def _choice(element: Element | None, where: str) -> str | None:
     """The name of the element inside Format (`<Format><chr/></Format>`); some peers write it as text instead."""
     if element is None:
         return None
-    first = next(element.elements(), None)
+    first = _only(element, where)
     name = first.name if first is not None else element.text().strip()
     if name not in FORMATS:
         raise SyncmlError(WHAT, where, f"format {name[:20]!r} does not exist")
     return name
 
 
-def _type(element: Element | None) -> str | None:
+def _type(element: Element | None, where: str) -> str | None:
     """The MIME type of a leaf or the DDF name of an interior node."""
     if element is None:
         return None
-    first = next(element.elements(), None)
-    return (first or element).text().strip() or None
+    return (_only(element, where) or element).text().strip() or None
 
 
 def _value(element: Element | None, node_format: str | None, where: str, *, binary: bool) -> str | bytes | None:

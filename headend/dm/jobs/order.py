@@ -6,7 +6,7 @@ The device checks kind and parameters and has the last word on what is allowed (
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from headend.dm.jobs.params import JobError, known_keys, text
@@ -28,6 +28,7 @@ from headend.dm.jobs.steps import (
     run_node,
 )
 from omadm.orders import DEADLINE_S_MAX, METERS_MAX, PARAMETERS_CHARS_MAX, PRIORITY_MAX
+from omadm.syncml.text import unfit
 
 ORDERS = "./AMI/Order"
 
@@ -35,6 +36,43 @@ ORDERS = "./AMI/Order"
 def node_of(job_id: int) -> str:
     """The node that a job makes on the device."""
     return f"{ORDERS}/job{job_id}"
+
+
+def told_by_device(text: str) -> tuple[Json, str]:
+    """What a device has said of an order, as `Result` and `Progress` hold it, and what of it could not be taken: empty
+    when all of it could. `meters` is a list of objects whose `meter`, `state` and `error` are texts, `counts` numbers
+    by state, `error` a text; other members are as they came."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}, "it is not JSON"
+    if not isinstance(found, dict):
+        return {}, "it is no object"
+    if why := unfit(found):
+        return {}, why
+    problems = [f"{name}: {wanted} expected" for name, (fits, wanted) in _TOLD.items()
+                if name in found and not fits(found[name])]  # fmt: skip
+    kept = {name: value for name, value in found.items() if name not in _TOLD or _TOLD[name][0](value)}
+    return kept, "; ".join(problems)
+
+
+def _are_meters(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, dict) and all(isinstance(one.get(name), str | None) for name in ("meter", "state", "error"))
+        for one in value
+    )
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(count) is int for count in value.values())
+
+
+_TOLD: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "meters": (_are_meters, "a list of objects, with texts for meter, state and error, is"),
+    "counts": (_are_counts, "an object of numbers is"),
+    "error": (lambda value: isinstance(value, str | None), "a text is"),
+    "replies": (lambda _: False, "nothing is"),  # that of another kind of job
+}
 
 
 class OrderJob:
@@ -102,12 +140,11 @@ class OrderJob:
         if told is not None:
             # Before the node is deleted: a session that breaks off in between cannot read it again.
             yield Checkpoint({**job.progress, "told": told})
-        try:
-            found = json.loads(told or "{}")
-        except ValueError:
-            found = {}
         code = result_code(job)
-        result: Json = {"result_code": code, **(found if isinstance(found, dict) else {})}
+        found, problem = told_by_device(told or "{}")
+        result: Json = {**found, "result_code": code}
+        if problem:
+            result["unread"] = problem
         yield Batch((Request(CommandName.DELETE, node),))  # the device keeps 64 of them; its record of orders stays
         if told is None:
             error = f"the order ended with result {code}, but what became of it per meter could not be read"

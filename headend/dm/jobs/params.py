@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headend.dm.jobs.steps import URI_CHARS_MAX, Json
-from omadm.syncml.text import NO_XML_CHAR
+from omadm.syncml.text import NO_XML_CHAR, unfit
 from omadm.syncml.tnds import BINARY_FORMATS
 
 NODES_PER_JOB_MAX = 1000
@@ -21,6 +21,13 @@ _QUERY = re.compile(r"\?(prop=[A-Za-z]{1,16}|list=[A-Za-z+-]{1,64})")
 
 class JobError(ValueError):
     """The parameters of a job are wrong. The text is a sentence for the operator."""
+
+
+def sendable(params: Mapping[str, Any]) -> None:
+    """Check that every text of a job, of whatever kind, can be told to a device: XML 1.0 has no form for some
+    characters, and what cannot be written would stop the device's queue. Raises `JobError`, naming the parameter."""
+    if why := unfit(dict(params)):
+        raise JobError(why)
 
 
 def known_keys(params: Mapping[str, Any], allowed: set[str], required: set[str]) -> None:

@@ -20,6 +20,7 @@ from headend import access
 from headend.dm.accounts import UnknownDevice, exists, void
 from headend.dm.jobs import desired
 from headend.dm.jobs.firmware import FIRMWARE
+from headend.dm.jobs.params import sendable
 from headend.dm.jobs.steps import Done, Failed, Job, Json, Outcome, Waiting
 from headend.dm.jobs.types import JOB_TYPES, JobError
 from headend.dm.tables import jobs
@@ -28,10 +29,12 @@ from headend.sealing import columns
 from headend.sealing.errors import SealedValueError
 from headend.software.releases import PackageInfo, of_version
 from omadm.readings import TOKEN_NODE
+from omadm.syncml.text import unfit
 
 ATTEMPTS_MAX = 20  # sessions that may break off during a job; a line that bad needs a person
 PATIENCE = 3  # after so many of them in a row the jobs behind it go first
 UNREADABLE_MAX = 3  # answers of a device to one job, each of which ended a session because it could not be read
+BROKEN_MAX = 3  # sessions that ended at one job through a fault of the head-end's own
 HOLD_VALUES = ("nodes", "commands")  # parameters whose entries carry values to set
 SECRET_VALUES = frozenset({"access", "pass"})  # parameters that are such a value themselves
 OPEN_STATES = ("queued", "running", "waiting")
@@ -40,10 +43,12 @@ OPEN_STATES = ("queued", "running", "waiting")
 def enqueue(conn: Connection, device_id: str, kind: str, params: Mapping[str, Any], *, now: float | None = None) -> int:
     """Queue a job in the caller's transaction and return its id.
 
-    Raises `JobError` for wrong parameters or an unknown job type (`kind`), and `UnknownDevice`.
+    Raises `JobError` for wrong parameters, for text that no message can carry, and for an unknown job type (`kind`);
+    and `UnknownDevice`. Every door for jobs leads through here.
     """
     if kind not in JOB_TYPES:
         raise JobError(f"kind {kind!r} does not exist; there are {', '.join(sorted(JOB_TYPES))}")
+    sendable(params)
     checked = JOB_TYPES[kind].check(params)
     if not exists(conn, device_id):
         raise UnknownDevice(device_id)
@@ -166,8 +171,9 @@ def next_for(conn: Connection, device_id: str, now: float) -> Job | None:
         update(jobs).where(jobs.c.id == row.id).values(state="running", attempts=row.attempts + 1, updated=now)
     )
     packages: tuple[PackageInfo, ...] = ()
-    if row.kind == FIRMWARE and "url" not in job.params:
-        packages = of_version(conn, job.params["version"])
+    version = job.params.get("version")
+    if row.kind == FIRMWARE and "url" not in job.params and isinstance(version, str) and not unfit(version):
+        packages = of_version(conn, version)
     return Job(row.id, row.kind, job.params, row.correlator, job.progress, packages, device_id)
 
 
@@ -177,8 +183,7 @@ def checkpoint(conn: Connection, job: Job, progress: Json, now: float) -> None:
     known = _progress(conn, row)
     if "alert" in known and "alert" not in job.progress:
         progress = {**progress, "alert": known["alert"]}
-    if "unreadable" in known:
-        progress = {**progress, "unreadable": known["unreadable"]}
+    progress = {**progress, **{name: known[name] for name in ("unreadable", "broken") if name in known}}
     _change(conn, row, {"progress": progress, "updated": now})
 
 
@@ -253,6 +258,22 @@ def unreadable(conn: Connection, device_id: str, why: str, now: float) -> None:
             finish(conn, row.id, Failed({"error": error}), now)
             continue
         _change(conn, row, {"state": "queued", "progress": {**progress, "unreadable": times}, "updated": now})
+
+
+def broken(conn: Connection, device_id: str, job_id: int, why: str, now: float) -> None:
+    """A session could not go on at this job, through a fault of ours, and what it had stored was undone: count that
+    against the job, and fail it at last, so that those behind it run."""
+    unfinished = (jobs.c.id == job_id) & (jobs.c.device_id == device_id) & jobs.c.state.in_(OPEN_STATES)
+    row = conn.execute(select(jobs).where(unfinished)).first()
+    if row is None:
+        return
+    progress = _progress(conn, row)
+    times = progress.get("broken", 0) + 1
+    if times >= BROKEN_MAX:
+        error = f"the head-end cannot go on at this job, {times} times: {why}"
+        finish(conn, row.id, Failed({"error": error}), now)
+        return
+    _change(conn, row, {"state": "queued", "progress": {**progress, "broken": times}, "updated": now})
 
 
 def renew_pass(conn: Connection, device_id: str, before: str, after: str) -> None:

@@ -25,6 +25,7 @@ from omadm.syncml.messages import (
     Sequence,
     Status,
     SyncML,
+    SyncmlValueError,
 )
 
 Measure = Callable[[SyncML], int]
@@ -43,6 +44,16 @@ class _Slot:
     items: list[Item] = field(default_factory=list)
     lacking: bool = False  # some of its items were dropped
     not_kept: str = ""  # why a value of it could not be stored
+
+
+class BrokenJobError(Exception):
+    """A job cannot go on, through no fault of any other: its steps failed, or what it wants said cannot be written."""
+
+    def __init__(self, why: str, cause: Exception) -> None:
+        # Not the repr of the cause: that of an encoding error repeats the whole text, which may be a secret.
+        kind = "" if isinstance(cause, SyncmlValueError) else f"{type(cause).__name__}: "
+        super().__init__(f"{why}: {kind}{cause}")
+        self.cause = cause
 
 
 class Run:
@@ -130,20 +141,28 @@ class Run:
         return False
 
     def advance(self, note: Callable[[Job, Note], None]) -> Outcome | None:
-        """Resume the steps with the replies. Returns None when there are requests to send, else the job's outcome."""
+        """Resume the steps with the replies. Returns None when there are requests to send, else the job's outcome.
+        Raises `BrokenJobError`, and what `note` raises."""
         while not self._unsent and self._large is None:
-            replies = self._replies()
-            try:
-                said = self._steps.send(replies) if self._begun else next(self._steps)
-                self._begun = True
-                while not isinstance(said, Batch):
-                    note(self.job, said)
-                    said = self._steps.send([])
-            except StopIteration as end:
-                outcome: Outcome = end.value
-                return outcome
+            said = self._resume(self._replies())
+            while isinstance(said, Note):
+                note(self.job, said)
+                said = self._resume([])
+            if not isinstance(said, Batch):
+                return said
             self._start(said)
         return None
+
+    def _resume(self, replies: list[Reply]) -> Batch | Note | Outcome:
+        try:
+            said = self._steps.send(replies) if self._begun else next(self._steps)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
+        except Exception as error:
+            raise BrokenJobError("the head-end cannot carry the job out", error) from error
+        self._begun = True
+        return said
 
     def _start(self, batch: Batch) -> None:
         self._mode = batch.mode
@@ -179,16 +198,29 @@ class Run:
     # -- into a message ----------------------------------------------------------------------------------------------
 
     def fits(self, empty: SyncML, measure: Measure, limit: int) -> bool:
-        """Whether an Atomic or Sequence fits one message; it cannot be divided."""
+        """Whether an Atomic or Sequence fits one message; it cannot be divided. Raises `BrokenJobError`."""
         if self._mode is Mode.PLAIN:
             return True
         whole = self._nested([_command(slot.request, "9") for slot in self._slots], "9")
-        return measure(replace(empty, commands=(whole,))) + SIZE_MARGIN_BYTES * len(self._slots) <= limit
+        size = self._measured(measure, replace(empty, commands=(whole,)))
+        return size + SIZE_MARGIN_BYTES * len(self._slots) <= limit
+
+    @staticmethod
+    def _measured(measure: Measure, message: SyncML) -> int:
+        """The size of a message that can be written but for what this job has put into it."""
+        try:
+            return measure(message)
+        except Exception as error:
+            last = message.commands[-1]
+            uris = [item.target or "" for item in getattr(last, "items", ())]
+            where = f" {ascii(uris[0])[1:-1]}" if uris else ""
+            raise BrokenJobError(f"{type(last).__name__}{where} cannot be written", error) from error
 
     def emit(self, base: SyncML, new_id: NewId, measure: Measure, limit: int) -> tuple[list[Command], bool]:
         """The commands to add to the message `base`, and whether the message has Final.
 
-        `limit` is the size of a message that the device takes, in bytes.
+        `limit` is the size of a message that the device takes, in bytes. Raises `BrokenJobError`; what had been sent
+        before is not taken back.
         """
         if self._large is not None:
             return self._emit_chunk(base, new_id, measure, limit)
@@ -201,7 +233,7 @@ class Run:
         while self._unsent:
             slot = self._unsent[0]
             command = _command(slot.request, new_id())
-            size = measure(replace(base, commands=(*base.commands, command))) - empty
+            size = self._measured(measure, replace(base, commands=(*base.commands, command))) - empty
             if used + size > limit:
                 if not commands:
                     return self._emit_too_large(slot, base, new_id, measure, limit)
@@ -259,7 +291,7 @@ class Run:
             first = large.first
             piece = large.chunk(size)
             command = _chunk(slot.request, cmd_id, piece, large.size if first else None, more=not large.finished)
-            if size <= 4 or measure(replace(base, commands=(*base.commands, command))) <= limit:
+            if size <= 4 or self._measured(measure, replace(base, commands=(*base.commands, command))) <= limit:
                 self._last = []
                 self._sent[str(base.hdr.msg_id), cmd_id] = slot
                 return [command], large.finished

@@ -110,9 +110,11 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The job failed; `result["error"]` is a sentence for the operator."""
+    """The job failed; `result["error"]` is a sentence for the operator. `cause` is what went wrong in the head-end
+    itself, for its log."""
 
     result: Json
+    cause: Exception | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

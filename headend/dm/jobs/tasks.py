@@ -133,7 +133,7 @@ class TasksJob:
             checked["zone"] = _read_by(Zone)("zone", params["zone"])
         if "quiet_hours" in params:
             quiet = params["quiet_hours"]
-            checked["quiet_hours"] = quiet and _read_by(DayTimes)("quiet_hours", quiet)
+            checked["quiet_hours"] = "" if quiet in ("", None) else _read_by(DayTimes)("quiet_hours", quiet)
         return checked
 
     def steps(self, job: Job) -> Steps:

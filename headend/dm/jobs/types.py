@@ -122,6 +122,8 @@ class ProvisionJob:
     def _node(node: Mapping[str, Any]) -> Json:
         known_keys(node, {"path", "value", "format", "delete"}, {"path"})
         path = uri(node["path"], "nodes: path")
+        if not isinstance(node.get("delete", False), bool):
+            raise JobError(f"{path}: delete is true or false")
         if node.get("delete"):
             return {"path": path, "delete": True}
         return {"path": path, **node_value(path, node.get("value"), node.get("format"))}
