@@ -62,7 +62,10 @@ class Tree:
 
     def _nested(self, outer: Atomic | Sequence, msg_ref: str) -> list[Command]:
         before = dict(self.nodes)
-        answers = [answer for command in outer.commands for answer in self.run(command, msg_ref)]
+        answers: list[Command] = []
+        for command in outer.commands:
+            reached = not any(isinstance(a, Status) and a.code >= 400 for a in answers)
+            answers += self.run(command, msg_ref) if reached else [_unreached(command, msg_ref)]
         code = 200
         if isinstance(outer, Atomic) and any(isinstance(a, Status) and a.code >= 400 for a in answers):
             self.nodes = before
@@ -112,6 +115,10 @@ class Tree:
             return 200, Item(source=uri, meta=Meta(format="bin" if isinstance(value, bytes) else "chr"), data=value)
         below = sorted(k[len(uri) + 1 :] for k in self.nodes if k.startswith(f"{uri}/"))
         return 200, Item(source=uri, meta=NODE, data="/".join(name for name in below if "/" not in name))
+
+
+def _unreached(command: Command, msg_ref: str) -> Status:
+    return Status("", msg_ref, command.cmd_id, type(command).__name__, 215)
 
 
 class Device:

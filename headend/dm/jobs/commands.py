@@ -93,10 +93,12 @@ class CommandsJob:
         every |= dict(zip(left, replies, strict=True))
         superseded = set(before.superseded)
         if told:
-            echoes = [at for at in left if _may_be_an_echo(requests[at], every[at])]
+            echoes = [at for at in left if _may_be_an_echo(requests, at, every[at])]
             carried_out = [at for at in every if every[at].ok]
             superseded |= {at for at in echoes if _is_followed(requests, at, carried_out)}
             every |= {at: Reply(Code.OK if at in superseded else None) for at in echoes}
+            if echoes and mode is not Mode.PLAIN:  # what the echo kept from being carried out now may have been before
+                every |= {at: Reply(None) for at in left if not every[at].ok}
         said = [_shown(request, every[at]) for at, request in enumerate(requests)]
         for at in before.done - superseded:  # seen on the device, instead of the status that was lost
             said[at] |= {"in_effect": True}
@@ -233,11 +235,19 @@ def _is_once(request: Request) -> bool:
     return request.command in (CommandName.EXEC, CommandName.COPY) or "?prop=Name" in request.uri
 
 
-def _may_be_an_echo(request: Request, reply: Reply) -> bool:
+def _may_be_an_echo(requests: list[Request], at: int, reply: Reply) -> bool:
     """Whether a refusal of what is sent again may come from the first time having been carried out: the device may have
-    written the value in a way of its own, or not show it."""
-    echo = {CommandName.ADD: Code.ALREADY_EXISTS, CommandName.DELETE: Code.NOT_FOUND}.get(request.command)
-    return echo is not None and reply.status == echo
+    written the value in a way of its own, or not show it. Then a node that was made is there, and one that this
+    command or a later one deleted is not."""
+    if reply.status == Code.NOT_FOUND:
+        return any(later.command is CommandName.DELETE and _is_in(requests[at], later) for later in requests[at:])
+    return requests[at].command is CommandName.ADD and reply.status == Code.ALREADY_EXISTS
+
+
+def _is_in(request: Request, root: Request) -> bool:
+    """Whether the node of `request` is that of `root`, or below it."""
+    uri = request.uri.partition("?")[0]
+    return uri == root.uri or uri.startswith(f"{root.uri}/")
 
 
 def _shown(request: Request, reply: Reply) -> Json:

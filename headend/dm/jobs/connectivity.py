@@ -26,6 +26,7 @@ from headend.dm.jobs.steps import (
     read,
     replace,
     result_code,
+    what_failed,
 )
 from omadm.codes import Code
 
@@ -88,7 +89,8 @@ class ConnectivityJob:
         replies = yield Batch(tuple(wanted))
         refused = {one.uri: reply.status for one, reply in zip(wanted, replies, strict=True) if not reply.ok}
         if refused:
-            return Failed({"error": "the device did not take what was proposed", "refused": refused})
+            error = what_failed(refused, "the device did not take what was proposed")
+            return Failed({"error": error, "refused": refused})
         yield Checkpoint({"exec_sent": True})
         (reply,) = yield Batch((execute(TRY, job.correlator),))
         if reply.status not in (Code.OK, Code.ACCEPTED):

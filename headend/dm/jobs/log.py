@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headend.dm.jobs.params import JobError, known_keys
-from headend.dm.jobs.steps import Batch, Done, Failed, Job, Json, Steps, execute, read, replace
+from headend.dm.jobs.steps import Batch, Done, Failed, Job, Json, Steps, execute, read, replace, what_failed
 from omadm.diagnostics import LEVELS, SECONDS_MAX
 
 LOG = "log"
@@ -46,7 +46,7 @@ class LogJob:
         replies = yield Batch(wanted)
         refused = {one.uri: reply.status for one, reply in zip(wanted, replies, strict=True) if not reply.ok}
         if refused:
-            return Failed({"error": "the device did not collect its log", "refused": refused})
+            return Failed({"error": what_failed(refused, "the device did not collect its log"), "refused": refused})
         found = yield from read([NODE])
         result: Json = {
             "node": DATA,

@@ -86,6 +86,12 @@ class Reply:
         return "was refused"
 
 
+def what_failed(refused: Mapping[str, int | None], error: str) -> str:
+    """A sentence for the operator on nodes and their statuses: `error`, unless one of them was not answered."""
+    unanswered = sorted(uri for uri, status in refused.items() if status is None)
+    return f"{unanswered[0]} {Reply(None).why}" if unanswered else error
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Requests that are sent together."""

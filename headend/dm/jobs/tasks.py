@@ -26,6 +26,7 @@ from headend.dm.jobs.steps import (
     add,
     read,
     replace,
+    what_failed,
 )
 from omadm.local_time import DayTimes, Zone
 from omadm.schedule import Calendar
@@ -168,7 +169,7 @@ class TasksJob:
                 result[tried.get(task_id, "as_before")].append(task_id)
         yield from read([SCHED])
         if refused:
-            return Failed(result | {"error": "the device refused nodes", "refused": refused})
+            return Failed(result | {"error": what_failed(refused, "the device refused nodes"), "refused": refused})
         return Done(result)
 
 

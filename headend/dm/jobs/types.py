@@ -50,6 +50,7 @@ from headend.dm.jobs.steps import (
     replace,
     result_code,
     run_node,
+    what_failed,
 )
 from headend.dm.jobs.tasks import TasksJob
 from omadm.codes import SOFTWARE_ROLLED_BACK, Code
@@ -223,12 +224,8 @@ class ProvisionJob:
 def _provisioned(counts: Json, refused: Mapping[str, Reply]) -> Outcome:
     if not refused:
         return Done(counts)
-    unanswered = sorted(path for path, reply in refused.items() if reply.status is None)
-    if unanswered:
-        error = f"{unanswered[0]} was not answered: what the device did is not known"
-    else:
-        error = "the device refused nodes"
-    return Failed({**counts, "error": error, "refused": {path: reply.status for path, reply in refused.items()}})
+    statuses = {path: reply.status for path, reply in refused.items()}
+    return Failed({**counts, "error": what_failed(statuses, "the device refused nodes"), "refused": statuses})
 
 
 def _above(uri: str) -> list[str]:

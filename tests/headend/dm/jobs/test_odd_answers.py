@@ -20,6 +20,7 @@ from tests.headend.dm_device import Device, Tree
 DEVICE = "urn:dcu:KR-000001"
 CONFIG = ServerConfig("headend", "https://headend/dm")
 NODES: dict[str, str | bytes | None] = {".": None, "./A": None, "./A/x": "1", "./A/y": "2"}
+NODES |= {"./SCHED": None, "./SCHED/Zone": "UTC0"}
 TEXT = Meta(format="chr")
 
 Change = Callable[[list[Command]], list[Command]]
@@ -85,6 +86,12 @@ JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "atomic": ("commands", ATOMIC),
     "sequence": ("commands", SEQUENCE),
 }
+SETTING: dict[str, dict[str, Any]] = {
+    "provision": PROVISION,
+    "tasks": {"zone": "CET-1"},
+    "connectivity": {"time_servers": "ntp.example"},
+    "log": {},
+}
 NO_SUCCESS = (100, 101, 202, 206, 213, 214, 215, 216, 300, 304, 401, 417, 418, 500, 507, 516, 999)
 
 
@@ -93,6 +100,14 @@ NO_SUCCESS = (100, 101, 202, 206, 213, 214, 215, 216, 300, 304, 401, 417, 418, 5
 def test_a_status_that_does_not_say_done_is_not_done(engine: Engine, name: str, code: int) -> None:
     state, _ = run(engine, *JOBS[name], statuses(code))
     assert state == "failed"
+
+
+@pytest.mark.parametrize("kind", SETTING)
+def test_what_was_not_answered_is_not_known_and_no_refusal(engine: Engine, kind: str) -> None:
+    state, result = run(engine, kind, SETTING[kind], without("Replace"))
+    assert state == "failed"
+    assert None in result["refused"].values()
+    assert "was not answered: what the device did is not known" in result["error"]
 
 
 @pytest.mark.parametrize("code", [200, 250])
