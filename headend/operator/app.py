@@ -25,7 +25,7 @@ from headend.dm import accounts
 from headend.dm import routes as dm_routes
 from headend.dm.jobs import queue
 from headend.dm.jobs.types import JobError
-from headend.dm.push import PushError, PushForbiddenError
+from headend.dm.push import DeviceOffError, PushError, PushForbiddenError
 from headend.metering import events, gaps, missing, readings, resend
 from headend.operator import lifecycle, networks, orders, views
 from headend.operator.console import Console
@@ -324,6 +324,8 @@ def _push_routes(deps: OperatorDeps) -> list[Route]:
             session_id = await run_in_threadpool(deps.push, request.path_params["device"])
         except accounts.UnknownDevice:
             raise web.HttpProblem(404, "this device has no DM account") from None
+        except DeviceOffError as error:
+            raise web.HttpProblem(409, str(error)) from None
         except PushForbiddenError as error:
             raise web.HttpProblem(403, str(error)) from None
         except PushError as error:
