@@ -38,13 +38,32 @@ class ServiceLog:
 
     def _write(self, lines: list[str], wall: float) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(wall))
-        text = "".join(f"{stamp} {_printable(line)}\n" for line in lines)
         with contextlib.suppress(OSError):
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if self._file.exists() and self._file.stat().st_size + len(text) > LOG_BYTES_MAX:
-                self._file.replace(_before(self._file))
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(text)
+            size = self._file.stat().st_size if self._file.exists() else 0
+            fits = bytearray()
+            for line in lines:
+                # Bytes count, not characters; and an empty line has its stamp, 22 times what the program printed.
+                encoded = f"{stamp} {_printable(line)}\n".encode()
+                if size + len(fits) + len(encoded) > LOG_BYTES_MAX:
+                    self._append(fits)
+                    self._turn()
+                    size = 0
+                    fits.clear()
+                fits += encoded
+            self._append(fits)
+
+    def _append(self, data: bytes | bytearray) -> None:
+        if data:
+            with self._file.open("ab") as file:
+                file.write(data)
+
+    def _turn(self) -> None:
+        """Begin the file anew; what it holds is kept as the one before, unless that is more than it may."""
+        if self._file.exists() and self._file.stat().st_size > LOG_BYTES_MAX:
+            self._file.unlink()
+        elif self._file.exists():
+            self._file.replace(_before(self._file))
 
 
 def tail(file: Path, lines: int) -> list[str]:

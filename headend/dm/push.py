@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import httpx
 from sqlalchemy import Connection, Engine, select, update
 
+from headend import access
 from headend.access import devices
 from headend.config import PORT_MAX
 from headend.dm import accounts
@@ -45,6 +46,10 @@ class PushError(Exception):
 
 class PushForbiddenError(PushError):
     """The policy does not allow the address that the device gave. Nothing was sent."""
+
+
+class DeviceOffError(PushError):
+    """The device is switched off: it would be called to a session that is refused. Nothing was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +163,15 @@ def notify(
     """Send the notification and return the session id in it. `policy` is for devices that have none of their own.
     Blocks up to `timeout_s` for each of at most two tries and `ADDRESSES_MAX` addresses, and for the name's resolution.
 
-    Raises `accounts.UnknownDevice`, `PushForbiddenError` and `PushError`.
+    Raises `accounts.UnknownDevice`, `DeviceOffError`, `PushForbiddenError` and `PushError`.
     """
     session_id = 1 + secrets.randbelow(0xFFFF)
     status = 0
     target: _Target | None = None
     for resync in (False, True):
         with engine.begin() as conn:  # committed before it is sent: no counter is ever used twice
+            if not access.admits(conn, device_id):
+                raise DeviceOffError(f"{device_id}: {access.SWITCHED_OFF}")
             account, push_url, counter = accounts.next_push(conn, device_id)
             allowed = policy_of(conn, device_id, policy)
         if not push_url:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from headend.dm import accounts
 from headend.dm import routes as dm_routes
 from headend.dm.jobs import queue
 from headend.dm.jobs.types import JobError
-from headend.dm.push import PushError, PushForbiddenError
+from headend.dm.push import DeviceOffError, PushError, PushForbiddenError
 from headend.metering import events, gaps, missing, readings, resend
 from headend.operator import lifecycle, networks, orders, views
 from headend.operator.console import Console
@@ -151,7 +152,8 @@ def _device_routes(deps: OperatorDeps) -> list[Route]:
 
     async def enrol_csv(request: Request) -> Response:
         text = (await web.read_body(request, CSV_BYTES_MAX)).decode("utf-8", "replace")
-        count = await _step(deps, request, lambda c, actor: lifecycle.enrol_csv(c, actor, text))
+        with _told():
+            count = await run_in_threadpool(lifecycle.enrol_csv, deps.engine, _actor(deps, request), text)
         LOG.info("enrolled %d devices", count, extra={"event": "operator.enrolled"})
         return web.JsonAnswer({"enrolled": count}, status_code=201)
 
@@ -322,6 +324,8 @@ def _push_routes(deps: OperatorDeps) -> list[Route]:
             session_id = await run_in_threadpool(deps.push, request.path_params["device"])
         except accounts.UnknownDevice:
             raise web.HttpProblem(404, "this device has no DM account") from None
+        except DeviceOffError as error:
+            raise web.HttpProblem(409, str(error)) from None
         except PushForbiddenError as error:
             raise web.HttpProblem(403, str(error)) from None
         except PushError as error:
@@ -685,10 +689,20 @@ async def _write(deps: OperatorDeps, work: Callable[[Connection], Any]) -> Any:
 
 async def _step(deps: OperatorDeps, request: Request, work: Callable[[Connection, Actor], Any]) -> Any:
     """One step of a device's life, with who asks for it. Raises `HttpProblem`."""
-    peer = request.client.host if request.client else "unknown"
-    actor = Actor(f"operator, API, {peer}", deps.wall())
-    try:
+    actor = _actor(deps, request)
+    with _told():
         return await _write(deps, lambda connection: work(connection, actor))
+
+
+def _actor(deps: OperatorDeps, request: Request) -> Actor:
+    return Actor(f"operator, API, {request.client.host if request.client else 'unknown'}", deps.wall())
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Have what a step raises answered as an `HttpProblem`."""
+    try:
+        yield
     except lifecycle.UnknownDeviceError as error:
         raise web.HttpProblem(404, str(error)) from None
     except lifecycle.CsvError as error:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, Engine, delete, select, update
+from sqlalchemy.exc import IntegrityError
 
-from headend import access, passes
+from headend import access, db, passes
 from headend.access import devices as device_table
 from headend.dm import accounts
 from headend.dm import tables as dm
@@ -18,12 +20,13 @@ from headend.dm.jobs import queue
 from headend.dm.push import PushPolicy, set_policy
 from headend.metering.readings import metering_tokens
 from headend.security import certificate_renewals, certificates, clones, devices, renewals
-from headend.security.records import Entry, record
+from headend.security.records import Entry, record, record_all, row_of
 from omadm.bootstrap import ACCOUNT_NAME, DMACC_PATH
 
 ACCOUNT_PATH = f"{DMACC_PATH}/{ACCOUNT_NAME}"
 CSV_ROWS_MAX = 50_000
 CSV_PROBLEMS_MAX = 100
+CSV_TRIES = 3  # when others enrol a device of the file, or rotate the keys, just then
 CSV_COLUMNS = ("id", "key")
 
 
@@ -79,25 +82,56 @@ def enrol_certificate(
     _record(connection, actor, "replace key" if known else "enrol", device_id, how)
 
 
-def enrol_csv(connection: Connection, actor: Actor, text: str) -> int:
-    """Enrol the devices of a CSV file with the columns `id` and `key`: all of them or, with `CsvError`, none."""
+def enrol_csv(engine: Engine, actor: Actor, text: str) -> int:
+    """Enrol the devices of a CSV file with the columns `id` and `key`: all of them or, with `CsvError`, none.
+
+    Everybody else waits while something is written, so everything but the writing is done before: it takes two
+    statements, however many devices there are. Raises `LifecycleError` when others change too much meanwhile.
+    """
     rows, problems = _parsed(text)
+    keys = {row.device_id: row.key for row in rows}
+    for _ in range(CSV_TRIES):
+        with db.reader(engine).begin() as connection:
+            _refuse(rows, [*problems, *_repeated(rows, set(connection.scalars(select(device_table.c.id))))])
+            prepared = devices.prepare(connection, keys, actor.now)
+            entries = [row_of(Entry(actor.now, actor.who, "enrol", device_id)) for device_id in keys]
+            left = _left_behind(connection, keys)
+        with contextlib.suppress(IntegrityError), engine.begin() as connection:  # one is enrolled since: which?
+            if devices.add(connection, prepared):
+                for device_id in left:
+                    certificates.forget(connection, device_id)
+                    renewals.forget(connection, device_id)
+                record_all(connection, entries)
+                return len(rows)
+    raise LifecycleError("others enrolled devices or changed the keys meanwhile: nobody is enrolled, try again")
+
+
+def _refuse(rows: list[_Row], problems: list[str]) -> None:
+    """Raises `CsvError` where there is a problem."""
     if len(rows) > CSV_ROWS_MAX:
-        problems.append(f"more than {CSV_ROWS_MAX} devices")
-    known = set(connection.scalars(select(device_table.c.id)))
-    first: dict[str, int] = {}
-    for row in rows:
-        if row.device_id in known:
-            problems.append(f"line {row.line}, column id: {row.device_id} is enrolled already")
-        elif row.device_id in first:
-            problems.append(f"line {row.line}, column id: {row.device_id} stands in line {first[row.device_id]} too")
-        first.setdefault(row.device_id, row.line)
+        problems = [*problems, f"more than {CSV_ROWS_MAX} devices"]
     if problems:
         more = len(problems) - CSV_PROBLEMS_MAX
         raise CsvError(problems[:CSV_PROBLEMS_MAX] + ([f"and {more} more"] if more > 0 else []))
+
+
+def _repeated(rows: list[_Row], known: set[str]) -> Iterator[str]:
+    first: dict[str, int] = {}
     for row in rows:
-        enrol(connection, actor, row.device_id, row.key)
-    return len(rows)
+        if row.device_id in known:
+            yield f"line {row.line}, column id: {row.device_id} is enrolled already"
+        elif row.device_id in first:
+            yield f"line {row.line}, column id: {row.device_id} stands in line {first[row.device_id]} too"
+        first.setdefault(row.device_id, row.line)
+
+
+def _left_behind(connection: Connection, new: Collection[str]) -> set[str]:
+    """Those of these devices of which something else is known that is of a device of before; none, unless somebody
+    wrote into the database by hand."""
+    found: set[str] = set()
+    for column in (certificates.certified.c.device, renewals.key_renewals.c.device):
+        found.update(one for one in connection.scalars(select(column)) if one in new)
+    return found
 
 
 def _parsed(text: str) -> tuple[list[_Row], list[str]]:

@@ -8,7 +8,7 @@ as base64.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import JSON, Column, ColumnElement, Connection, LargeBinary, MetaData, Row, Table, Text, cast, func
@@ -59,12 +59,29 @@ def all_sealed(metadata: MetaData) -> Iterator[SealedColumn]:
 def seal(connection: Connection, table: Table, values: Mapping[str, Any], **identity: str) -> dict[str, Any]:
     """Return `values` as they are to be written, those of sealed columns sealed. `identity`: what the row is known by,
     where it is not among the values. Raises `SealingError`."""
+    return _sealed(connection, None, table, values, identity)
+
+
+def seal_rows(
+    connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]
+) -> tuple[str, list[dict[str, Any]]]:
+    """The same for many rows before the transaction that writes them, which holds up everybody else; and the id of the
+    data key, which must still be `keyring.active` in that transaction. Raises `SealingError`."""
+    key_id = keyring.active(connection)
+    return key_id, [_sealed(connection, key_id, table, row, {}) for row in rows]
+
+
+def _sealed(
+    connection: Connection, key_id: str | None, table: Table, values: Mapping[str, Any], identity: Mapping[str, str]
+) -> dict[str, Any]:
     ring = keyring.of(connection)
     written = dict(values)
     for one in sealed_columns(table):
         value = values.get(one.column.name)
         if value is not None:
-            sealed = ring.seal(connection, _octets(one.column, value), one.binding({**values, **identity}))
+            key_id = key_id or keyring.active(connection)
+            octets, binding = _octets(one.column, value), one.binding({**values, **identity})
+            sealed = ring.seal_under(connection, key_id, octets, binding)
             written[one.column.name] = sealed if isinstance(one.column.type, LargeBinary) else envelope.to_text(sealed)
     return written
 

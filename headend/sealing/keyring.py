@@ -99,7 +99,11 @@ class KeyRing:
 
     def seal(self, connection: Connection, secret: bytes, binding: Binding) -> bytes:
         """Seal a value, in a transaction that writes. Raises `SealingError`."""
-        key_id = active(connection)
+        return self.seal_under(connection, active(connection), secret, binding)
+
+    def seal_under(self, connection: Connection, key_id: str, secret: bytes, binding: Binding) -> bytes:
+        """Seal a value with this data key: the caller sees in the transaction that writes that it is the active one.
+        Raises `SealingError`."""
         nonce = self._random_bytes(NONCE_BYTES)
         return envelope.seal(self._key(connection, key_id), bytes.fromhex(key_id), nonce, secret, binding)
 

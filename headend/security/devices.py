@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sqlalchemy import Column, Connection, Float, Integer, String, Table, delete, insert, select, update
 
 from headend import access, db
 from headend.access import devices
-from headend.sealing import columns
+from headend.sealing import columns, keyring
 from omadm.ssmp.limits import DEVICE_ID_BYTES_MAX, DEVICE_KEY_BYTES
 from omadm.ssmp.wire import RegistrationInfo
 
@@ -83,9 +84,35 @@ def enrol(connection: Connection, device_id: str, key: bytes, now: float, *, rep
         sealed = columns.seal(connection, devices, {"key": key}, id=device_id)
         connection.execute(update(devices).where(devices.c.id == device_id).values(sealed))
         return
+    connection.execute(insert(devices).values(columns.seal(connection, devices, _new(device_id, key, now))))
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Rows of new devices with their keys sealed, to be written by `add`. `key_id`: the data key they are sealed by."""
+
+    key_id: str
+    rows: list[dict[str, object]] = field(repr=False)
+
+
+def prepare(connection: Connection, keys: Mapping[str, bytes], now: float) -> Prepared:
+    """Make the rows of devices that are to be enrolled, whose ids and keys are valid; writes nothing, so a connection
+    that reads will do. Raises `SealingError`."""
+    return Prepared(*columns.seal_rows(connection, devices, (_new(each, key, now) for each, key in keys.items())))
+
+
+def add(connection: Connection, prepared: Prepared) -> bool:
+    """Enrol all of these devices by one statement. Returns False, and enrols nobody, where the key that they were
+    sealed by has been replaced since. Raises SQLAlchemy's `IntegrityError` when one is enrolled by now."""
+    if keyring.active(connection) != prepared.key_id:
+        return False
+    connection.execute(insert(devices), prepared.rows)
+    return True
+
+
+def _new(device_id: str, key: bytes, now: float) -> dict[str, object]:
     texts = dict.fromkeys(("man", "mod", "hw", "fw", "sw", "push_url"), "")
-    row = {"id": device_id, "key": key, "enabled": True, "enrolled": now, "registrations": 0, **texts}
-    connection.execute(insert(devices).values(columns.seal(connection, devices, row)))
+    return {"id": device_id, "key": key, "enabled": True, "enrolled": now, "registrations": 0, **texts}
 
 
 def set_enabled(connection: Connection, device_id: str, enabled: bool, now: float) -> bool:

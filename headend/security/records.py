@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,11 +49,23 @@ class Entry:
 
 def record(connection: Connection, entry: Entry) -> None:
     """Write an entry, in the transaction of what it tells of."""
-    connection.execute(
-        insert(audit).values(
-            at=entry.at, who=entry.who[:128], action=entry.action, device=entry.device[:128], detail=entry.detail
-        )
-    )
+    record_all(connection, [row_of(entry)])
+
+
+def row_of(entry: Entry) -> dict[str, Any]:
+    """The row that `record_all` writes for an entry."""
+    return {
+        "at": entry.at,
+        "who": entry.who[:128],
+        "action": entry.action,
+        "device": entry.device[:128],
+        "detail": entry.detail,
+    }
+
+
+def record_all(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Write entries, each a `row_of`, by one statement."""
+    connection.execute(insert(audit), rows)
 
 
 def audit_listing(connection: Connection, device: str | None, limit: int) -> list[dict[str, Any]]:

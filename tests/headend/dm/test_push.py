@@ -16,7 +16,16 @@ from sqlalchemy import Engine, update
 
 from headend import access, db
 from headend.dm import accounts
-from headend.dm.push import PushError, PushForbiddenError, PushPolicy, notify, policy_of, resolve, set_policy
+from headend.dm.push import (
+    DeviceOffError,
+    PushError,
+    PushForbiddenError,
+    PushPolicy,
+    notify,
+    policy_of,
+    resolve,
+    set_policy,
+)
 from headend.security import devices
 from tests.headend.database import open_database
 
@@ -317,3 +326,24 @@ def test_what_comes_after_the_head_of_an_answer_is_not_waited_for(engine: Engine
     network = Network()
     network.transport = httpx.MockTransport(lambda _: httpx.Response(202, stream=Endless()))
     assert push(engine, "http://10.20.3.4:8030/push", network) > 0
+
+
+def test_a_device_that_is_switched_off_is_not_called(engine: Engine) -> None:
+    enrolled(engine, None)
+    network = Network(status=403)  # asks for the notification once more, by the nonce of last resort
+    answer = network._answer
+
+    def switching_off(request: httpx.Request) -> httpx.Response:
+        with engine.begin() as conn:
+            devices.set_enabled(conn, DEVICE, False, 1.0)
+        return answer(request)
+
+    network.transport = httpx.MockTransport(switching_off)
+    for _ in range(2):
+        with pytest.raises(DeviceOffError, match="urn:dcu:1: the device is switched off"):
+            push(engine, "http://10.20.3.4:8030/push", network)
+    assert len(network.called) == 1
+    with engine.begin() as conn:
+        assert accounts.next_push(conn, DEVICE)[2] == 2, "a notification that is not sent takes no number"
+        devices.set_enabled(conn, DEVICE, True, 2.0)
+    push(engine, "http://10.20.3.4:8030/push", Network())

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from headend import web
 from headend.dm import accounts
 from headend.dm import tables as dm
-from headend.dm.push import PushError
+from headend.dm.push import DeviceOffError, PushError
 from headend.metering import readings
 from headend.operator import app
 from headend.software.repository import PackageStore
@@ -287,6 +287,8 @@ def test_a_push_tells_the_session_it_announces(server: Starlette, push: Push) ->
     push.error = PushError("unreachable")
     answer = ask(server, "POST", f"/v1/devices/{DEVICE}/push")
     assert (answer.status_code, answer.json()) == (502, {"error": "unreachable"})
+    push.error = DeviceOffError("switched off")
+    assert ask(server, "POST", f"/v1/devices/{DEVICE}/push").status_code == 409
 
 
 def test_alerts_and_values_are_shown(server: Starlette, database: Engine) -> None:

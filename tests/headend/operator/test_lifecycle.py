@@ -11,10 +11,10 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, event, func, select
 from starlette.types import ASGIApp, Message
 
-from headend import web
+from headend import db, web
 from headend.dm import accounts
 from headend.dm import tables as dm
 from headend.dm.jobs import queue
@@ -22,9 +22,9 @@ from headend.dm.server import DmServer, ServerConfig
 from headend.metering import app as metering_app
 from headend.metering import readings
 from headend.operator import app
-from headend.sealing import columns
+from headend.sealing import columns, envelope, rotation
 from headend.security import app as security_app
-from headend.security import certificates, records, renewals
+from headend.security import certificates, devices, records, renewals
 from headend.security.service import SecurityService
 from headend.software import app as software_app
 from headend.software.app import CHUNK_BYTES
@@ -506,6 +506,91 @@ def test_a_csv_file_of_nothing_but_mistakes_is_answered_shortly(bench: Bench) ->
     answer = enrol_csv(bench, "id,key\n" + "x,y\n" * 5000)
     assert answer.status_code == 400
     assert "and 4900 more" in answer.json()["error"]
+
+
+class Statements:
+    """What is sent to a database, by transaction: those that write, and so keep everybody else waiting, and others."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.writing: list[list[str]] = []
+        self.reading: list[list[str]] = []
+        self._now: list[str] = []
+        event.listen(engine, "before_cursor_execute", self._seen)
+
+    def _seen(self, _c: object, _u: object, statement: str, _p: object, _x: object, _many: bool) -> None:
+        if statement.startswith("BEGIN"):
+            self._now = []
+            (self.writing if "IMMEDIATE" in statement else self.reading).append(self._now)
+        self._now.append(statement.split(" (", maxsplit=1)[0])
+
+
+def test_many_devices_are_written_by_two_statements_and_everything_else_is_done_before(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, sealed_in = Statements(bench.engine), set[str]()
+    seal = envelope.seal
+
+    def sealing(*arguments: Any) -> bytes:
+        sealed_in.add("write" if seen.writing and seen._now is seen.writing[-1] else "read")
+        return seal(*arguments)
+
+    monkeypatch.setattr(envelope, "seal", sealing)
+    for count in (3, 3000):
+        rows = "".join(f"urn:dcu:{count}-{n},{n:064x}\n" for n in range(count))
+        assert enrol_csv(bench, f"id,key\n{rows}").json() == {"enrolled": count}
+    assert sealed_in == {"read"}
+    writing = [[one for one in each if not one.startswith(("BEGIN", "SELECT"))] for each in seen.writing]
+    assert writing == [["INSERT INTO devices", "INSERT INTO audit"]] * 2
+    assert max(map(len, seen.writing + seen.reading)) < 10
+
+
+def between(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object], times: int) -> None:
+    """Let something happen between the look at a file's devices and the transaction that writes them."""
+    prepare, left = devices.prepare, [times]
+
+    def preparing(*arguments: Any) -> devices.Prepared:
+        found = prepare(*arguments)
+        if left[0]:
+            left[0] -= 1
+            happens()
+        return found
+
+    monkeypatch.setattr(devices, "prepare", preparing)
+
+
+def test_a_device_of_the_file_that_is_enrolled_meanwhile_is_named_and_nobody_else_is(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {"id": "urn:dcu:3", "key": "ab" * 32}
+    between(monkeypatch, lambda: bench.ask("POST", "/v1/devices", json=other), 1)
+    answer = enrol_csv(bench, f"id,key\nurn:dcu:2,{'cd' * 32}\nurn:dcu:3,{'cd' * 32}\n")
+    assert (answer.status_code, answer.json()) == (
+        400,
+        {"error": "line 3, column id: urn:dcu:3 is enrolled already"},
+    )
+    assert [row["id"] for row in bench.ask("GET", "/v1/devices").json()["devices"]] == ["urn:dcu:3", DEVICE]
+    assert bench.audit() == ["enrol", "enrol"]
+
+
+def rotate_keys(engine: Engine) -> None:
+    for _ in rotation.rotate(engine, db.metadata):
+        pass
+
+
+@pytest.mark.parametrize(("times", "status", "devices_there"), [(1, 201, 3), (9, 409, 1)])
+def test_keys_that_are_rotated_meanwhile_seal_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, times: int, status: int, devices_there: int
+) -> None:
+    between(monkeypatch, lambda: rotate_keys(bench.engine), times)
+    answer = enrol_csv(bench, f"id,key\nurn:dcu:2,{'cd' * 32}\nurn:dcu:3,{'cd' * 32}\n")
+    assert answer.status_code == status
+    with bench.engine.begin() as connection:
+        found = {row["id"]: devices.find(connection, str(row["id"])) for row in devices.listing(connection)}
+    assert len(found) == devices_there
+    if status == 201:
+        new = found["urn:dcu:3"]
+        assert new is not None
+        assert new.key == bytes.fromhex("cd" * 32)
 
 
 # ---- alarms
