@@ -277,9 +277,11 @@ class ProfileReading:
                 self._with_own_deviation(octets) for octets in (position.clock, position.latest, position.searched)
             ]
         if position.top and self._facts.now is not None and self._ahead(position.top):
+            position.overtake(position.top)
             position.top = b""
         if local is None or self._now is None or not self._ahead(position.clock):
             return
+        position.overtake(position.clock, position.latest)
         if position.digests:
             clock = CosemDateTime.parse(position.clock)
             now = CosemDateTime.from_datetime(self._now)
@@ -480,6 +482,9 @@ class ProfileReading:
         judged: list[CapturedRow] = []
         last, latest = self.position.local, self.position.latest
         for at, row in enumerate(rows):
+            if row.stray:  # rows that were captured after it are stamped earlier
+                judged.append(replace(row, doubt=self._doubt(row, last, None) or OFF_SEQUENCE))
+                continue
             later = next((local for other in rows[at + 1 :] if (local := other.local) is not None), None)
             doubt = self._doubt(row, last, later)
             repeated = not doubt and self._repeats(row.clock, latest)
