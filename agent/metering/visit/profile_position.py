@@ -47,7 +47,8 @@ class CapturedRow:
     `clock` is its time stamp, 12 octets, empty where nothing tells it. `doubt` says why that time is not to be
     believed: a `DOUBTS`, empty for a plausible row. `repeated`: the time stamp is local time that the clock had shown
     before, so that it stands for no one instant. `stray`: it was chosen by a time stamp that is later than those of
-    rows which were captured after it, and taken before it.
+    rows which were captured after it, and taken before it. `alike`: so many rows that nothing tells from it were taken
+    before, of those that are remembered, and not in the same answer.
     """
 
     typed: TypedRow
@@ -56,6 +57,7 @@ class CapturedRow:
     doubt: str = ""
     repeated: bool = False
     stray: bool = False
+    alike: int = 0
 
     @classmethod
     def of(cls, typed: TypedRow, columns: tuple[CaptureObject, ...]) -> CapturedRow:
