@@ -26,10 +26,11 @@ from agent.metering.events.intake import KEY_CHARS
 from agent.metering.visit.profile_catchup import iso_time
 from agent.metering.visit.profile_position import CapturedRow
 from agent.metering.visit.raw_values import UnstorableError, encode
+from dlms import axdr
 from dlms.axdr import Data
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.time import ClockPolicy
-from omadm.readings import EventReport
+from omadm.readings import EVENT_VALUES_MAX, EventReport
 
 ALARMS = "#alarms"  # behind a meter's id: what its alarm registers were
 
@@ -47,7 +48,8 @@ class Circumstances:
 
 
 def log_events(about: Circumstances, log: Obis, rows: Sequence[CapturedRow]) -> list[EventReport]:
-    """Return an event for each row of a log; none for a profile that is no event log."""
+    """Return an event for each row of a log; none for a profile that is no event log. Where the time of a row is no
+    instant, its time stamp is the last of the values."""
     if not is_event_log(log):
         return []
     seen: Counter[str] = Counter()
@@ -57,7 +59,12 @@ def log_events(about: Circumstances, log: Obis, rows: Sequence[CapturedRow]) -> 
         content = f"{about.meter}\0{log}\0{row.clock.hex()}\0{json.dumps(values)}"
         if row.doubt or not row.clock:  # the time of a clock that begins anew: the same will come again
             content += f"\0{about.received:.3f}"
+        elif row.repeated:  # an hour of local time that comes twice: the same a second time is another one
+            content += "\0again"
         seen[content] += 1  # the same twice in one second are two
+        instant = iso_time(row.clock, about.policy) if row.clock and not row.doubt and not row.repeated else None
+        if instant is None and row.clock and row.clock_ref is not None and len(values) < EVENT_VALUES_MAX:
+            values.append(_value(row.clock_ref, axdr.octets(row.clock), date_time=True))
         code = next((_count(data) for ref, data in row.cells if is_event_code(ref.obis)), None)
         found.append(
             _report(
@@ -68,8 +75,8 @@ def log_events(about: Circumstances, log: Obis, rows: Sequence[CapturedRow]) -> 
                 "" if code is None else event_name(code),
                 grave=code is not None and is_grave_event(code),
                 values=values,
-                key=f"{content}\0{seen[content]}",
-                meter_time=iso_time(row.clock, about.policy) if row.clock and not row.doubt else None,
+                key=f"{content}\0{row.alike + seen[content]}",
+                meter_time=instant,
                 error=row.doubt or None,
             )
         )
@@ -141,10 +148,10 @@ def _report(
     )
 
 
-def _value(ref: AttributeRef, data: Data) -> dict[str, object]:
+def _value(ref: AttributeRef, data: Data, *, date_time: bool = False) -> dict[str, object]:
     about = {"obis": str(ref.obis), "cls": ref.class_id, "attr": ref.attribute}
     try:
-        tag, raw = encode(data)
+        tag, raw = encode(data, date_time=date_time)
     except UnstorableError:
         tag, raw = "oct", data.emit().hex()
     return {"tag": tag, "raw": raw, **about}

@@ -277,9 +277,11 @@ class ProfileReading:
                 self._with_own_deviation(octets) for octets in (position.clock, position.latest, position.searched)
             ]
         if position.top and self._facts.now is not None and self._ahead(position.top):
+            position.overtake(position.top)
             position.top = b""
         if local is None or self._now is None or not self._ahead(position.clock):
             return
+        position.overtake(position.clock, position.latest)
         if position.digests:
             clock = CosemDateTime.parse(position.clock)
             now = CosemDateTime.from_datetime(self._now)
@@ -338,6 +340,9 @@ class ProfileReading:
             return
         self._learn_packing(members, rows)
         new = self._bounded(self._judged(cursor.take(rows)))
+        if self.is_log:
+            taken = Counter(self.position.digests)
+            new = [replace(row, alike=taken[row.digest]) for row in new]
         self.rows = new
         self.taken += len(new)
         least = 0 if isinstance(cursor, EntryCursor) else KEPT_BY_TIME if self._buffered.in_order else KEPT_ROWS.stop
@@ -480,23 +485,31 @@ class ProfileReading:
         judged: list[CapturedRow] = []
         last, latest = self.position.local, self.position.latest
         for at, row in enumerate(rows):
+            if row.stray:  # rows that were captured after it are stamped earlier
+                judged.append(replace(row, doubt=self._doubt(row, last, None) or OFF_SEQUENCE))
+                continue
             later = next((local for other in rows[at + 1 :] if (local := other.local) is not None), None)
             doubt = self._doubt(row, last, later)
-            repeated = not doubt and self._repeats(row.clock, latest)
+            repeated = not doubt and self._repeats(row.clock, latest, last)
             judged.append(replace(row, doubt=doubt, repeated=repeated))
             if not doubt:
                 last = row.local
                 latest = latest if repeated else row.clock
         return judged
 
-    def _repeats(self, clock: bytes, latest: bytes) -> bool:
+    def _repeats(self, clock: bytes, latest: bytes, last: datetime | None) -> bool:
         """Whether this time stamp, without a deviation, is not later than one before it: daylight saving ended without
-        a word of it, or the clock was set back. Which instant it is, the meter does not say."""
+        a word of it, or the clock was set back. Which instant it is, the meter does not say. In a log, where one second
+        may have several rows, the same as that of the row just before it repeats nothing."""
         policy = self._facts.policy
         if not latest or (policy.deviation_sign and CosemDateTime.parse(clock).deviation != DEVIATION_UNKNOWN):
             return False
         instants = [CosemDateTime.parse(octets).to_datetime(policy) for octets in (clock, latest)]
-        return instants[0] is not None and instants[1] is not None and instants[0] <= instants[1]
+        if instants[0] is None or instants[1] is None:
+            return False
+        own = CosemDateTime.parse(clock).local()
+        again = self.is_log and instants[0] == instants[1] and own == last
+        return instants[0] <= instants[1] and not again
 
     def _doubt(self, row: CapturedRow, last: datetime | None, later: datetime | None) -> str:
         back = timedelta(seconds=BACK_MAX_S)

@@ -360,8 +360,9 @@ class RangeCursor:
             return [row for row in new if first is None or (row.local or first) >= first]
         if self._whole:
             behind = place.after_known(rows) if in_order and place.known else None
-            if behind is not None and len(rows) - behind >= min(self._expected(), len(new)):
-                new = list(rows[behind:])
+            strays = [row for row in new if row.stray]
+            if behind is not None and len(strays) + len(rows) - behind >= min(self._expected(), len(new)):
+                new = [*strays, *rows[behind:]]
             if not place.known or not self._buffer.all_rows:  # no row from before the first one that is wanted
                 new = [row for row in new if first is None or (row.local or first) >= first]
         return new

@@ -46,7 +46,9 @@ class CapturedRow:
 
     `clock` is its time stamp, 12 octets, empty where nothing tells it. `doubt` says why that time is not to be
     believed: a `DOUBTS`, empty for a plausible row. `repeated`: the time stamp is local time that the clock had shown
-    before, so that it stands for no one instant.
+    before, so that it stands for no one instant. `stray`: it was chosen by a time stamp that is later than those of
+    rows which were captured after it, and taken before it. `alike`: so many rows that nothing tells from it were taken
+    before, of those that are remembered, and not in the same answer.
     """
 
     typed: TypedRow
@@ -54,6 +56,8 @@ class CapturedRow:
     clock: bytes = b""
     doubt: str = ""
     repeated: bool = False
+    stray: bool = False
+    alike: int = 0
 
     @classmethod
     def of(cls, typed: TypedRow, columns: tuple[CaptureObject, ...]) -> CapturedRow:
@@ -115,7 +119,10 @@ class ProfilePosition:
     by entry. `packing`: to which row the meter's relative cells are, a `PACKINGS`, empty where it is not known;
     `probe`: the time stamp and the digest of a row that will tell.
 
-    Where rows are chosen by time: `top` is the latest of all plausible time stamps, which the clock may be behind now.
+    Where rows are chosen by time: `top` is the latest of all plausible time stamps, which the clock may be behind now;
+    `overtaken` is one that is later still, of rows that were taken as well and may be forgotten: once plausible, when
+    nobody knew better, or marked by the meter itself. What is stamped later than both was never taken, unless it is
+    among the `ahead`.
     `count`: how many of the entries in use were taken or given up, 0 where it is not known; `visited`: when that was,
     in seconds since the epoch, 0 where nobody knows; `counted_to`: up to when there were as many rows as the time that
     has passed gives; `said`: what the meter's clock said at `visited`. `wide`: how far the search for rows that should
@@ -141,6 +148,7 @@ class ProfilePosition:
     packing: str = ""
     probe: tuple[bytes, bytes] | None = None
     top: bytes = b""
+    overtaken: bytes = b""
     count: int = 0
     visited: float = 0.0
     counted_to: float = 0.0
@@ -153,6 +161,7 @@ class ProfilePosition:
         base = axdr.structure(*self.base).emit() if self.base else b""
         by_time: dict[str, object] = {"top": self.top.hex(), "count": self.count, "visited": self.visited}
         by_time |= {"counted_to": self.counted_to, "said": self.said.hex(), "wide": self.wide, "astray": self.astray}
+        by_time["overtaken"] = self.overtaken.hex()
         by_time = {name: value for name, value in by_time.items() if value}  # most meters select by entry
         packed: dict[str, object] = {"packing": self.packing} if self.packing else {}
         if self.probe is not None:
@@ -194,6 +203,7 @@ class ProfilePosition:
             packing=packing if isinstance(packing, str) and packing in PACKINGS else "",
             probe=_probe(_octets(dumped, "probe")),
             top=_time(_octets(dumped, "top")),
+            overtaken=_time(_octets(dumped, "overtaken")),
             count=_count(dumped.get("count")),
             visited=_seconds(dumped.get("visited")),
             counted_to=_seconds(dumped.get("counted_to")),
@@ -239,6 +249,15 @@ class ProfilePosition:
         """`rows` were taken, in this order. So many of them are to be known again at `least`."""
         if not rows:
             return
+        elsewhere = [row.digest for row in rows if row.doubt in (AHEAD, OFF_SEQUENCE, DEVIATION)]
+        self.ahead = [*self.ahead, *elsewhere][-DOUBTFUL_KEPT:]
+        self.count += len(rows) if self.count else 0
+        in_place = [row for row in rows if not row.stray]
+        if in_place:
+            self._note_in_place(in_place, period_s, least)
+
+    def _note_in_place(self, rows: Sequence[CapturedRow], period_s: int, least: int) -> None:
+        """These are the last rows now: behind them reading goes on."""
         self.digests += [row.digest for row in rows]
         wanted = max(2 * OVERLAP_S // period_s + 8 if period_s else 64, least)
         for row in rows:
@@ -246,9 +265,6 @@ class ProfilePosition:
         # As long as rows are doubtful, reading begins at the last plausible ones, which are to be known then.
         del self.digests[: -min(max(wanted, KEPT_ROWS.start) + self.astray, KEPT_ROWS.stop)]
         self.base = tuple([_UNRESOLVED_CELL if isinstance(cell, Unresolved) else cell for cell in rows[-1].typed])
-        elsewhere = [row.digest for row in rows if row.doubt in (AHEAD, OFF_SEQUENCE, DEVIATION)]
-        self.ahead = [*self.ahead, *elsewhere][-DOUBTFUL_KEPT:]
-        self.count += len(rows) if self.count else 0
         for row in rows:
             if not row.doubt:
                 self.clock, self.searched = row.clock, b""
@@ -258,6 +274,14 @@ class ProfilePosition:
                     self.top = row.clock
             elif row.doubt == CLOCK_STATUS:  # in its place all the same, as far as anybody can see
                 self.searched = row.clock
+                if _later(row.clock, self.top or self.clock):
+                    self.overtake(row.clock)
+
+    def overtake(self, *clocks: bytes) -> None:
+        """Rows with time stamps up to these were taken, which the position moves away from."""
+        for clock in clocks:
+            if clock and _later(clock, self.overtaken):
+                self.overtaken = clock
 
     def after_known(self, rows: Sequence[CapturedRow]) -> int | None:
         """In rows that lie side by side in the buffer: the index of the first one that was not taken yet, `None` when
@@ -279,14 +303,15 @@ class ProfilePosition:
     def unknown(self, rows: Sequence[CapturedRow], *, in_order: bool) -> list[CapturedRow]:
         """Return the rows that were not taken yet, of those that were chosen by their time stamps.
 
-        Rows may well be alike, so they are counted. What the buffer has before the first known one is older than all
-        that was taken, where the rows are `in_order` of their capture.
+        Rows may well be alike, so they are counted. What the buffer has before the first known one is older than the
+        last that was taken, where the rows are `in_order` of their capture. Of these, only those that no earlier answer
+        can have had are new: `stray` ones, stamped ahead of all that was taken, behind the doubtful ones that were.
         """
         if not self.digests:
             return list(rows[self._after_clock(rows) or 0 :])
         taken, known = set(self.digests), Counter(self.digests) | Counter(self.ahead)
         found: list[CapturedRow] = []
-        met = not in_order
+        met, doubtful_to = not in_order, 0
         for row in rows:
             digest = row.digest
             if not known[digest]:
@@ -294,10 +319,19 @@ class ProfilePosition:
                 continue
             known[digest] -= 1
             if digest in taken and not met:
-                found, met = [], True
+                found, met = self._strays(found[doubtful_to:]), True
+            elif not met:
+                doubtful_to = len(found)  # those before were captured, and taken, before this one
         if in_order and not met and self.astray >= KEPT_ROWS.stop - KEPT_ROWS.start:  # the last ones are forgotten
             return [row for row in found if self.local is None or (row.local or self.local) > self.local]
         return found
+
+    def _strays(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
+        """Those of these rows that are stamped ahead of all rows that were ever taken, as stray ones."""
+        marks = [local for octets in (self.clock, self.top, self.overtaken) if octets and (local := _local(octets))]
+        if not marks:
+            return []
+        return [replace(row, stray=True) for row in rows if (local := row.local) is not None and local > max(marks)]
 
     def _after_clock(self, rows: Sequence[CapturedRow]) -> int | None:
         """The same by the time stamp alone, for a position of the first version."""
@@ -306,8 +340,13 @@ class ProfilePosition:
         return next((at + 1 for at, row in enumerate(rows) if row.clock == self.clock), None)
 
 
+def _local(octets: bytes) -> datetime | None:
+    return CosemDateTime.parse(octets).local()
+
+
 def _later(one: bytes, other: bytes) -> bool:
-    times = CosemDateTime.parse(one).local(), CosemDateTime.parse(other).local()
+    """Whether one time is later than the other, which may be empty or no definite one."""
+    times = _local(one), _local(other) if other else None
     return times[0] is not None and (times[1] is None or times[0] > times[1])
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -178,6 +179,32 @@ def test_an_event_log_without_period_is_read_the_same_way(tmp_path: Path) -> Non
     event(3)
     rig.live(3 * QUARTER)
     assert [record["raw"] for record in rig.records() if record.get("profile")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("minutes", [60, None], ids=["offset known", "offset not known"])
+def test_an_event_in_the_hour_that_comes_twice_is_there_once_for_each_time(tmp_path: Path, minutes: int | None) -> None:
+    """A clock without deviation or status, at the end of daylight saving: the second 02:30 was taken for the first."""
+    rig = Rig(tmp_path, f"obis,cls,attr\n{LOG},7,2\n")
+    rig.config = replace(rig.config, meter_utc_offset_min=minutes)
+    rig.restart()
+    profile = rig.meters[0].profiles[LOG]
+    octets = []
+    rig.collector.configure(tasks())
+    for texts in (["01:59", "02:30", "02:30", "02:45"], ["02:30"], ["02:30", "02:45"], ["03:00"]):
+        for text in texts:
+            octets.append(CosemDateTime.of(f"2027-01-15 {text}").emit())
+            profile.capture([axdr.octets(octets[-1]), axdr.u8(9)])
+        rig.run(QUARTER)
+    events: list[dict[str, Any]] = rig.store.events(20)[::-1]
+    again = (4, 5, 6)  # what is of the second time, and the same second
+    known = ["00:59", "01:30", "01:30", "01:45", None, None, None, "02:00"]
+    at = [time and f"2027-01-15T{time}:00Z" for time in known] if minutes else [None] * 8
+    assert [event["meter_time"] for event in events] == at
+    stamped = again if minutes else range(8)
+    assert [event["values"][1:] for event in events] == [
+        [{"tag": "dt", "raw": clock.hex(), "obis": "0.0.1.0.0.255", "cls": 8, "attr": 2}] * (number in stamped)
+        for number, clock in enumerate(octets)
+    ]
 
 
 def test_a_profile_that_the_meter_does_not_have_is_one_error_and_no_failure(tmp_path: Path) -> None:

@@ -43,6 +43,12 @@ def stamp(text: str) -> CosemDateTime:
     return CosemDateTime.of(text)
 
 
+def local(clock: CosemDateTime | None) -> datetime:
+    found = clock.local() if clock is not None else None
+    assert found is not None
+    return found
+
+
 @WAYS
 @pytest.mark.parametrize("packing", ["plain", "answer", "buffer"])
 @pytest.mark.parametrize("constant", [False, True])
@@ -453,6 +459,54 @@ def test_rows_stamped_elsewhere_in_a_buffer_too_large_to_read_are_said_to_be_mis
         reader.visit()
         assert reader.missing == 3
     assert reader.requests == 1
+
+
+@pytest.mark.parametrize(("rows", "packing"), [(3, "plain"), (3, "answer"), (DOUBTFUL_KEPT + 20, "plain")])
+@pytest.mark.parametrize("odd", ["2028-06-01 00:00", "2027-01-29 00:07"])
+@pytest.mark.slow
+def test_rows_stamped_ahead_among_many_to_be_made_up_are_taken_once_and_marked(
+    odd: str, rows: int, packing: str
+) -> None:
+    """No window of time before now has them, and those that have them begin with rows that are known. The buffer is
+    too large to be read as a whole, and each visit ends long before the rows do."""
+    meter = meter_at(by_entry=False, packing=packing)
+    reader = Reader(meter, first_s=11 * DAY)
+    meter.live(10 * DAY)
+    for _ in range(8):
+        reader.visit(steps_max=1)
+    for minute in range(rows):
+        meter.capture(CosemDateTime.of(odd).later(60 * minute))
+    meter.live(7 * DAY)
+    places = []
+    for _ in range(30):
+        reader.visit(steps_max=1)
+        meter.live(100)
+        places.append(local(CosemDateTime.parse(bytes.fromhex(json.loads(reader.stored)["clock"]))))
+    reader.visit()
+    assert Counter(reader.held()) == Counter(meter.history)
+    assert reader.missing == 0
+    assert places == sorted(places)
+    assert places[-1] <= local(meter.clock())
+    assert Counter(bool(row.doubt) for row in reader.taken)[True] == rows
+
+
+@pytest.mark.slow
+def test_rows_that_were_plausible_when_nobody_knew_better_do_not_come_again_as_rows_stamped_ahead() -> None:
+    """A meter's clock was a year ahead while ours could not be trusted, for more rows than are remembered."""
+    wrong = [True]
+    meter = meter_at(by_entry=False, offset_at=lambda _at: 60 + 365 * 24 * 60 * wrong[0])
+    reader = Reader(meter, first_s=ALWAYS, trusted=False)
+    for _ in range(12):
+        meter.live(6 * HOUR)
+        reader.visit()
+    wrong[0], reader.trusted = False, True
+    for _ in range(12):
+        meter.live(6 * HOUR)
+        reader.visit(steps_max=3)
+    meter.live(5 * DAY)
+    reader.visit()
+    assert Counter(reader.held()) == Counter(meter.history)
+    assert reader.missing == 0
 
 
 @WAYS
