@@ -79,7 +79,8 @@ class QueueStatus:
 class SinkStatus:
     """How the worker of one sink gets on. `per_min`: records that it delivered within the last minute; `last_delivery`:
     epoch seconds; `failures` in a row, and `again_in_s` until the next attempt. Of the head-end's: a backlog goes at
-    `backlog_per_min` at most, and not before `backlog_in_s`."""
+    `backlog_per_min` at most, and not before `backlog_in_s`. Of another one: `held` records are offered again, which
+    were refused for `refusal` where that is not empty, and `ahead` behind them it has already."""
 
     name: str
     per_min: int = 0
@@ -89,6 +90,9 @@ class SinkStatus:
     again_in_s: float = 0.0
     backlog_per_min: int = 0
     backlog_in_s: float = 0.0
+    held: int = 0
+    ahead: int = 0
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)

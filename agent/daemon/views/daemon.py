@@ -119,13 +119,17 @@ class Views:
             raise ControlError(f"the store: {error}") from error
         found: list[dict[str, object]] = []
         for status in (each() for each in self._sinks):
-            own = SinkState(stats.pending, stats.lost + stats.refused)  # the head-end's
-            state = own if status.name == HEAD_END else states.get(status.name, SinkState(0, 0))
-            found.append({**asdict(status), **asdict(state)})
+            if status.name == HEAD_END:
+                state = SinkState(stats.pending, stats.lost + stats.refused, stats.refused, stats.refused_at)
+            else:
+                state = states.get(status.name, SinkState(0, 0))
+            waiting = max(0, state.waiting - status.ahead)
+            found.append({**asdict(status), **asdict(state), "waiting": waiting})
         return found
 
     def refused(self, request: Mapping[str, object]) -> object:
-        """The readings that the head-end would not take, newest first, at most `limit` of them. A value may be long:
+        """The readings that the head-end, or another sink, would not take, newest first, at most `limit` of them. A
+        value may be long:
         `value` is the beginning of its JSON text."""
         limit = request.get("limit", REFUSED_SHOWN)
         if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= REFUSED_MAX:
@@ -133,9 +137,10 @@ class Views:
         try:
             stats = self._store.stats()
             found = self._store.refused(limit)
+            by_sinks = sum(state.refused for state in self._store.sink_states().values())
         except StoreError as error:
             raise ControlError(f"the store: {error}") from error
-        return {"total": stats.refused, "readings": [_refusal(refusal) for refusal in found]}
+        return {"total": stats.refused + by_sinks, "readings": [_refusal(refusal) for refusal in found]}
 
     def tasks(self, _: Mapping[str, object]) -> object:
         return {name: asdict(task) for name, task in self._collector.tasks.statuses().items()}
@@ -234,12 +239,31 @@ class Views:
             found.append(
                 f"the head-end refused {queue.refused} readings for good: `dcuctl queue refused` has the reasons"
             )
+        found += self._sink_warnings(wall)
         if queue.lost_at and wall - queue.lost_at < QUEUE_WARNING_S:
             found.append(f"{queue.lost} readings are lost: the store was full or damaged, the log says which")
         refusing = sum(meter.state == "failing" and meter.key_failures > 0 for meter in status.meters)
         if refusing:
             found.append(f"meters that do not take their keys: {refusing}; `dcuctl meters` has the reasons")
         return found
+
+    def _sink_warnings(self, wall: float) -> list[str]:
+        """What sinks beside the head-end did not take, or do not take now."""
+        found = [
+            f"{each.name}: {each.held} readings are offered again: {each.refusal}"
+            for each in (say() for say in self._sinks)
+            if each.refusal
+        ]
+        try:
+            states = self._store.sink_states()
+        except StoreError:
+            return found  # which says so itself
+        return found + [
+            f"{name} did not take {state.refused} readings, the last one since {state.refused_why}:"
+            " `dcuctl queue refused` lists them"
+            for name, state in states.items()
+            if state.refused_at and wall - state.refused_at < QUEUE_WARNING_S
+        ]
 
     def _current(self) -> Status:
         """The published status with the queue as it is now."""
@@ -257,7 +281,8 @@ def _refusal(refusal: Refusal) -> dict[str, object]:
         "store": refusal.store,
         "id": refusal.id,
         "refused_at": refusal.refused_at,
-        "why": refusal.reason,
+        "why": f"{refusal.sink}: {refusal.reason}" if refusal.sink else refusal.reason,
+        "sink": refusal.sink or HEAD_END,
         **{name: refusal.record.get(name) for name in fields},
         "value": json.dumps(refusal.record.get("raw"))[:VALUE_CHARS_MAX],
     }

@@ -38,7 +38,7 @@ from agent.metering.store.delivery import bounded_start, count, delivered_above,
 from agent.metering.store.recovery import note_loss
 from agent.metering.store.resend import ResendBatch
 from agent.metering.store.salvage import marks_of
-from agent.metering.store.sinks import SinkBatch, SinkState
+from agent.metering.store.sinks import BY_A_SINK, REFUSED_AT, REFUSED_BY, SinkBatch, SinkState
 from agent.metering.store.store_file import StoreDefectError, StoreError, StoreFile
 from agent.metering.store.store_schema import NO_MARKS
 from agent.status import QueueStatus
@@ -66,13 +66,13 @@ REMEMBERED_MAX = 16_384  # names, before those that nobody knows any more are lo
 REFUSED_MAX = 1000  # records that the head-end would not take, kept for a person to look at
 SINK_SHARE = 4  # this part of `records_max` is kept at most for a sink that is behind
 DROP_SHARE = 1 / 4  # so many more delivered records than are to be kept may be there: few at a time wear the flash
-REFUSED_AT = "refused_at"  # beside the fields of a record that is set aside
-REFUSED_STORE = "refused_store"  # likewise: the store whose record it is
+REFUSED_STORE = "refused_store"  # beside the fields of a record that is set aside: the store whose record it is
 UNKNOWN_KIND = "unknown_kind"  # likewise: the head-end did not know this kind of record, and may one day
 
 # An update, not a row in place of another: that would change the index and free pages as well.
 _LEARN = "INSERT INTO knowledge VALUES (?, ?) ON CONFLICT (meter) DO UPDATE SET body=excluded.body"
 _PROGRESS = "SELECT meter, task, run, at FROM progress"
+_BY_HEAD_END = f"instr(record, '{BY_A_SINK}') = 0"
 _MARKS = f"SELECT first, marks FROM block WHERE marks != '{NO_MARKS}' ORDER BY first"  # noqa: S608 - a constant
 
 ResultT = TypeVar("ResultT")
@@ -120,15 +120,16 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A record that the head-end will never take, and its reason. `store`: the store that it has its id in, empty where
-    that is not known; `refused_at`: seconds since the epoch by this device's clock, 0 when it is not known; `record`
-    has the fields of docs/uplink.md."""
+    """A record that the head-end, or `sink` where that is not empty, will never take, and its reason. `store`: the
+    store that it has its id in, empty where that is not known; `refused_at`: seconds since the epoch by this device's
+    clock, 0 when it is not known; `record` has the fields of docs/uplink.md."""
 
     store: str
     id: int
     refused_at: float
     reason: str
     record: Mapping[str, object]
+    sink: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,8 +368,9 @@ class Store:
             else:
                 mark(db, counters, batch.first, batch.last)
             db.executemany("INSERT INTO refused (record, why) VALUES (?, ?)", rows)
-            keep = "SELECT id FROM refused ORDER BY id DESC LIMIT ?"
-            db.execute(f"DELETE FROM refused WHERE id NOT IN ({keep})", (REFUSED_MAX,))  # noqa: S608 - constants only
+            keep = f"SELECT id FROM refused WHERE {_BY_HEAD_END} ORDER BY id DESC LIMIT ?"  # noqa: S608
+            gone = f"DELETE FROM refused WHERE {_BY_HEAD_END} AND id NOT IN ({keep})"  # noqa: S608 - constants only
+            db.execute(gone, (REFUSED_MAX,))
             counters["refused"] += len(rows)
 
         self._run(work)
@@ -434,17 +436,41 @@ class Store:
         self._run(lambda db, counters: sinks.add(db, counters, name))
         self._sinks.add(name)
 
-    def sink_batch(self, name: str, records_max: int) -> SinkBatch | None:
-        """What a sink gets next, at most `records_max` records; `None` when it has everything."""
+    def sink_batch(
+        self, name: str, records_max: int, *, store: str = "", after: int = 0, last: int = ID_MAX
+    ) -> SinkBatch | None:
+        """What a sink gets next, at most `records_max` records; `None` when it has everything. `after`, `last`: only
+        of the ids behind `after`, and up to `last`, while this is the store of that name."""
 
         def work(db: sqlite3.Connection, counters: _Counters) -> SinkBatch | None:
-            return self._leaving(db, counters, sinks.next_records(db, counters, self.file.uuid, name, records_max))
+            uuid = self.file.uuid
+            low, high = (after, last) if store == uuid else (0, ID_MAX)
+            found = sinks.next_records(db, counters, uuid, name, records_max, after=low, last=high)
+            return self._leaving(db, counters, found)
 
         return self._run(work)
 
-    def sink_done(self, name: str, last: int, missed: int) -> None:
-        """A sink has the records up to `last`, without those that it missed."""
-        self._run(lambda db, _: sinks.done(db, name, last, missed))
+    def sink_done(
+        self,
+        name: str,
+        store: str,
+        last: int,
+        missed: int,
+        aside: Iterable[tuple[Mapping[str, object], str]] = (),
+    ) -> None:
+        """A sink has the records of `store` up to `last`, without those that it missed. `aside`: records that it would
+        not take, with the reasons; they are kept for a person to look at. Said of a store before this one, it moves
+        nothing."""
+        beside = {REFUSED_AT: self._clock.wall(), REFUSED_STORE: store, REFUSED_BY: name}
+        rows = [(json.dumps({**entry, **beside}), why) for entry, why in aside]
+
+        def work(db: sqlite3.Connection, _: _Counters) -> None:
+            if store == self.file.uuid:
+                sinks.done(db, name, last, missed)
+            if rows:
+                sinks.set_aside(db, name, rows)
+
+        self._run(work)
 
     def sink_states(self) -> dict[str, SinkState]:
         """Return how every sink stands that was ever used."""
@@ -514,7 +540,8 @@ class Store:
             lost_at = db.execute("SELECT noted FROM loss ORDER BY seq DESC LIMIT 1").fetchone()
             first_pending = "SELECT made FROM block WHERE first <= ? ORDER BY first DESC LIMIT 1"
             oldest = db.execute(first_pending, (counters["released"] + 1,)).fetchone() if own else None
-            refused = db.execute("SELECT id, record, why FROM refused ORDER BY id DESC LIMIT 1").fetchone()
+            newest = f"SELECT id, record, why FROM refused WHERE {_BY_HEAD_END} ORDER BY id DESC LIMIT 1"  # noqa: S608
+            refused = db.execute(newest).fetchone()
             return StoreStats(
                 uuid=self.file.uuid,
                 pending=own + recovered,
@@ -817,5 +844,6 @@ def _refusal(number: int, text: str, why: str) -> Refusal:
     at = entry.pop(REFUSED_AT, 0.0)
     entry.pop(UNKNOWN_KIND, None)
     store, record_id = entry.pop(REFUSED_STORE, ""), entry.get("id", number)  # before, the row's number was the id
+    sink = str(entry.pop(REFUSED_BY, ""))
     refused_at = float(at) if isinstance(at, int | float) else 0.0
-    return Refusal(str(store), record_id if isinstance(record_id, int) else number, refused_at, why, entry)
+    return Refusal(str(store), record_id if isinstance(record_id, int) else number, refused_at, why, entry, sink)

@@ -7,12 +7,18 @@ goes before it came for it is counted as missed.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agent.metering.store.blocks import BLOCKS_PER_BATCH_MAX, block_rows, blocks
-from omadm.readings import record
+from omadm.readings import ID_MAX, record
+
+KEPT_MAX = 1000  # records that a sink would not take
+REFUSED_AT = "refused_at"  # beside the fields of a record that is set aside
+REFUSED_BY = "refused_by"  # likewise, the last one: the sink that would not take it; not there: the head-end
+BY_A_SINK = f'"{REFUSED_BY}": '  # in its JSON text
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +34,15 @@ class SinkBatch:
 
 @dataclass(frozen=True, slots=True)
 class SinkState:
-    """How many records wait for a sink, and how many it did not get, or will not: they are gone."""
+    """How many records wait for a sink, and how many it did not get, or will not: they are gone, or were set aside.
+    `refused`: how many of those that it did not take are kept for a person to look at, the last one at `refused_at`,
+    for `refused_why`."""
 
     waiting: int
     missed: int
+    refused: int = 0
+    refused_at: float = 0.0
+    refused_why: str = ""
 
 
 def add(db: sqlite3.Connection, counters: dict[str, int], name: str) -> None:
@@ -40,21 +51,29 @@ def add(db: sqlite3.Connection, counters: dict[str, int], name: str) -> None:
 
 
 def next_records(
-    db: sqlite3.Connection, counters: dict[str, int], uuid: str, name: str, records_max: int
+    db: sqlite3.Connection,
+    counters: dict[str, int],
+    uuid: str,
+    name: str,
+    records_max: int,
+    *,
+    after: int = 0,
+    last: int = ID_MAX,
 ) -> SinkBatch | None:
-    """Return what a sink gets next, `None` when it has everything."""
+    """Return what a sink gets next of the ids behind its position and `after`, up to `last`; `None` when it has
+    everything."""
     db.execute("INSERT OR IGNORE INTO sink VALUES (?, 0, 0)", (name,))  # a store that took the place of another
-    position = db.execute("SELECT position FROM sink WHERE name=?", (name,)).fetchone()[0]
+    position = max(after, db.execute("SELECT position FROM sink WHERE name=?", (name,)).fetchone()[0])
     records: list[dict[str, object]] = []
     reached, missed = position, 0
-    for first, last, body in blocks(db, position + 1, counters["next"] - 1, BLOCKS_PER_BATCH_MAX):
-        low = max(first, reached + 1)
+    for first, block_last, body in blocks(db, position + 1, min(last, counters["next"] - 1), BLOCKS_PER_BATCH_MAX):
+        low, high = max(first, reached + 1), min(block_last, last)
         missed += low - reached - 1
-        rows = block_rows(first, last, body)
+        rows = block_rows(first, block_last, body)
         if rows is None:
-            missed, reached = missed + last - low + 1, last
+            missed, reached = missed + high - low + 1, high
             continue
-        taken = rows[low - first :][: records_max - len(records)]
+        taken = rows[low - first : high - first + 1][: records_max - len(records)]
         records += [record(record_id, row) for record_id, row in enumerate(taken, low)]
         reached = low + len(taken) - 1
         if len(records) >= records_max:
@@ -67,14 +86,43 @@ def done(db: sqlite3.Connection, name: str, last: int, missed: int) -> None:
     db.execute("UPDATE sink SET position=?, missed=missed+? WHERE name=? AND position < ?", (last, missed, name, last))
 
 
+def set_aside(db: sqlite3.Connection, name: str, rows: Iterable[tuple[str, str]]) -> None:
+    """Keep records that a sink did not take, as JSON with `REFUSED_BY`, each with the reason; the newest `KEPT_MAX`."""
+    db.executemany("INSERT INTO refused (record, why) VALUES (?, ?)", rows)
+    mine = "SELECT id FROM refused WHERE instr(record, ?) > 0 ORDER BY id DESC"
+    db.execute(
+        f"DELETE FROM refused WHERE id <= (SELECT id FROM ({mine}) LIMIT 1 OFFSET ?) AND instr(record, ?) > 0",  # noqa: S608
+        (_by(name), KEPT_MAX, _by(name)),
+    )
+
+
+def _by(name: str) -> str:
+    """Return what stands in the JSON of each record that this sink refused, and in no other: within a text of JSON
+    there is no quotation mark without a backslash before it."""
+    return json.dumps({REFUSED_BY: name})[1:-1]
+
+
 def states(db: sqlite3.Connection, counters: dict[str, int]) -> dict[str, SinkState]:
     """Return how every sink stands that was ever used."""
     found = {}
     for name, position, missed in db.execute("SELECT name, position, missed FROM sink ORDER BY name").fetchall():
         ahead = "SELECT COALESCE(SUM(last - MAX(first, ?) + 1), 0) FROM block WHERE last >= ?"
         waiting = db.execute(ahead, (position + 1, position + 1)).fetchone()[0]
-        found[name] = SinkState(waiting, missed + max(0, counters["next"] - 1 - position - waiting))
+        gone = max(0, counters["next"] - 1 - position - waiting)
+        mine = "FROM refused WHERE instr(record, ?) > 0"
+        count = db.execute(f"SELECT COUNT(*) {mine}", (_by(name),)).fetchone()[0]
+        newest = db.execute(f"SELECT record, why {mine} ORDER BY id DESC LIMIT 1", (_by(name),)).fetchone()
+        found[name] = SinkState(waiting, missed + gone, count, *(_refusal(*newest) if newest else ()))
     return found
+
+
+def _refusal(text: str, why: str) -> tuple[float, str]:
+    """Return when a record was refused, 0 where that cannot be read, and why."""
+    try:
+        at = json.loads(text)[REFUSED_AT]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        at = None
+    return float(at) if isinstance(at, int | float) else 0.0, why
 
 
 def lag(db: sqlite3.Connection, names: Iterable[str], released: int) -> int:

@@ -1,7 +1,8 @@
 """MQTT 5 as a sink, so that systems in the same place can listen: over TLS, QoS 1, with a retained status.
 
 Needs the extra `dcu-agent[mqtt]` (paho-mqtt). Topics and payloads: docs/mqtt.md. The client is driven on the worker's
-own thread; after any trouble it is thrown away and made anew, and what was not acknowledged is published again.
+own thread; after any trouble of the connection it is thrown away and made anew. What the broker said of each message
+until then counts: it is told by the ids of the records, with the topic of what was refused.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from agent.metering.uplink.sink import SinkError
+from agent.metering.uplink.sink_progress import Delivery
 from agent.metering.uplink.worker import ENCODER_ERRORS
 from agent.settings.mqtt import MqttConfig
 from agent.tls import TlsError
@@ -28,16 +31,41 @@ LOG = logging.getLogger("agent.metering.uplink.mqtt")
 CONNECT_S = 20.0
 ACKNOWLEDGED_S = 60.0  # for all messages of a batch
 LOOP_S = 0.2
+SILENT = "the broker does not answer all messages"
 UNKNOWN = "unknown"  # in place of a meter: an event whose sender nobody knows
 RECORDS_PER_MESSAGE_MAX = 100  # some 25 kB; brokers and listeners have bounds
 PACKET_OCTETS = 64  # of a packet beside topic and payload: header, message id, properties
 PACKET_OCTETS_MAX = 0xFFF_FFFF  # MQTT 5, 2.1.4
 REFUSED_FROM = 0x80  # reason codes of MQTT 5 (2.4) from here on are errors
-NEVER_TAKEN = {0x90, 0x95, 0x99}  # topic name invalid, packet too large, payload format invalid
+NOT_THIS_CONTENT = {0x95, 0x99}  # packet too large, payload format invalid: what one record may do to a whole message
+MALFORMED = 0x81
+# Malformed packet, protocol error, not authorized, topic name invalid, packet too large, quota exceeded, payload format
+# invalid: with these a broker may also end the connection, without a word on which message it means (4.13).
+ENDS_FOR_A_MESSAGE = {MALFORMED, 0x82, 0x87, 0x90, 0x95, 0x97, 0x99}
+
+Records = Sequence[Mapping[str, object]]
+
+
+@dataclass(slots=True)
+class _Round:
+    """One call of `deliver`: messages that are still to go, those on their way by their number, and what is known."""
+
+    messages: list[tuple[str, Records]]
+    waiting: dict[int, tuple[str, Records]] = field(default_factory=dict)
+    taken: set[int] = field(default_factory=set)
+    refused: dict[int, str] = field(default_factory=dict)
+    never: dict[int, str] = field(default_factory=dict)
+
+    def halve(self, topic: str, some: Records) -> None:
+        middle = len(some) // 2
+        self.messages[:0] = [(topic, some[:middle]), (topic, some[middle:])]
+
+    def delivery(self, failed: str = "") -> Delivery:
+        return Delivery(frozenset(self.taken), self.refused, self.never, failed)
 
 
 class MqttSink:
-    """Publishes batches to an MQTT 5 broker; a batch is delivered once the broker has acknowledged it (QoS 1)."""
+    """Publishes batches to an MQTT 5 broker; a record is delivered once the broker has acknowledged it (QoS 1)."""
 
     name = "mqtt"
 
@@ -59,21 +87,36 @@ class MqttSink:
         self._client: Client | None = None
         self._connected = False
         self._ended = ""
-        self._results: dict[int, int] = {}  # reason codes by message
+        self._ended_by = 0  # the reason code with which the broker ended the connection
+        self._singly = False  # one message after the other: the broker has ended a connection for one of them
+        self._results: dict[int, Any] = {}  # reason codes by message
         self._packet_max = PACKET_OCTETS_MAX  # as the broker says when it lets us in
 
     # --- the sink ---
 
-    def deliver(self, store: str, records: Sequence[Mapping[str, object]]) -> int:
-        """One message per meter and `RECORDS_PER_MESSAGE_MAX`; returns when the broker has acknowledged all. Returns
-        how many records it will never take. Raises `SinkError`."""
-        client = self._open()
-        waiting: dict[int, int] = {}  # number of records by message
-        untaken = 0
+    def deliver(self, store: str, records: Records) -> Delivery:
+        """One message per meter and `RECORDS_PER_MESSAGE_MAX`; returns when the broker has answered all, or the
+        connection is gone. Raises `SinkError` where there was none."""
+        self._open()
         self._results.clear()
-        messages = self._messages(records)
-        while messages:
-            topic, some = messages.pop(0)
+        done, end = _Round(self._messages(records)), self._monotonic() + ACKNOWLEDGED_S
+        try:
+            while done.messages or done.waiting:
+                self._publish(store, done)
+                self._until(lambda: done.waiting.keys() <= self._results.keys(), end - self._monotonic(), SILENT)
+                self._judge(done)
+        except SinkError as error:
+            self._judge(done)
+            failed = self._blame(done) or str(error)
+            return done.delivery(failed)
+        self._singly = False
+        return done.delivery()
+
+    def _publish(self, store: str, done: _Round) -> None:
+        """Send what is to go; singly, the next message alone. Raises `SinkError`."""
+        client = self._client
+        while done.messages and client is not None and not (self._singly and done.waiting):
+            topic, some = done.messages.pop(0)
             try:
                 payload = _payload(store, some)
                 if len(payload) + len(topic.encode()) + PACKET_OCTETS > self._packet_max:
@@ -81,22 +124,40 @@ class MqttSink:
                 message = client.publish(topic, payload, qos=1, properties=_json_properties())
             except ENCODER_ERRORS as error:  # no JSON, or more than MQTT or the broker carries: that costs one record
                 if len(some) > 1:
-                    middle = len(some) // 2
-                    messages[:0] = [(topic, some[:middle]), (topic, some[middle:])]
-                    continue
-                untaken += 1
-                LOG.debug("record %s: %s", some[0].get("id"), error)
+                    done.halve(topic, some)
+                else:
+                    done.never[_id(some[0])] = f"{topic}: {error}"
                 continue
-            waiting[message.mid] = len(some)
-        self._until(lambda: waiting.keys() <= self._results.keys(), ACKNOWLEDGED_S, "the broker acknowledged nothing")
-        refused = {mid: code for mid in waiting if (code := self._results[mid]) >= REFUSED_FROM}
-        if temporary := sorted(set(refused.values()) - NEVER_TAKEN):
-            raise self._broken(f"the broker refuses a message (reason code {temporary[0]:#04x})")
-        return untaken + sum(waiting[mid] for mid in refused)
+            done.waiting[message.mid] = (topic, some)
+
+    def _judge(self, done: _Round) -> None:
+        """Note what the broker said of messages. Where one record may be at fault for others, these are asked for
+        alone."""
+        for mid in [mid for mid in done.waiting if mid in self._results]:
+            (topic, some), code = done.waiting.pop(mid), self._results[mid]
+            if code.value < REFUSED_FROM:
+                done.taken.update(map(_id, some))
+            elif code.value in NOT_THIS_CONTENT and len(some) > 1:
+                done.halve(topic, some)
+            else:
+                done.refused.update(dict.fromkeys(map(_id, some), _refusal(topic, str(code), code.value)))
+
+    def _blame(self, done: _Round) -> str:
+        """The connection is gone. A broker that ends it for a message is asked singly from then on; then it is clear
+        which one it means. Returns why the connection ended, where that is known better."""
+        if self._ended_by not in ENDS_FOR_A_MESSAGE:
+            return ""
+        if not self._singly or len(done.waiting) != 1:
+            self._singly = True
+            return ""
+        (topic, some) = next(iter(done.waiting.values()))
+        why = _refusal(topic, "it ends the connection", self._ended_by)
+        done.refused.update(dict.fromkeys(map(_id, some), why))
+        return why
 
     def tend(self) -> None:
         client = self._open()
-        self._check(int(client.loop(0)))  # pings, and whatever the broker says
+        self._loop(client, 0)  # pings, and whatever the broker says
 
     def close(self) -> None:
         """Say that the device is offline, and leave."""
@@ -108,7 +169,7 @@ class MqttSink:
 
     # --- inside ---
 
-    def _messages(self, records: Sequence[Mapping[str, object]]) -> list[tuple[str, Sequence[Mapping[str, object]]]]:
+    def _messages(self, records: Records) -> list[tuple[str, Records]]:
         by_meter: dict[tuple[str, str], list[Mapping[str, object]]] = {}
         for record in records:
             kind = "events" if "event" in record else "readings"
@@ -124,6 +185,7 @@ class MqttSink:
         if self._client is not None and self._connected:
             return self._client
         self._drop()
+        self._ended_by = 0
         client = self._client = self._make()
         try:
             client.connect(self._config.host, self._config.port, self._config.keepalive_s, clean_start=True)
@@ -161,13 +223,19 @@ class MqttSink:
         assert self._client is not None  # noqa: S101 - made by the caller
         end = self._monotonic() + seconds
         while not reached():
-            self._check(int(self._client.loop(LOOP_S)))
+            self._loop(self._client, LOOP_S)
             if self._monotonic() > end:
                 raise self._broken(why)
 
-    def _check(self, result: int) -> None:
+    def _loop(self, client: Client, seconds: float) -> None:
+        """Let the client work once. Raises `SinkError` when the connection is gone."""
         from paho.mqtt.client import error_string
 
+        try:
+            result = int(client.loop(seconds))
+        except Exception as error:  # which ones paho raises for what is no packet of MQTT is not written down
+            self._ended_by = MALFORMED
+            raise self._broken(f"the broker says what cannot be read: {type(error).__name__}: {error}") from error
         if self._ended or result:
             raise self._broken(self._ended or error_string(result))
 
@@ -187,10 +255,11 @@ class MqttSink:
         self._ended = f"the broker refuses the connection: {code}" if code.is_failure else ""
 
     def _on_disconnect(self, _client: Any, _data: object, _flags: object, code: Any, _properties: object) -> None:
+        self._ended_by = int(code.value)
         self._connected, self._ended = False, self._ended or f"the connection ended: {code}"
 
     def _on_publish(self, _client: Any, _data: object, mid: int, code: Any, _properties: object) -> None:
-        self._results[mid] = int(code.value)
+        self._results[mid] = code
 
 
 def topic_level(text: str) -> str:
@@ -198,7 +267,15 @@ def topic_level(text: str) -> str:
     return quote(text, safe=":._-~ ", errors="replace")
 
 
-def _payload(store: str, records: Sequence[Mapping[str, object]]) -> bytes:
+def _id(record: Mapping[str, object]) -> int:
+    return int(str(record["id"]))
+
+
+def _refusal(topic: str, how: str, code: int) -> str:
+    return f"the broker refuses {topic}: {how} ({code:#04x})"
+
+
+def _payload(store: str, records: Records) -> bytes:
     """Return a message of records of one store. Raises one of `ENCODER_ERRORS` for what is no JSON."""
     return json.dumps({"store": store, "records": records}, separators=(",", ":"), allow_nan=False).encode()
 

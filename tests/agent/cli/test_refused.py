@@ -175,7 +175,7 @@ def test_as_json_every_entry_says_when_which_and_why(daemon: Daemon, capsys: pyt
     assert entry == {
         "id": 1, "refused_at": daemon.clock.wall(), "why": "unknown unit", "task": "t1", "meter": "KEP0001",
         "cls": 3, "obis": "1.0.1.8.0.255", "attr": 2, "tag": "u32", "received": 1_800_000_000.25,
-        "value": "7", "store": daemon.store.file.sign.store,
+        "value": "7", "store": daemon.store.file.sign.store, "sink": "head-end",
     }  # fmt: skip
 
 
@@ -284,3 +284,30 @@ def test_an_answer_that_is_cut_short_is_none(tmp_path: Path) -> None:
         with pytest.raises(NotRunningError, match="cut short"):
             ask(path, "status")
         thread.join(10)
+
+
+def test_what_another_sink_did_not_take_is_listed_and_warned_of_and_is_not_the_head_ends(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon.refuse("KEP0001", "unknown unit")
+    daemon.store.add_sink("mqtt")
+    daemon.store.append([reading(1, "KEP0002")])
+    batch = daemon.store.sink_batch("mqtt", 9)
+    assert batch is not None
+    why = "the broker refuses dcu/x/readings/KEP0002: Not authorized (0x87)"
+    daemon.store.sink_done("mqtt", batch.store, batch.last, 1, [(batch.records[0], why)])
+    found = json.loads(run(daemon, capsys, "queue", "refused", "--json")[1])
+    assert found["total"] == 2
+    assert [(each["sink"], each["meter"]) for each in found["readings"]] == [
+        ("mqtt", "KEP0002"),
+        ("head-end", "KEP0001"),
+    ]
+    assert f"mqtt: {why}" in run(daemon, capsys, "queue", "refused")[1]
+    shown = json.loads(run(daemon, capsys, "status", "--json")[1])
+    assert shown["warnings"] == [
+        "the head-end refused 1 readings for good: `dcuctl queue refused` has the reasons",
+        f"mqtt did not take 1 readings, the last one since {why}: `dcuctl queue refused` lists them",
+    ]
+    assert shown["queue"]["refused"] == 1
+    daemon.clock.advance(QUEUE_WARNING_S + 1)
+    assert json.loads(run(daemon, capsys, "status", "--json")[1])["warnings"] == []

@@ -398,7 +398,7 @@ def test_a_sink_gets_what_is_stored_from_its_first_use_on(tmp_path: Path) -> Non
     assert batch is not None
     assert [record["raw"] for record in batch.records] == [2, 3, 4]
     assert opened.sink_batch("local", 3) == batch, "not yet taken"
-    opened.sink_done("local", batch.last, batch.missed)
+    opened.sink_done("local", batch.store, batch.last, batch.missed)
     rest = opened.sink_batch("local", 3)
     assert rest is not None
     assert [record["raw"] for record in rest.records] == [5, 6]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from agent.metering.store import reading_store, sinks
 from agent.metering.store.reading_store import Store
 from agent.metering.store.sinks import SinkState
-from tests.agent.metering.readings import visit
+from tests.agent.metering.readings import reading, visit
 from tests.agent.virtual import VirtualClock
 
 
@@ -21,7 +23,7 @@ def taken(store: Store, name: str = "local") -> list[object]:
     while (batch := store.sink_batch(name, 30)) is not None:
         assert len(batch.records) <= 30
         raws += [record["raw"] for record in batch.records]
-        store.sink_done(name, batch.last, batch.missed)
+        store.sink_done(name, batch.store, batch.last, batch.missed)
     return raws
 
 
@@ -121,7 +123,7 @@ def test_visits_of_one_reading_are_neither_passed_over_nor_counted_twice(tmp_pat
         batch = store.sink_batch("local", 1)
         assert batch is not None
         assert ([record["raw"] for record in batch.records], batch.last, batch.missed) == ([number], number + 1, 0)
-        store.sink_done("local", batch.last, batch.missed)
+        store.sink_done("local", batch.store, batch.last, batch.missed)
     assert store.sink_states()["local"] == SinkState(0, 0)
     assert store.sink_batch("local", 1) is None
 
@@ -158,3 +160,35 @@ def test_nothing_is_kept_for_sinks_that_have_everything(tmp_path: Path, names: l
         assert taken(store, name) == [0]
     store.release(store.stats().uuid, 1)
     assert store.stats().kept == 0
+
+
+def test_of_what_sinks_and_the_head_end_refused_each_keeps_its_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A topic that a broker never takes must not push out what the head-end refused, nor the other way round."""
+    monkeypatch.setattr(sinks, "KEPT_MAX", 3)
+    monkeypatch.setattr(reading_store, "REFUSED_MAX", 2)
+    store = opened(tmp_path)
+    store.append(visit(0, 9))
+    records = store.sink_batch("local", 9)
+    assert records is not None
+    for entry in records.records:
+        store.sink_done("local", records.store, 0, 0, [(entry, "no")])
+        store.sink_done("other", records.store, 0, 0, [(entry, "no")])
+        batch = store.batch(1)
+        assert batch is not None
+        store.refuse(batch, "no")
+    kept = [(each.sink, each.id) for each in store.refused(100)]
+    assert sorted(kept) == [("", 8), ("", 9), *[(name, number) for name in ("local", "other") for number in (7, 8, 9)]]
+    assert store.stats().refused == 9
+
+
+def test_a_text_that_looks_like_the_mark_of_a_sink_is_none(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.add_sink("local")
+    store.append([replace(reading(1), raw='"refused_by": "local"', tag="str")])
+    batch = store.batch(1)
+    assert batch is not None
+    store.refuse(batch, "no")
+    assert store.stats().refused_at > 0
+    assert store.sink_states()["local"].refused == 0
