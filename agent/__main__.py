@@ -386,6 +386,7 @@ class Daemon:
             ask_time=None if self.config.dm.account is not None else self._ask_time,
             health=self.health.set,
             on_provisioning=self._provisioned,
+            on_commands=self._hand_over,
             request_reboot=lambda: self.rebooter.request("a firmware package waits for the Update Agent"),
             push_url=self._push_url,
             network=self.network,
@@ -619,6 +620,9 @@ class Daemon:
         self._drop_secrets(provisioning)
         self.uplink.configure(provisioning.uplink)
 
+    def _hand_over(self) -> None:
+        self.order_jobs.hand_over()
+
     def _drop_secrets(self, provisioning: Provisioning) -> None:
         """What the key store has, the management tree need not keep."""
         from agent.mo.ami import drop_secrets
@@ -644,6 +648,8 @@ class Daemon:
 
         config = self.config
         self._provisioned(self.dm.provisioning)
+        self.order_jobs = OrderJobs(self.tree, self.orders, self.dm.report_alerts)
+        self.order_jobs.hand_over()
         report_reset(self.disk, config.state_dir, self.tree)
         device_orders = DeviceOrders(
             self.tree, self.disk, self.clock, config.state_dir, self.health.boot,
@@ -663,7 +669,7 @@ class Daemon:
                 self.clock_keeper.tick,
                 self.collector.tick,
                 Trim(self.board, self.clock).tick,
-                OrderJobs(self.tree, self.orders, self.dm.report_alerts).tick,
+                self.order_jobs.tick,
                 device_orders.tick,
                 self._tell_lock,
             ],

@@ -2,6 +2,9 @@
 
 A job is handed over under its own id, again after each restart: the book knows it by then, or it was never accepted.
 It leaves the tree with its result and its alert, in one transaction.
+
+An order to change keys is made upon the keys that are provisioned when it is handed over. So that is done when those of
+the message that asked for it are in force, and before those of the next one are.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from agent.jobs import orders as jobs
 from agent.metering.orders.images import FetchError
-from agent.metering.orders.order import OrderRefusedError
+from agent.metering.orders.order import OrderRefusedError, OrderType
 from agent.metering.orders.order_book import JournalError, Request
 from agent.ota.errors import DownloadError, DownloadStopped
 from omadm.codes import Refusal
@@ -31,24 +34,37 @@ LOOK_EVERY_S = 1.0  # while a job is open
 
 
 class OrderJobs:
-    """`tick` is called when the tree was changed. `on_alert` is called when there is something to report."""
+    """`hand_over` is called at the start, and by the DM thread when what a message asked for is in force; `tick` when
+    the tree was changed. `on_alert` is called when there is something to report. Thread-safe."""
 
     def __init__(self, tree: ManagementTree, book: OrderBook, on_alert: Callable[[], None]) -> None:
         self._tree = tree
         self._book = book
         self._on_alert = on_alert
+        self._lock = threading.Lock()
+        self._late: set[str] = set()  # ids of jobs that the journal did not take
+
+    def hand_over(self) -> None:
+        """Hand over the jobs that were not handed over yet."""
+        with self._lock:
+            for job in jobs.jobs(self._tree.view()):
+                if self._book.describe(job.id) is None:
+                    self._hand_over(job)
 
     def tick(self) -> float | None:
-        """Look for new jobs and for results. Returns in how many seconds to look again, `None` for whenever."""
-        open_jobs = jobs.jobs(self._tree.view())
-        for job in open_jobs:
-            found = self._book.describe(job.id)
-            if found is None:
-                self._hand_over(job)
-            elif found["over"]:
-                done = all(meter["state"] == "done" for meter in _meters(found))
-                self._finish(job, jobs.Result.DONE if done else jobs.Result.NOT_ON_ALL, found)
-        return LOOK_EVERY_S if open_jobs else None
+        """Look for results, and for what the journal takes by now. Returns in how many seconds to look again, `None`
+        for whenever."""
+        with self._lock:
+            open_jobs = jobs.jobs(self._tree.view())
+            for job in open_jobs:
+                found = self._book.describe(job.id)
+                if found is None and job.id in self._late:
+                    self._hand_over(job)
+                elif found is not None and found["over"]:
+                    done = all(meter["state"] == "done" for meter in _meters(found))
+                    self._finish(job, jobs.Result.DONE if done else jobs.Result.NOT_ON_ALL, found)
+            self._late &= {job.id for job in open_jobs}
+            return LOOK_EVERY_S if open_jobs else None
 
     def _hand_over(self, job: jobs.Job) -> None:
         try:
@@ -68,6 +84,9 @@ class OrderJobs:
             self._finish(job, jobs.Result.REFUSED, {"error": str(error)})
         except JournalError as error:
             LOG.debug("order %s waits: %s", job.id, error)
+            self._late.add(job.id)
+            if job.kind == OrderType.KEYS:  # others may be provisioned by the time that it is taken
+                self._finish(job, jobs.Result.REFUSED, {"error": str(error)})
 
     def _finish(self, job: jobs.Job, code: jobs.Result, result: dict[str, object]) -> None:
         try:

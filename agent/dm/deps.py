@@ -67,6 +67,8 @@ class DmDeps:
       `SsmpError` or `BootstrapError`. `held` is the fingerprint of the account that the device has, empty for none.
     * `health(name, ok, detail)`: one health check result, for the Update Agent's trial boot.
     * `on_provisioning(p)`: called from the DM thread at start and after each change; must not block.
+    * `on_commands()`: called from the DM thread when what a message asked for is done and handed to `on_provisioning`,
+      and before the next message; must not block.
     * `request_reboot()`: asks the supervisor to reboot the board; returns at once.
     * `time_told(told, sent, received, valid)`: the DM server has told the time in a message with its MAC, see
       `agent.clock.SystemClock.session_time`.
@@ -87,6 +89,7 @@ class DmDeps:
     on_provisioning: Callable[[Provisioning], None]
     request_reboot: Callable[[], None]
     push_url: Callable[[], str] = lambda: ""
+    on_commands: Callable[[], None] = lambda: None
     renewal_due: Callable[[], bool] = lambda: False
     time_told: Callable[[float, float, float, Validity | None], None] = lambda *_: None
     time_doubted: Callable[[], bool] = lambda: False

@@ -367,6 +367,7 @@ class DmService:
                     LOG.warning("in the server's header: %s", why, extra={"event": "dm.malformed"})
                 replies = executor.run(message)
                 self._announce()
+                self._deps.on_commands()
                 session.answer(list(replies), self._deps.clock.monotonic())
             case TimeTold(seconds):
                 trip = self._round_trip

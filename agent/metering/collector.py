@@ -105,6 +105,7 @@ class Collector:
         self._time: tuple[bool, float] | None = None  # whether civil time is used, and its offset, at the last tick
         orders.on_submit = self.network.on_order = self.wake
         registry.on_named = orders.named
+        orders.edition = self._edition
         self._report()
 
     def configure(self, provisioning: Provisioning) -> None:
@@ -208,6 +209,11 @@ class Collector:
         """How each port stands, by its name. Any thread."""
         with self._lock:
             return dict(self._ports)
+
+    def _edition(self, meter_id: str, salt: str) -> str:
+        """Which keys are provisioned for a meter (`access.editions`); empty for one that is not known."""
+        found = self.registry.find(meter_id)
+        return self.access.edition(found[0], salt) if found else ""
 
     def _problem_of(self, port: str) -> str:
         with self._lock:

@@ -145,6 +145,7 @@ class Device:
     auth_types: tuple[str, ...] = ("HMAC",)
     standard_notifications: bool = False
     other: Https | None = None  # a server of another make, in the place of `server`
+    on_commands: Callable[[], None] = lambda: None
     meters: list[MeterStatus] = field(default_factory=list)
     meter_details: dict[str, Mapping[str, object]] = field(default_factory=dict)
     networks: list[Mapping[str, object]] = field(default_factory=list)
@@ -224,6 +225,7 @@ class Device:
             register=self._register,
             health=self._health,
             on_provisioning=self.provisioned.append,
+            on_commands=lambda: self.on_commands(),  # noqa: PLW0108 - a test sets another
             request_reboot=self._reboot,
             push_url=lambda: self.push_url,
             network=self.network,

@@ -30,6 +30,7 @@ from enum import Enum
 
 from agent.clock import Clock
 from agent.metering.access.credentials import Credentials, credentials, describe, push_security
+from agent.metering.access.editions import KeysChangedError, edition_of
 from agent.metering.access.keystore import SECRET_FIELDS, KeyStore, KeyStoreError
 from agent.metering.access.rules import AccessRules
 from agent.metering.registry.entry import Meter
@@ -171,6 +172,14 @@ class AccessBook:
         both = [(one.name, getattr(wanted, one.name), getattr(proven, one.name)) for one in fields(MeterAccess)]
         return {name: len(new) if isinstance(new, bytes) else 0 for name, new, old in both if new != old}
 
+    def edition(self, meter: Meter, salt: str) -> str:
+        """The edition of the keys that are provisioned for `meter` (`access.editions`); empty while the secrets in the
+        store cannot be read."""
+        with self._lock:
+            if self._unstored is not None:
+                self.configure(self._unstored)
+            return "" if self._unstored is not None else edition_of(self._state(meter).wanted, salt)
+
     def open(self, meter: Meter, which: Which = Which.USUAL) -> Opening:
         """What the next association with `meter` uses. Raises `LocalError` when that cannot be used at all."""
         with self._lock:
@@ -268,10 +277,15 @@ class AccessBook:
                 extra={"event": "meter.key.changed"},
             )
 
-    def sending(self, meter: Meter) -> None:
-        """The meter is about to be sent the keys that are wanted. Raises `KeyStoreError`: then it must not be."""
+    def sending(self, meter: Meter, edition: str, salt: str) -> None:
+        """The meter is about to be sent the keys of this `edition`; one that is empty is of an order that was sent
+        before editions were kept. Raises `KeysChangedError` where others are wanted by now, and `KeyStoreError`: then
+        it must not be sent any."""
         with self._lock:
-            self._store.note_sent(meter.key, self._state(meter).wanted)
+            wanted = self._state(meter).wanted
+            if self.superseded(meter) if not edition else edition_of(wanted, salt) != edition:
+                raise KeysChangedError("other keys were provisioned just now")
+            self._store.note_sent(meter.key, wanted)
 
     def superseded(self, meter: Meter) -> bool:
         """Whether what is wanted now is none of the keys that the meter was sent, of which nobody knows whether it took
@@ -280,13 +294,16 @@ class AccessBook:
             sent = self._store.sent(meter.key)
             return bool(sent) and self._state(meter).wanted not in sent
 
-    def broadcast_taken(self, meter: Meter) -> None:
-        """The meter has taken the broadcast key that is wanted, as it says."""
+    def broadcast_taken(self, meter: Meter, edition: str, salt: str) -> None:
+        """The meter has taken the broadcast key of this `edition`, as it says; of an empty one, the one that is wanted.
+        Where others are wanted by now and the edition is not known any more, nothing is proven: it may be sent again.
+        """
         with self._lock:
-            proven = self._store.proven(meter.key)
-            if proven is not None:
-                taken = replace(proven, broadcast_key=self._state(meter).wanted.broadcast_key)
-                self._store.prove(meter.key, taken, durable=True)
+            proven, wanted = self._store.proven(meter.key), self._state(meter).wanted
+            known = (one for one in (wanted, *self._store.sent(meter.key)) if edition_of(one, salt) == edition)
+            taken = next(known, None) if edition else wanted
+            if proven is not None and taken is not None:
+                self._store.prove(meter.key, replace(proven, broadcast_key=taken.broadcast_key), durable=True)
 
     def told_counter(self, opening: Opening, told: int) -> None:
         """The meter told, without any proof, the highest invocation counter of ours that it has seen."""

@@ -51,9 +51,9 @@ class Journal:
         """Make the order durable."""
         self._disk.mkdir_durable(self._folder)
         document = asdict(order) | {"kind": order.kind.value, "meters": list(order.meters)}
-        asked_for = document.pop("asked_for")
-        if asked_for:  # left out where there is none, for a program of before this field
-            document["asked_for"] = list(asked_for)
+        for name in ("asked_for", "editions"):  # left out where there are none, for a program of before this field
+            if held := document.pop(name):
+                document[name] = list(held)
         self._disk.write_durable(self._folder / f"{order.id}.json", _emit(document))
 
     def note(self, order: Order, index: int, result: MeterResult) -> None:
@@ -158,7 +158,7 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 
 def _order(body: Mapping[str, Any]) -> Order:
-    lists = {name: tuple(body.get(name, ())) for name in ("meters", "asked_for")}
+    lists = {name: tuple(body.get(name, ())) for name in ("meters", "asked_for", "editions")}
     known = {name: value for name, value in body.items() if name in Order.__slots__}
     try:
         kind = OrderType(body["kind"])

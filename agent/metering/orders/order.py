@@ -132,7 +132,9 @@ class Order:
     epoch, by a clock that was `asked_trusted` or not, and `asked_monotonic` in monotonic seconds of this `boot`;
     `deadline_s` is how long after that a meter may still be asked. A higher `priority` (0 to 9) goes first, among
     equals the one that was accepted earlier (`number`). `asked_by` says who and by which way. `asked_for`: what was
-    named in place of `meters`, where groups or ways to reach a meter were among it."""
+    named in place of `meters`, where groups or ways to reach a meter were among it. `editions`, of orders to change
+    keys: per meter what was provisioned when it was asked for (`agent.metering.access.editions`), empty where that is
+    not known."""
 
     id: str
     kind: OrderType
@@ -147,11 +149,20 @@ class Order:
     asked_trusted: bool = True  # as orders were taken of before this field
     asked_monotonic: float = 0.0
     boot: str = ""
+    editions: tuple[str, ...] = ()
 
     @property
     def targets(self) -> tuple[str, ...]:
         """What was named by whoever asked."""
         return self.asked_for or self.meters
+
+    def edition(self, index: int) -> str:
+        """Which keys were provisioned for its meter number `index` when it was asked for; empty where not known."""
+        return self.editions[index] if index < len(self.editions) else ""
+
+    def salt(self, index: int) -> str:
+        """What that edition was made with."""
+        return f"{self.id}/{index}"
 
 
 @dataclass(frozen=True, slots=True)

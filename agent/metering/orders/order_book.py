@@ -81,6 +81,11 @@ class Task:
         return self.order.meters[self.index]
 
     @property
+    def edition(self) -> tuple[str, str]:
+        """The keys that an order to change them was made upon, and the salt of that."""
+        return self.order.edition(self.index), self.order.salt(self.index)
+
+    @property
     def background(self) -> bool:
         """Whether it takes long, and everything else goes first."""
         return table.ORDER_TYPES[self.order.kind].background
@@ -131,6 +136,7 @@ class OrderBook:
         self._allowed = {Permission.READ, *allowed}
         self._known = known
         self.on_submit: Callable[[], None] = lambda: None  # called when an order was accepted
+        self.edition: Callable[[str, str], str] = lambda _meter, _salt: ""  # of the keys provisioned for a meter
         self.locked: Callable[[], bool] = lambda: False  # whether no orders are taken now
         self._images = images
         self._expand = expand
@@ -164,7 +170,7 @@ class OrderBook:
                 raise OrderRefusedError(f"there is another order {order.id}")
             if len(self._open) >= OPEN_MAX:
                 raise OrderRefusedError(f"{OPEN_MAX} orders are under way")
-            order = replace(order, number=self._number + 1)
+            order = replace(order, number=self._number + 1, editions=self._editions(order))
             if order.id in self._journal.spoiled:
                 return self._spoiled(order)
             try:
@@ -367,6 +373,11 @@ class OrderBook:
             self._journal.accept(record.order)
         except OSError as error:  # at the next start the registry says it again
             LOG.debug("the name in order %s cannot be kept: %s", order.id, error)
+
+    def _editions(self, order: Order) -> tuple[str, ...]:
+        if order.kind is not OrderType.KEYS:
+            return ()
+        return tuple(self.edition(meter, order.salt(index)) for index, meter in enumerate(order.meters))
 
     def _held(self) -> dict[str, dict[OrderType, str]]:
         """Per meter the kinds of which an order has begun to change it and has no end yet, with the ids of the orders.

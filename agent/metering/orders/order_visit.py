@@ -60,9 +60,9 @@ class Book(Protocol):
 class KeyTransfer(Protocol):
     """Is told of keys that go to the meter, in an order that transfers some. Both raise `DlmsError`."""
 
-    def sending(self, meter: Meter) -> None: ...
+    def sending(self, meter: Meter, edition: str, salt: str) -> None: ...
 
-    def broadcast_taken(self, meter: Meter) -> None: ...
+    def broadcast_taken(self, meter: Meter, edition: str, salt: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -182,7 +182,7 @@ class OrderVisit(Visit):
             case Change(make=make, progress=progress, noted=noted):
                 exchange = make(wall, self.session.request_octets)
                 if self.transfer is not None:
-                    self.transfer.sending(self.meter)
+                    self.transfer.sending(self.meter, *self.task.edition)
                 # Durable: from here on it may have been carried out.
                 self.book.sending(self.task, progress, noted=noted)
                 self.session.request(exchange, now)
@@ -206,7 +206,7 @@ class OrderVisit(Visit):
         if not self.settled:
             self.settled = True
             if self.transfer is not None and ended.broadcast_taken:
-                self.transfer.broadcast_taken(self.meter)
+                self.transfer.broadcast_taken(self.meter, *self.task.edition)
             self.book.ended(self.task, ended)
 
     def _leave(self, why: str, now: float) -> None:

@@ -498,6 +498,7 @@ class PortReader:
         try:
             which = Which.USUAL if task is None else self._deps.orders.which_keys(task)
             pending, superseded = self._deps.access.pending(meter), self._deps.access.superseded(meter)
+            as_ordered = None if task is None else self._as_ordered(task, meter)
             opening = self._deps.access.open(meter, which)
             if knowledge.invoke_id is None:  # a late answer may be one to an earlier process
                 knowledge.invoke_id = int(now)
@@ -517,7 +518,8 @@ class PortReader:
             self._retries.note(meter, runs)
             return
         if task is not None and not opening.identify:
-            self._visit_for_order(task, (pending, opening.wanted, superseded), meter, session, channel, now)
+            keys = pending, opening.wanted, superseded, as_ordered
+            self._visit_for_order(task, keys, meter, session, channel, now)
             return
         if opening.identify or self._deps.registry.name_only(meter):
             # The public client reads the name; the next visit, with the meter's own keys, does the rest, or the order.
@@ -559,18 +561,19 @@ class PortReader:
     def _visit_for_order(
         self,
         task: Task,
-        keys: tuple[Mapping[str, int], bool, bool],
+        keys: tuple[Mapping[str, int], bool, bool, bool | None],
         meter: Meter,
         session: AccessSession,
         channel: Channel,
         now: float,
     ) -> None:
-        """`keys`: what is provisioned anew, whether the session uses it, and whether the meter was sent others."""
+        """`keys`: what is provisioned anew, whether the session uses it, whether the meter was sent others, and whether
+        it is what the order was made upon."""
         from agent.metering.orders.order import OrderType
         from agent.metering.orders.order_visit import OrderVisit  # not at the top: for days there may be no order
         from agent.metering.orders.types.steps import Keys
 
-        pending, new_in_use, superseded = keys
+        pending, new_in_use, superseded, as_ordered = keys
         visit = OrderVisit(
             meter=meter,
             runs=[],
@@ -582,13 +585,18 @@ class PortReader:
             task=task,
             book=self._deps.orders,
             trusted=self._clock.trusted(),
-            keys=Keys.of(pending, new_in_use=new_in_use, superseded=superseded),
+            keys=Keys.of(pending, new_in_use=new_in_use, superseded=superseded, as_ordered=as_ordered),
             image=self._deps.orders.image(task),
             transfer=self._deps.access if task.order.kind is OrderType.KEYS else None,
         )
         self._visits[meter.address] = visit
         self._deps.orders.begun(task)
         self._advance(visit, partial(visit.start, now))
+
+    def _as_ordered(self, task: Task, meter: Meter) -> bool | None:
+        """Whether the keys that are provisioned are those of when the order was asked for; `None`: nobody knows."""
+        edition, salt = task.edition
+        return self._deps.access.edition(meter, salt) == edition if edition else None
 
     def _link(self, meter: Meter, client: int) -> DataLink:
         """Make the link of a visit. Raises `dlms.errors.LocalError`."""

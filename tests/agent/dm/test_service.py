@@ -12,6 +12,7 @@ import pytest
 
 from agent.dm.service import LOOK_EVERY_S, TIME_EVERY_S, RoundTrip
 from agent.dm.session_events import OutgoingMessage
+from agent.jobs import orders
 from agent.mo import dmacc
 from agent.settings.provisioning import ReadingTask
 from agent.status import MeterStatus, SessionSummary
@@ -19,8 +20,20 @@ from omadm.auth import AUTH_MAC
 from omadm.bootstrap import emit_profile
 from omadm.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
 from omadm.syncml.codec import DM_WBXML, DM_XML
-from omadm.syncml.messages import Alert, Replace, Status, TndsNode
-from tests.agent.dm.server import ACCOUNT, PROFILE, SERVER_ID, FakeDmServer, add, delete, get, leaf, put, task
+from omadm.syncml.messages import Alert, Command, Replace, Status, TndsNode
+from tests.agent.dm.server import (
+    ACCOUNT,
+    PROFILE,
+    SERVER_ID,
+    FakeDmServer,
+    add,
+    delete,
+    execute,
+    get,
+    leaf,
+    put,
+    task,
+)
 from tests.agent.dm_device import STATE, Device
 from tests.omadm.test_bootstrap import NO_URLS
 from tests.omadm.test_client_provisioning import CLIENT, document
@@ -84,6 +97,23 @@ def test_provisioned_tasks_take_effect_with_the_message_that_completed_them() ->
     last = device.provisioned[-1]
     assert last.tasks == (ReadingTask("t1", 60, "residential-108", name="billing"),)
     assert (last.uplink.url, last.uplink.token) == ("https://head.example/r", "tok")
+
+
+def test_an_order_is_handed_over_when_the_keys_of_its_message_are_in_force_and_those_of_the_next_are_not() -> None:
+    device = Device(FakeDmServer()).registered()
+    found: list[tuple[bytes, list[str]]] = []
+
+    def look() -> None:
+        waiting = [job.name for job in orders.jobs(device.service.tree.view())]
+        found.append((device.provisioned[-1].access.encryption_key, waiting))
+
+    device.on_commands = look
+    order: list[Command] = [add("./AMI/Order/k", fmt="node"), add("./AMI/Order/k/Kind", "keys", "chr")]
+    order.append(add("./AMI/Order/k/Meters", "KEP1", "chr"))
+    order.append(execute("./AMI/Order/k/Operations/Run"))
+    first, second = "11" * 16, "22" * 16
+    device.session([*order, put("./AMI/Access/EncKey", first)], [put("./AMI/Access/EncKey", second)])
+    assert [one for one in found if one[1]] == [(bytes.fromhex(first), ["k"]), (bytes.fromhex(second), ["k"])]
 
 
 def test_what_was_provisioned_is_there_after_a_restart() -> None:

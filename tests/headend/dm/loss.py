@@ -131,7 +131,7 @@ class World:
         if self.device.reboots > self.updates:
             self._update()
         jobs = OrderJobs(self.device.tree, self.book, self.device.service.report_alerts)
-        jobs.tick()
+        jobs.hand_over()
         for task in self.book.due({"KEP1", "KEP2"}):
             self.book.begun(task)
             self.orders_run += 1

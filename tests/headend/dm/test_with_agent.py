@@ -283,7 +283,7 @@ def order_book(world: World, *allowed: Permission) -> OrderBook:
 def carry_out(world: World, book: OrderBook, outcome: Callable[[Task], Ended]) -> None:
     """What the daemon does: hand the jobs over, carry them out on the meters, report."""
     jobs = OrderJobs(world.device.tree, book, world.device.service.report_alerts)
-    jobs.tick()
+    jobs.hand_over()
     for task in book.due({"KEP1", "KEP2"}):
         book.begun(task)
         if task.order.kind is OrderType.SET:
@@ -363,12 +363,35 @@ def test_a_restart_between_job_and_order_runs_it_once(world: World) -> None:
     book = order_book(world)
     number = world.enqueue("order", order="ping", meters=["KEP1"])
     world.session()
-    OrderJobs(world.device.tree, book, lambda: None).tick()
+    OrderJobs(world.device.tree, book, lambda: None).hand_over()
     book = order_book(world)  # the process starts again: the job is in the tree, the order in the journal
     carry_out(world, book, lambda _task: Ended())
     world.session()
     assert world.job(number)["state"] == "done"
     assert len(book.orders()) == 1
+
+
+def test_an_order_to_change_keys_waits_until_what_was_provisioned_with_it_is_in_force(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon's main thread looks at the tree while the DM thread is between the two; and while the journal fails,
+    other keys may be provisioned."""
+    book = order_book(world, Permission.CHANGE)
+    number = world.enqueue("order", order="keys", meters=["KEP1"], parameters={"wrapped": {"unicast": "00" * 24}})
+    world.session()
+    jobs = OrderJobs(world.device.tree, book, world.device.service.report_alerts)
+    jobs.tick()
+    assert book.orders() == []
+
+    def full(*_: object) -> None:
+        raise OSError(28, "no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "accept", full)
+        jobs.hand_over()
+    jobs.tick()
+    world.session()
+    assert (book.orders(), world.job(number)["state"]) == ([], "failed")
 
 
 # -- meters and networks ----------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from agent.metering.orders.order import OrderRefusedError, OrderType
 from agent.metering.orders.types import parameters as check
 from agent.metering.orders.types.parameters import SECURITY_SETUP, Checked
-from agent.metering.orders.types.steps import Context, Ended, Pause, Plan, TypeFunctions, action_ended, calling
+from agent.metering.orders.types.steps import Context, Ended, Keys, Pause, Plan, TypeFunctions, action_ended, calling
 from dlms import axdr
 from dlms.cosem.obis import MethodRef
 
@@ -28,6 +28,8 @@ KEY_IDS = {"unicast": 0, BROADCAST: 1, "authentication": 2}
 WRAP_OCTETS = 8  # what a wrapped key has more (RFC 3394)
 _WRAPPED = re.compile(r"(?:[0-9a-fA-F]{48}|[0-9a-fA-F]{80})", re.ASCII)
 _SUPERSEDED = "other keys were provisioned since it was sent; whether the meter took these is not known"
+_CHANGED = "keys were changed since: what is provisioned is not what was when this was asked for; ask for it anew"
+_NOT_KNOWN = "whether keys were changed since this was asked for is not known; ask for it anew"
 _ACCEPTED = "accepted; an association with the new keys is to follow"
 
 
@@ -48,8 +50,8 @@ def plan_keys(parameters: Mapping[str, object], context: Context) -> Plan:
     wrapped = parameters["wrapped"]
     named: dict[str, str] = dict(wrapped) if isinstance(wrapped, dict) else {}
     keys = context.keys
-    if keys.superseded and context.sent:  # what is wrapped here is not what is provisioned: the meter would be lost
-        return Ended(refused=_SUPERSEDED)
+    if refused := _other_ground(keys, context.sent):  # the meter would have keys that nobody has, and be lost
+        return Ended(refused=refused)
     accepted = context.progress.get("what") == _ACCEPTED
     shown = set(named) - {BROADCAST}  # what an association shows
     if keys.new_in_use and context.sent and (shown or accepted):
@@ -78,6 +80,18 @@ def plan_keys(parameters: Mapping[str, object], context: Context) -> Plan:
         return Ended({"changed": [BROADCAST]}, broadcast_taken=True)
     yield Pause(0.0, {"step": 2, "of": 2, "what": _ACCEPTED})
     return Ended(refused="a pause was not taken")
+
+
+def _other_ground(keys: Keys, sent: int) -> str:
+    """Why what is wrapped in the order may not be what is provisioned by now; empty where it is.
+
+    An order of before editions were kept has none: one that was sent is judged by what was sent then.
+    """
+    if sent:
+        return _SUPERSEDED if keys.superseded or keys.as_ordered is False else ""
+    if keys.as_ordered is None:
+        return _NOT_KNOWN
+    return "" if keys.as_ordered else _CHANGED
 
 
 def _in_use(named: Mapping[str, str], shown: set[str], *, accepted: bool) -> Ended:

@@ -96,17 +96,23 @@ class Keys:
     """The keys of the meter as the access book has them. `provisioned`: names of the keys (`unicast`, `authentication`,
     `broadcast`) that are provisioned and differ from those that last worked, and how many octets each has;
     `new_in_use`: this visit's association uses what is provisioned. `superseded`: others were provisioned since the
-    meter was sent some."""
+    meter was sent some. `as_ordered`: these were provisioned when the order was asked for; `None` where nobody knows.
+    """
 
     provisioned: Mapping[str, int] = field(default_factory=dict)
     new_in_use: bool = True
     superseded: bool = False
+    as_ordered: bool | None = True
 
     @classmethod
-    def of(cls, pending: Mapping[str, int], *, new_in_use: bool, superseded: bool) -> Keys:
+    def of(
+        cls, pending: Mapping[str, int], *, new_in_use: bool, superseded: bool, as_ordered: bool | None = True
+    ) -> Keys:
         """`pending` are the fields of `MeterAccess` that are provisioned anew; those that are no keys keep their
         names."""
-        return cls({_KEY_NAMES.get(name, name): octets for name, octets in pending.items()}, new_in_use, superseded)
+        return cls(
+            {_KEY_NAMES.get(name, name): octets for name, octets in pending.items()}, new_in_use, superseded, as_ordered
+        )
 
 
 @dataclass(frozen=True, slots=True)

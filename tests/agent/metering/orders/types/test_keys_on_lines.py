@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from agent.metering.orders.journal import _emit
 from agent.metering.orders.order_book import Request
-from agent.settings.provisioning import Provisioning
+from agent.settings.provisioning import AccessRule, Provisioning
 from dlms.security.keys import wrap
 from dlms.security.settings import MemoryCounters, Security
 from dlms.server.security_setup import SecuritySetup
@@ -222,3 +224,149 @@ def test_a_broadcast_key_whose_transfer_was_cut_is_transferred_again_or_not_know
     else:
         assert (result["state"], result["value"]["changed"]) == ("done", sorted(wrapped))
         assert meter.transfers == 1 + carried_out, "the same key, however often"
+
+
+# --- keys that are changed while the order waits ---
+
+CHANGED = "keys were changed since: what is provisioned is not what was when this was asked for; ask for it anew"
+GROUP = AccessRule(
+    "group/all", pattern="DCU*", given=(("client", 1), *GMAC.ours.items())
+)  # and nothing of the meter's own
+
+
+def group(**access: Any) -> Provisioning:
+    return Provisioning((TASK,), access_rules=(replace(GROUP, given=(*GROUP.given, *access.items())),))
+
+
+def wait(rig: PlcRig, meter: KeyMeter, now: Provisioning, after: Provisioning, **wrapped: str) -> None:
+    """Have `now` provisioned and the order `o1` asked for, and before it has begun, `after`."""
+    rig.collector.configure(now)
+    parameters = {"wrapped": wrapped or WRAPPED}
+    rig.orders.submit(Request("o1", "keys", [meter.meter.id], "t", parameters, deadline_s=3000))
+    rig.collector.configure(after)
+
+
+def restarted(rig: PlcRig, provisioning: Provisioning) -> None:
+    rig.restart()
+    rig.collector.configure(provisioning)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize(
+    ("now", "after"),
+    [
+        (NEW, provisioned(encryption_key=THIRD_EK)),
+        (NEW, provisioned(authentication_key=THIRD_EK)),
+        (group(encryption_key=NEW_EK), group(encryption_key=THIRD_EK)),
+        (group(encryption_key=NEW_EK), provisioned(encryption_key=THIRD_EK)),
+    ],
+    ids=["own", "another key", "group", "own instead of the group's"],
+)
+def test_an_order_is_not_sent_once_other_keys_are_provisioned(
+    rig: PlcRig, meter: KeyMeter, now: Provisioning, after: Provisioning, *, restarts: bool
+) -> None:
+    wait(rig, meter, now, after)
+    if restarts:
+        restarted(rig, after)
+    (result,) = ended(rig, "o1", 3000)
+    assert (result["state"], result["error"]) == ("refused", CHANGED)
+    assert (meter.transfers, meter.in_force().ek) == (0, EK)
+    rig.run(3600)
+    assert rig.statuses() == {meter.meter.id: "read"}
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize(
+    ("now", "between"), [(NEW, OLD), (NEW, NEW), (group(encryption_key=NEW_EK), provisioned(encryption_key=NEW_EK))]
+)
+def test_an_order_goes_out_under_the_keys_that_it_was_made_upon_however_they_came_to_be_provisioned(
+    rig: PlcRig, meter: KeyMeter, now: Provisioning, between: Provisioning, *, restarts: bool
+) -> None:
+    wait(rig, meter, now, between)
+    if restarts:
+        restarted(rig, between)
+    rig.collector.configure(now)
+    (result,) = ended(rig, "o1", 3000)
+    assert (result["state"], meter.transfers, meter.in_force().ek) == ("done", 1, NEW_EK)
+
+
+def test_a_broadcast_key_is_not_sent_once_another_one_is_provisioned(rig: PlcRig, meter: KeyMeter) -> None:
+    rig.collector.configure(provisioned(broadcast_key=EK))
+    rig.run(1000)
+    now, after = provisioned(broadcast_key=NEW_EK), provisioned(broadcast_key=THIRD_EK)
+    wait(rig, meter, now, after, broadcast=wrap(MASTER, NEW_EK).hex())
+    (result,) = ended(rig, "o1", 3000)
+    assert (result["state"], result["error"], meter.transfers) == ("refused", CHANGED, 0)
+    assert ask(rig, meter, 2, broadcast=wrap(MASTER, THIRD_EK).hex())["state"] == "done"
+
+
+def test_keys_that_are_provisioned_while_the_visit_opens_its_association_keep_the_order_back(
+    rig: PlcRig, meter: KeyMeter
+) -> None:
+    rig.collector.configure(NEW)
+    rig.orders.submit(Request("o1", "keys", [meter.meter.id], "t", {"wrapped": WRAPPED}, deadline_s=3000))
+    rig.run(60, lambda: rig.orders.describe("o1")["meters"][0]["state"] == "asking")  # type: ignore[index]
+    rig.collector.configure(provisioned(encryption_key=THIRD_EK))
+    (result,) = ended(rig, "o1", 3000)
+    assert (result["state"], result["error"]) == ("refused", CHANGED)
+    assert (meter.transfers, meter.in_force().ek) == (0, EK)
+
+
+def test_a_broadcast_key_that_is_provisioned_before_the_answer_came_is_not_taken_for_the_one_that_was_sent(
+    rig: PlcRig, meter: KeyMeter
+) -> None:
+    rig.collector.configure(provisioned(broadcast_key=EK))
+    rig.run(1000)
+    rig.collector.configure(provisioned(broadcast_key=NEW_EK))
+    rig.orders.submit(
+        Request("o1", "keys", [meter.meter.id], "t", {"wrapped": {"broadcast": wrap(MASTER, NEW_EK).hex()}})
+    )
+    rig.run(60, lambda: meter.transfers == 1)
+    rig.collector.configure(provisioned(broadcast_key=THIRD_EK))
+    (result,) = ended(rig, "o1", 3000)
+    assert (result["state"], result["value"]) == ("done", {"changed": ["broadcast"]})
+    assert ask(rig, meter, 2, broadcast=wrap(MASTER, THIRD_EK).hex())["state"] == "done"
+
+
+def without_editions(rig: PlcRig) -> None:
+    """The record of `o1` as a program of before editions writes it."""
+    path = rig.tmp_path / "orders" / "o1.json"
+    body = json.loads(path.read_bytes())["body"]
+    assert len(body.pop("editions")) == 1
+    path.write_bytes(_emit(body))
+
+
+@pytest.mark.parametrize("after", [NEW, provisioned(encryption_key=THIRD_EK)])
+def test_an_order_of_a_program_that_kept_no_edition_is_not_sent(
+    rig: PlcRig, meter: KeyMeter, after: Provisioning
+) -> None:
+    wait(rig, meter, NEW, after)
+    without_editions(rig)
+    restarted(rig, after)
+    (result,) = ended(rig, "o1", 3000)
+    assert result["state"] == "refused"
+    assert result["error"] == "whether keys were changed since this was asked for is not known; ask for it anew"
+    assert (meter.transfers, meter.in_force().ek) == (0, EK)
+
+
+@pytest.mark.parametrize("carried_out", [True, False])
+def test_an_order_that_such_a_program_had_sent_goes_on(rig: PlcRig, meter: KeyMeter, *, carried_out: bool) -> None:
+    rig.collector.configure(NEW)
+    rig.orders.submit(Request("o1", "keys", [meter.meter.id], "t", {"wrapped": WRAPPED}, deadline_s=3000))
+    run_until_sent(rig, meter, carried_out=carried_out)
+    without_editions(rig)
+    restarted(rig, NEW)
+    (result,) = ended(rig, "o1", 3000)
+    assert (result["state"], meter.in_force().ek) == ("done", NEW_EK)
+
+
+def test_what_an_order_remembers_of_keys_says_nothing_of_them(rig: PlcRig, meter: KeyMeter) -> None:
+    rig.collector.configure(NEW)
+    kept = []
+    for number in (1, 2):
+        rig.orders.submit(Request(f"o{number}", "keys", [meter.meter.id], "t", {"wrapped": WRAPPED}))
+        kept.append((rig.tmp_path / "orders" / f"o{number}.json").read_text())
+        assert NEW_EK.hex() not in kept[-1]
+    first, second = (json.loads(text)["body"]["editions"] for text in kept)
+    assert first != second, "two orders do not tell that they are for the same keys"
+    assert "edition" not in json.dumps(rig.orders.describe("o1"))
