@@ -124,7 +124,8 @@ class SessionStore:
 
     def job_finished(self, job: Job, outcome: Outcome) -> None:
         queue.finish(self._conn, job.id, outcome, self._now)
-        broken = outcome.cause if isinstance(outcome, Failed) else None
+        failed = outcome if isinstance(outcome, Failed) else None
+        broken = failed.cause if failed else None
         LOG.log(
             logging.INFO if broken is None else logging.ERROR,
             "%s: job %d (%s) %s%s",
@@ -132,7 +133,7 @@ class SessionStore:
             job.id,
             job.kind,
             type(outcome).__name__.lower(),
-            "" if broken is None else f": {outcome.result.get('error')}",
+            f": {failed.result.get('error')}" if failed and broken else "",
             exc_info=broken,
             extra={"event": "dm.job", "device": self._device_id, "job": job.id},
         )
