@@ -134,9 +134,10 @@ def create_tables(engine: Engine) -> None:
                 connection.execute(update(schema).values(version=SCHEMA_VERSION))
 
 
-def _check_version(found: int | None) -> None:
-    if found is not None and not 0 < found <= SCHEMA_VERSION:
-        raise SchemaError(f"the database has schema {found}, this head-end knows {SCHEMA_VERSION}")
+def _check_version(found: object) -> None:
+    """SQLite keeps a text in a column of numbers, and what is no number is no version that we know."""
+    if found is not None and not (isinstance(found, int) and 0 < found <= SCHEMA_VERSION):
+        raise SchemaError(f"the database has schema {found!r}, this head-end knows {SCHEMA_VERSION}")
 
 
 def _refuse_later(path: Path) -> None:

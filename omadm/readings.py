@@ -764,7 +764,7 @@ def _fits(tag: str, raw: Any) -> bool:
     if tag in _HEX_TAGS:
         size = _HEX_TAGS[tag]
         return bool(_HEX.fullmatch(raw)) and (size is None or len(raw) == 2 * size)
-    return tag == "str" or (tag == "bits" and not raw.strip("01"))
+    return (tag == "str" and _is_text(raw)) or (tag == "bits" and not raw.strip("01"))
 
 
 def _fits_float(raw: Any) -> bool:
@@ -835,11 +835,18 @@ class _Fields:
         return value
 
 
+def _is_text(text: str) -> bool:
+    """Whether UTF-8, and with it a database, has a form for `text`: none for half of a surrogate pair. Meters do pad
+    their texts with NUL."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _storable(text: str) -> bool:
     """Whether a database can store `text`: lone surrogates cannot be encoded, and PostgreSQL refuses NUL."""
     if text.isascii():  # nearly all are
         return "\0" not in text
-    try:
-        return b"\0" not in text.encode()
-    except UnicodeEncodeError:
-        return False
+    return _is_text(text) and "\0" not in text

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from agent.log import SECRETS, JournalHandler, LineFormatter
 from agent.metering.store.store_file import StoreError
 from agent.mo.diagmon import Excerpt, Pictures
+from omadm.syncml.text import NO_XML_CHAR
 
 if TYPE_CHECKING:
     from agent.clock import SystemClock
@@ -49,11 +50,11 @@ def chosen(lines: Iterable[str], since: int, until: int, level: str) -> Iterator
 
 
 def excerpt(lines: Iterable[str]) -> Excerpt:
-    """The newest lines that fit, without secrets."""
+    """The newest lines that fit, without secrets; what no message can carry is replaced, or none of it could go."""
     kept: deque[str] = deque()
     size, shortened = 0, False
     for line in lines:
-        shown = SECRETS.redact(line.rstrip("\n"))
+        shown = NO_XML_CHAR.sub("\N{REPLACEMENT CHARACTER}", SECRETS.redact(line.rstrip("\n")))
         kept.append(shown)
         size += len(shown.encode("utf-8", "replace")) + 1
         while size > LOG_BYTES_MAX:

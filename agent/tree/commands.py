@@ -227,11 +227,18 @@ class _Run:
             return False
         good = True
         for item in command.items:
+            savepoint = self._changing.state
             try:
                 code = self._item(command, item)
             except Refusal as refusal:
                 LOG.debug("%s %s: %s", type(command).__name__, item.target, refusal)
                 self._answers.status(command, refusal.code, item)
+                good = False
+            except Exception:
+                # A fault of ours, or of what a node shows: it costs this command, and not the session with the others.
+                LOG.exception("%s %s", type(command).__name__, item.target, extra={"event": "dm.command.failed"})
+                self._changing.rollback(savepoint)
+                self._answers.status(command, Code.COMMAND_FAILED, item)
                 good = False
             else:
                 if not isinstance(command, Get):

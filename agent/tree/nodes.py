@@ -68,8 +68,9 @@ def stored_nodes(node: Node) -> Iterator[Node]:
 
 
 def value_bytes(value: str | bytes) -> int:
-    """The Size property: bytes of the value as UTF-8."""
-    return len(value.encode("utf-8")) if isinstance(value, str) else len(value)
+    """The Size property: bytes of the value as UTF-8, also of what a file has given that is no text: it is refused when
+    it is to be written into a message."""
+    return len(value.encode("utf-8", "surrogatepass")) if isinstance(value, str) else len(value)
 
 
 def timestamp(epoch: int) -> str:

@@ -124,8 +124,9 @@ class SessionStore:
 
     def job_finished(self, job: Job, outcome: Outcome) -> None:
         queue.finish(self._conn, job.id, outcome, self._now)
-        failed = outcome if isinstance(outcome, Failed) else None
-        broken = failed.cause if failed else None
+        broken, error = None, ""
+        if isinstance(outcome, Failed) and outcome.cause is not None:
+            broken, error = outcome.cause, f": {outcome.result.get('error')}"
         LOG.log(
             logging.INFO if broken is None else logging.ERROR,
             "%s: job %d (%s) %s%s",
@@ -133,7 +134,7 @@ class SessionStore:
             job.id,
             job.kind,
             type(outcome).__name__.lower(),
-            f": {failed.result.get('error')}" if failed and broken else "",
+            error,
             exc_info=broken,
             extra={"event": "dm.job", "device": self._device_id, "job": job.id},
         )

@@ -19,7 +19,7 @@ from headend.dm import tables as dm
 from headend.dm.jobs import queue
 from headend.dm.push import PushPolicy, set_policy
 from headend.metering.readings import metering_tokens
-from headend.security import certificate_renewals, certificates, clones, devices, renewals
+from headend.security import certificate_renewals, certificates, clones, devices, records, renewals
 from headend.security.records import Entry, record, record_all, row_of
 from omadm.bootstrap import ACCOUNT_NAME, DMACC_PATH
 
@@ -196,6 +196,7 @@ def renew_key(connection: Connection, actor: Actor, device_id: str, path: str = 
     _in_service(connection, device_id)
     if certificates.expected(connection, device_id):
         raise LifecycleError("the device proves itself with a certificate: renew that")
+    _can_renew(connection, device_id)
     job = _order_registration(connection, actor, device_id, path)
     renewals.want(connection, device_id, actor.now)
     _record(connection, actor, "renew key", device_id, f"job {job}: delete {path}")
@@ -212,10 +213,18 @@ def renew_certificate(
         raise LifecycleError("the device has a shared key: renew that")
     if not issues and not certificates.is_pinned(connection, device_id):
         raise LifecycleError("no authority is set to issue certificates: ssmp.issuing_certificate, ssmp.issuing_key")
+    _can_renew(connection, device_id)
     job = _order_registration(connection, actor, device_id, path)
     certificate_renewals.want(connection, device_id, actor.now)
     _record(connection, actor, "renew certificate", device_id, f"job {job}: delete {path}")
     return job
+
+
+def _can_renew(connection: Connection, device_id: str) -> None:
+    """A device that has said that it cannot would give up its account for nothing. Whoever has mended it acknowledges
+    the alarm; one that says later that it can, when it registers, has closed it."""
+    if why := records.open_alarm(connection, records.RENEWAL, device_id):
+        raise LifecycleError(f"{why}; acknowledge this security alarm to order it all the same")
 
 
 def _in_service(connection: Connection, device_id: str) -> None:

@@ -24,6 +24,8 @@ alarms = Table(
     Column("acknowledged_by", String(64)),
 )
 
+RENEWAL = "renewal"  # the kind of alarm by which a device says that it cannot renew its key or certificate
+
 audit = Table(
     "audit",
     db.metadata,
@@ -83,6 +85,20 @@ def raise_alarm(connection: Connection, kind: str, device: str, text: str, now: 
     if not changed.rowcount:
         connection.execute(insert(alarms).values(kind=kind, device=device, first=now, last=now, count=1, text=text))
     record(connection, Entry(now, "security server", f"alarm {kind}"[:32], device, text))
+
+
+def open_alarm(connection: Connection, kind: str, device: str) -> str:
+    """What the open alarm of this kind and device says; empty when there is none."""
+    same = (alarms.c.kind == kind) & (alarms.c.device == device) & alarms.c.acknowledged.is_(None)
+    return connection.scalars(select(alarms.c.text).where(same)).first() or ""
+
+
+def alarm_over(connection: Connection, kind: str, device: str, why: str, now: float) -> None:
+    """Close the open alarm of this kind and device, if there is one: its reason is gone, as `why` says."""
+    same = (alarms.c.kind == kind) & (alarms.c.device == device) & alarms.c.acknowledged.is_(None)
+    closed = connection.execute(update(alarms).where(same).values(acknowledged=now, acknowledged_by="security server"))
+    if closed.rowcount:
+        record(connection, Entry(now, "security server", f"alarm {kind} over"[:32], device, why))
 
 
 def alarm_listing(

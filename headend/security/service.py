@@ -217,6 +217,7 @@ class SecurityService:
             certificate_renewals.forget(connection, device_id)
             text = "cannot renew its certificate: its software is too old"
             devices.note(connection, device_id, "", 200, text, self._wall())
+            records.raise_alarm(connection, records.RENEWAL, device_id, f"the device {text}", self._wall())
         LOG.warning("%s %s", device_id, text, extra={"event": "ssmp.renewal.impossible"})
         return False
 
@@ -249,7 +250,10 @@ class SecurityService:
         lost = not clones.lost_nothing(connection, who)
         install_account(connection, device_id, account, confirmed.info.push_url, now, lost=lost)
         clones.remember(connection, who, account, now, unexpected=unexpected)
-        ended = self._end_order(connection, session, confirmed.unable or session.unable, now)
+        unable = confirmed.unable or session.unable
+        if (session.renews or session.renews_certificate) and not unable:
+            records.alarm_over(connection, records.RENEWAL, device_id, "the device says that it can renew", now)
+        ended = self._end_order(connection, session, unable, now)
         if new_key and not confirmed.unable:
             renewals.stored(connection, device_id, new_key, now=now)
         elif following and session.is_of(following):
@@ -285,7 +289,7 @@ class SecurityService:
         text = f"the device cannot renew its {what}: {unable}"
         (certificate_renewals if session.certificate else renewals).forget(connection, device_id)
         queue.undone(connection, device_id, since, text, now)
-        records.raise_alarm(connection, "renewal", device_id, text, now)
+        records.raise_alarm(connection, records.RENEWAL, device_id, text, now)
         LOG.warning("%s: %s", device_id, text, extra={"event": "ssmp.renewal.impossible"})
         return text
 

@@ -17,7 +17,7 @@ from sqlalchemy import inspect, text
 
 from headend import config, db, pki
 from headend.metering import readings
-from tests.headend.database import open_database
+from tests.headend.database import empty_database, open_database
 
 PORTS = {name: 1000 + number for number, name in enumerate(config.SERVERS)}
 TLS = {"certificate": "server.pem", "key": "server.key", "ca": "/etc/ca.pem"}
@@ -290,3 +290,16 @@ def test_a_database_of_the_first_version_is_brought_forward_with_what_is_in_it(t
     assert [(row["id"], row["value"], row["repeated"]) for row in readings.list_readings(engine)] == [(1, "5", False)]
     for each in (engine, fresh):
         each.dispose()
+
+
+@pytest.mark.parametrize("version", ["four", "", 4.5, b"4", -1, 0, 2**40])
+def test_a_schema_that_is_no_number_of_ours_is_refused_and_nothing_is_changed(tmp_path: Path, version: object) -> None:
+    file = tmp_path / "headend.db"
+    empty_database(file).dispose()
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("UPDATE schema_version SET version = ?", (version,))
+        connection.commit()
+    with pytest.raises(db.SchemaError, match="the database has schema "):
+        open_database(file)
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("SELECT version FROM schema_version").fetchone() == (version,)

@@ -19,7 +19,7 @@ from agent.ssmp.certificate_store import ASKED_EVERY_S, CertificateStore
 from agent.ssmp.registration import Registrar
 from headend.operator import lifecycle
 from headend.operator.lifecycle import Actor
-from headend.security import app, certificate_renewals, certificates, devices
+from headend.security import app, certificate_renewals, certificates, devices, records
 from headend.security.certificates import Identity
 from headend.security.service import SecurityService
 from omadm.ssmp import certificates as x509
@@ -238,7 +238,13 @@ def test_a_device_whose_key_cannot_be_renewed_is_named_and_not_asked_again(world
     with world.engine.begin() as connection:
         texts = connection.scalars(select(devices.registrations.c.text).order_by(devices.registrations.c.seq)).all()
         assert not certificate_renewals.is_wanted(connection, ID)
+        (alarm,) = records.alarm_listing(connection, ID, 10, open_only=True)
     assert texts == ["cannot renew its certificate: its software is too old", "registered"]
+    assert (alarm["kind"], alarm["text"]) == (records.RENEWAL, f"the device {texts[0]}")
+    world.register()  # a release that can
+    with world.engine.begin() as connection:
+        assert records.alarm_listing(connection, ID, 10, open_only=True) == []
+        assert records.audit_listing(connection, ID, 1)[0]["detail"] == "the device says that it can renew"
 
 
 def test_a_key_that_cannot_be_stored_is_not_asked_a_certificate_for(world: World) -> None:

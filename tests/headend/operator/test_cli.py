@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from headend import pki
 from headend.cli import main
 from headend.operator import commands
+from headend.operator.client import OperatorClient, OperatorError, device_path
 from headend.operator.show import CELL_CHARS_MAX, table
 
 
@@ -230,3 +231,19 @@ def test_a_range_that_is_asked_for_once_more_is_whole(config: Path, arguments: l
 )
 def test_a_time_is_written_as_seconds_or_by_iso_8601(text: str, seconds: float) -> None:
     assert commands._seconds(None, None, text) == seconds  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("document", [{"a": "\ud800"}, {"\ud800": 1}, {"a": float("nan")}, {"a": float("inf")}])
+def test_what_cannot_be_sent_is_said_in_a_sentence(config: Path, document: object) -> None:
+    client = OperatorClient("https://127.0.0.1:1", "token", config.parent / "ca.pem")
+    with pytest.raises(OperatorError, match="cannot be sent"):
+        client.post("/v1/devices", document)
+    with pytest.raises(OperatorError, match="cannot be sent"):
+        client.get("/v1/jobs", device="\ud800")
+    client.close()
+    assert device_path("a\udcff/b") == "/v1/devices/a%FF%2Fb"
+
+
+def test_an_answer_with_what_no_terminal_can_show_is_shown_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    commands.show({"a": "\ud800 \u00e9"})
+    assert json.loads(capsys.readouterr().out) == {"a": "\ud800 \u00e9"}

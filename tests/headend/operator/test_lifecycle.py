@@ -652,6 +652,25 @@ def test_the_api_orders_another_certificate(bench: Bench, database: Engine) -> N
     assert bench.audit()[0] == "renew certificate"
 
 
+@pytest.mark.parametrize("what", ["key", "certificate"])
+def test_a_device_that_has_said_that_it_cannot_renew_is_not_ordered_to(
+    bench: Bench, database: Engine, what: str
+) -> None:
+    """It would erase its account for nothing. Whoever has mended it acknowledges the alarm."""
+    assert bench.register()
+    with database.begin() as connection:
+        if what == "certificate":
+            certificates.enrol(connection, DEVICE, issue(authority(), DEVICE).certificate.der, 1.0, replace=True)
+        records.raise_alarm(connection, records.RENEWAL, DEVICE, "the device cannot renew it: no room", 5.0)
+    refused = bench.ask("POST", f"/v1/devices/{DEVICE}/renew-{what}")
+    assert refused.status_code == 409
+    assert refused.json()["error"].startswith("the device cannot renew it: no room; acknowledge")
+    assert bench.ask("GET", "/v1/jobs").json() == {"jobs": []}
+    (alarm,) = bench.ask("GET", "/v1/security-alarms?state=open").json()["alarms"]
+    assert bench.ask("POST", f"/v1/security-alarms/{alarm['id']}/acknowledge").status_code == 200
+    assert bench.ask("POST", f"/v1/devices/{DEVICE}/renew-{what}").status_code == 201
+
+
 def test_a_key_by_hand_ends_a_renewal(bench: Bench, database: Engine) -> None:
     assert bench.register()
     bench.ask("POST", f"/v1/devices/{DEVICE}/renew-key")

@@ -223,7 +223,7 @@ class Faulty:
     def steps(self, job: Job) -> Steps:
         if not self.at_once:
             yield Batch((get("./Good"),))
-        return Done({"found": job.params["nothing"]})
+        return Done({"it": job.params["nothing"]})
 
 
 @pytest.mark.parametrize("at_once", [True, False])
