@@ -1,7 +1,8 @@
 """Software packages: files beside the firmware, installed and activated without a reboot.
 
     <software_dir>/<id>/<version>/…     the files of one version, complete when the folder has this name; in `.dcu.json`
-                                        what its signed description asks of the device (`Terms`)
+                                        what its signed description asks of the device (`Terms`); and, until
+                                        it is active for the first time, the empty file `.never-active`
     <software_dir>/<id>/.new-<version>/ the same while it is being unpacked
     <software_dir>/<id>/.old-<version>/ and while it is being removed
     <software_dir>/active/<id>          a symbolic link to the active version's folder
@@ -10,13 +11,16 @@ Every step is repeatable after a power cut: a version's folder appears by one re
 and activation is one rename of a link. Readers open files below `active/<id>/`.
 
 The active version, installed again because its files are damaged, is unpacked to `<version>,2` (or the next number),
-the link turned, and the damaged folder removed: no reader ever finds nothing active.
+the link turned, and the damaged folder removed: no reader ever finds nothing active. One that was active before is
+repaired in the same way, so that it is there at any time for who goes back to it.
 
-The active version and the one that was active before it are kept, so that `activate` can go back to what worked.
+The active version and the one that was active before it are kept, so that `activate` can go back to what worked. Of
+those that were never active the newest is kept: it waits for its activation, and takes the place of the one before it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Collection
@@ -33,6 +37,7 @@ from updateagent.errors import (
     SOFTWARE_DEACTIVATE,
     SOFTWARE_REMOVE,
     VERSION_REQUIRED,
+    Code,
     DeviceError,
     PackageError,
     RequestError,
@@ -47,8 +52,10 @@ LOG = logging.getLogger("update")
 
 NEW = ".new-"
 OLD = ".old-"
-VERSIONS_KEPT = 2  # the active one and the one before, so that `activate` can go back
-TERMS = ".dcu.json"  # no file of a package can have this name
+VERSIONS_KEPT = 2  # that were active: the one that is and the one before, so that `activate` can go back
+NEVER_KEPT = 1  # that were never active: what is installed and waits for its activation
+TERMS = ".dcu.json"  # no file of a package can have this name, nor the next one
+NEVER_ACTIVE = ".never-active"
 TERMS_VERSION = 1
 
 
@@ -112,12 +119,15 @@ class SoftwareStore:
             self._check_component(manifest, fresh)
             terms = Terms(manifest.security_version, manifest.requires_version)
             self._disk.write_durable(fresh / TERMS, terms.emit(), 0o644)
-            if active:
-                self._repair(fresh, target, self._active / manifest.software_id)
+            there = self._disk.exists(target)
+            if active or (there and not self._was_never_active(target)):
+                self._repair(fresh, target, self._active / manifest.software_id if active else None)
                 return
-            if self._disk.exists(target):
+            self._disk.write_durable(fresh / NEVER_ACTIVE, b"", 0o644)
+            if there:
                 self._discard(target)
             self._disk.rename_durable(fresh, target)
+            self._drop_never_active(manifest.software_id, manifest.version)
         except OSError as error:
             raise storage_error(error, f"software {manifest.software_id}") from error
 
@@ -135,6 +145,7 @@ class SoftwareStore:
         if chosen != before:
             self._check_terms(software_id, chosen, floor, running)
         # Before the link changes: done again after a power cut, it would not know any more which version was active.
+        self._note_active(software_id, SOFTWARE_ACTIVATE)
         try:
             self._drop_old_versions(software_id, {chosen, before or chosen})
         except OSError as error:  # old ones are removed with the next activation
@@ -145,6 +156,8 @@ class SoftwareStore:
             self._disk.link_durable(f"../{software_id}/{name}", self._active / software_id)
         except OSError as error:
             raise DeviceError(SOFTWARE_ACTIVATE, f"software {software_id}: {error.strerror or error}") from error
+        with contextlib.suppress(DeviceError):  # it is active; what changes the link next does this first
+            self._note_active(software_id, SOFTWARE_ACTIVATE)
         return chosen
 
     def terms(self, software_id: str, version: str) -> Terms | None:
@@ -171,6 +184,7 @@ class SoftwareStore:
         """Make no version active. Raises `RequestError` (not-found), `DeviceError` (software-deactivate)."""
         if not self._versions(software_id):
             raise RequestError(NOT_FOUND, f"software {software_id} is not installed")
+        self._note_active(software_id, SOFTWARE_DEACTIVATE)
         try:
             self._disk.remove_durable(self._active / software_id)
         except OSError as error:
@@ -270,15 +284,40 @@ class SoftwareStore:
                 return False
         return True
 
-    def _repair(self, fresh: Path, damaged: Path, link: Path) -> None:
-        """Put a good copy of the active version in the place of the one that is there, without a moment between."""
+    def _repair(self, fresh: Path, damaged: Path, link: Path | None) -> None:
+        """Put a good copy of a version in the place of the one that is there, without a moment between. `link` is
+        turned to it, where the version is active."""
         version = version_of(damaged.name)
         target = damaged.with_name(f"{version}{AGAIN}{repair_number(damaged.name) + 1}")
         if self._disk.exists(target):  # of a repair that the power ended; nothing points to it
             self._discard(target)
         self._disk.rename_durable(fresh, target)
-        self._disk.link_durable(f"../{target.parent.name}/{target.name}", link)
-        self._discard(damaged)
+        if link is not None:
+            self._disk.link_durable(f"../{target.parent.name}/{target.name}", link)
+        for name in self._names(damaged.parent.name):
+            if version_of(name) == version and name != target.name:
+                self._discard(damaged.with_name(name))
+
+    def _was_never_active(self, folder: Path) -> bool:
+        return self._disk.exists(folder / NEVER_ACTIVE)
+
+    def _note_active(self, software_id: str, code: Code) -> None:
+        """Before the link leaves the active version, and after it has come to it: this one was active, and may be what
+        somebody goes back to. Raises `DeviceError` with this code."""
+        version = self.active_version(software_id)
+        if version is None:
+            return
+        try:
+            self._disk.remove_durable(self.folder(software_id, version) / NEVER_ACTIVE)
+        except OSError as error:
+            raise DeviceError(code, f"software {software_id}: {error.strerror or error}") from error
+
+    def _drop_never_active(self, software_id: str, newest: str) -> None:
+        """Remove the versions that were never active but for the `newest`, which is there already."""
+        for version in self._versions(software_id):
+            folder = self.folder(software_id, version)
+            if version not in (newest, self.active_version(software_id)) and self._was_never_active(folder):
+                self._discard(folder)
 
     def _discard(self, folder: Path) -> None:
         """Remove a version, after renaming it: a power cut must not leave half of it under its name."""
@@ -295,7 +334,9 @@ class SoftwareStore:
     def _drop_old_versions(self, software_id: str, keep: Collection[str]) -> None:
         home = self._folder / software_id
         others = sorted((v for v in self._versions(software_id) if v not in keep), key=version_order)
-        gone = others[: max(0, len(others) - (VERSIONS_KEPT - len(keep)))]
+        never = [v for v in others if self._was_never_active(self.folder(software_id, v))]
+        once = [v for v in others if v not in never]
+        gone = [*never[: max(0, len(never) - NEVER_KEPT)], *once[: max(0, len(once) - (VERSIONS_KEPT - len(keep)))]]
         for name in self._names(software_id):
             version = version_of(name)
             if version in gone or name != self.folder(software_id, version).name:

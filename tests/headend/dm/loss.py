@@ -34,7 +34,6 @@ from agent.ssmp.certificate_file import HeldCertificate, ServerTrust
 from agent.ssmp.certificate_store import CertificateStore
 from agent.ssmp.key_store import KeyStore
 from agent.ssmp.registration import Registrar
-from headend.db import create_tables
 from headend.dm import accounts, tables
 from headend.dm.jobs import queue
 from headend.dm.server import DmServer
@@ -50,7 +49,7 @@ from omadm.notification import Notification, emit
 from omadm.ssmp import certificates
 from tests.agent.dm.server import DEVICE_ID
 from tests.agent.dm_device import DEVICE, STATE, UPDATE, Device, FakeManifest
-from tests.headend.database import open_database
+from tests.headend.database import empty_database
 from tests.headend.dm.line import CONFIG, SSMP_URL, Line
 from tests.omadm.ssmp.certified import authority, issue
 from tests.sim.faulty_disk import FaultyDisk
@@ -79,8 +78,7 @@ class World:
     """One device with an account, and what happens beside its sessions: packages, and orders to meters."""
 
     def __init__(self, path: Path) -> None:
-        self.engine = open_database(path)
-        create_tables(self.engine)
+        self.engine = empty_database(path)
         with self.engine.begin() as conn:
             account = accounts.create(conn, DEVICE_ID, server_id=CONFIG.server_id, url=CONFIG.url)
         self.line = Line(DmServer(self.engine, CONFIG))

@@ -387,7 +387,8 @@ class SoftwareWorld:
     def _check_version(self, version: str) -> None:
         for name, content in files(version).items():
             try:
-                whole = self.disk.read_bytes(FOLDER / LISTS / version / name) == content
+                folder = SoftwareStore(self.disk, FOLDER).folder(LISTS, version)
+                whole = self.disk.read_bytes(folder / name) == content
             except FileNotFoundError:
                 whole = False
             if not whole:
