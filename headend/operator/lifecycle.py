@@ -107,7 +107,7 @@ def enrol_csv(engine: Engine, actor: Actor, text: str) -> int:
 
 
 def _refuse(rows: list[_Row], problems: list[str]) -> None:
-    """Raises `CsvError` where there is a problem."""
+    """End the enrolment where there is a problem. Raises `CsvError`."""
     if len(rows) > CSV_ROWS_MAX:
         problems = [*problems, f"more than {CSV_ROWS_MAX} devices"]
     if problems:

@@ -11,7 +11,8 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -42,6 +43,8 @@ from omadm.ssmp.server_core import (
 )
 
 LOG = logging.getLogger("headend.security")
+
+TOO_MANY_TEXT = "too many registrations from this network, or in all"
 
 DraftAccount = Callable[[str], Account]
 
@@ -99,9 +102,8 @@ class SecurityService:
     def _answer(self, body: bytes, peer: str) -> bytes:
         network, now = network_of(peer), self._monotonic()
         kind = body[3] if len(body) > 3 else None
-        allowed = self._limits.auth if kind == wire.Type.AUTH else self._limits.hello
-        if kind != wire.Type.CONFIRM and not allowed(network, now):
-            raise SsmpRefused(wire.ErrorCode.TOO_MANY, "too many registrations from this network, or in all")
+        if kind not in (wire.Type.AUTH, wire.Type.CONFIRM) and not self._limits.hello(network, now):
+            raise SsmpRefused(wire.ErrorCode.TOO_MANY, TOO_MANY_TEXT)
         message = wire.parse(body)
         match message:
             case wire.Hello() if message.version < message.offered <= wire.VERSION:
@@ -112,7 +114,9 @@ class SecurityService:
                 return self._hello_of_version_1(message, body, network, now)
             case wire.Auth() | wire.AuthV2():
                 return self._auth(message, body, peer, now)
-            case wire.AuthV1() | wire.Confirm():
+            case wire.AuthV1():
+                return self._auth_of_version_1(message, body, peer, now)
+            case wire.Confirm():
                 with self._lock:
                     return self._continue(self._table.find(message.session, now), body, peer, now)
             case _:
@@ -123,9 +127,30 @@ class SecurityService:
         with self._lock:
             return self._table.open(body, key, network, known=known, now=now).challenge
 
+    def _auth_of_version_1(self, message: wire.AuthV1, body: bytes, peer: str, now: float) -> bytes:
+        with self._answering(network_of(peer), now), self._lock:
+            session = self._table.find(message.session, now)
+        with self._lock:
+            return self._continue(session, body, peer, now)
+
+    @contextmanager
+    def _answering(self, network: str, now: float) -> Iterator[None]:
+        """Look at what an AUTH answers, and then whether there may be one more: junk has cost a hash, and takes nothing
+        from the limits that devices need. Raises `SsmpRefused`."""
+        try:
+            yield
+        except (SsmpRefused, SsmpWireError):
+            self._limits.junk(network, now)
+            raise
+        if not self._limits.auth(network, now):
+            raise SsmpRefused(wire.ErrorCode.TOO_MANY, TOO_MANY_TEXT)
+
     def _auth(self, message: wire.Auth | wire.AuthV2, body: bytes, peer: str, now: float) -> bytes:
         network = network_of(peer)
-        opening = self._challenger.opening(message, network, now)
+        with self._answering(network, now):
+            opening = self._challenger.opening(message, network, now)
+            with self._lock:
+                self._table.refuse_answered(opening, now)
         hello = wire.parse(opening.hello)
         if not isinstance(hello, wire.Hello):
             raise SsmpRefused(wire.ErrorCode.MALFORMED, "AUTH repeats no HELLO")
@@ -157,6 +182,7 @@ class SecurityService:
             match session.next_event():
                 case Authenticated(device_id):
                     self._bootstrap(session, device_id, now)
+                    self._limits.registers(network_of(peer), now)
                 case Confirmed() as confirmed:
                     with self._engine.begin() as connection:
                         self._register(session, connection, confirmed, peer)

@@ -29,6 +29,7 @@ from omadm.transitions import Stateful, Transitions
 SESSION_S = 60.0  # from HELLO to DONE
 PROVEN_MAX = 4096  # proven ones at a time; each takes about a kilobyte
 SESSIONS_PER_DEVICE = 2  # the one at work, and the one before it, whose answer may still be on its way
+FAILED_MAX = 16_384  # cookies, of some 150 bytes each, whose AUTH was not proven
 HALF_OPEN_MAX = 1000  # sessions of version 1 before their proof
 HALF_OPEN_PER_NETWORK = 16
 COOKIE_LABEL = b"dcu-ssmp 2 cookie"
@@ -374,19 +375,28 @@ class SessionTable:
         *,
         sessions_max: int = PROVEN_MAX,
         half_open_max: int = HALF_OPEN_MAX,
+        failed_max: int = FAILED_MAX,
     ) -> None:
         self._random_bytes = random_bytes
+        self._failed_max = failed_max
         self._sessions_max = sessions_max
         self._half_open_max = half_open_max
         self._sessions: dict[bytes, ServerSession] = {}  # proven
         self._half_open: OrderedDict[bytes, tuple[ServerSession, str]] = OrderedDict()
         self._spent: dict[bytes, float] = {}  # cookies whose AUTH was proven, until they expire
+        self._failed: dict[bytes, float] = {}  # and those whose AUTH was not; the oldest go when there are too many
 
     def __len__(self) -> int:
         return len(self._sessions) + len(self._half_open)
 
     def __contains__(self, identifier: bytes) -> bool:
         return identifier in self._sessions or identifier in self._half_open
+
+    def refuse_answered(self, opening: Opening, now: float) -> None:
+        """A challenge is good for one AUTH, proven or not. Raises `SsmpRefused` (409) for one that had its own."""
+        self.on_deadline(now)
+        if opening.cookie in self._spent or opening.cookie in self._failed:
+            raise SsmpRefused(wire.ErrorCode.OUT_OF_ORDER, ORDER_TEXT)
 
     def prepare(
         self,
@@ -400,11 +410,9 @@ class SessionTable:
     ) -> ServerSession:
         """A session of version 2 or later, which is in no table before `settle` finds it proven.
 
-        Raises `SsmpRefused` for a challenge that has led to a session already, and when there are too many.
+        Raises `SsmpRefused` for a challenge that was answered already, and when there are too many.
         """
-        self.on_deadline(now)
-        if opening.cookie in self._spent:
-            raise SsmpRefused(wire.ErrorCode.OUT_OF_ORDER, ORDER_TEXT)
+        self.refuse_answered(opening, now)
         if len(self._sessions) >= self._sessions_max or len(self._spent) >= 2 * self._sessions_max:
             raise SsmpRefused(wire.ErrorCode.UNAVAILABLE, FULL_TEXT)
         identifier, ephemeral = self._random_bytes(wire.SESSION_BYTES), self._random_bytes(wire.EPHEMERAL_BYTES)
@@ -436,6 +444,10 @@ class SessionTable:
         """Put a session where it belongs after a message: away when it is over, among the proven when it is that."""
         if session.proven and session.cookie:
             self._spent.setdefault(session.cookie, session.ends)
+        elif session.over and session.cookie:
+            self._failed.setdefault(session.cookie, session.ends)
+            if len(self._failed) > self._failed_max:
+                del self._failed[next(iter(self._failed))]
         if session.over or session.proven:
             self._half_open.pop(session.session, None)
         if session.over:
@@ -462,8 +474,9 @@ class SessionTable:
             if not oldest.over:
                 break
             del self._half_open[oldest.session]
-        while self._spent and now >= next(iter(self._spent.values())):
-            del self._spent[next(iter(self._spent))]
+        for cookies in (self._spent, self._failed):
+            while cookies and now >= next(iter(cookies.values())):
+                del cookies[next(iter(cookies))]
 
     def _keep(self, session: ServerSession) -> None:
         """A device has few sessions at a time: the oldest ends when it begins another."""
