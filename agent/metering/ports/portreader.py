@@ -59,7 +59,7 @@ from agent.metering.visit.visit_memory import (
 from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, MeteringConfig, PortConfig
 from agent.wakeup import Wakeup
 from dlms.client.knowledge import MeterKnowledge
-from dlms.cosem.obis import FIRMWARE_ID, AttributeRef
+from dlms.cosem.obis import AttributeRef
 from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError
 from dlms.link.datalink import DataLink, LineSettings, heard_by
@@ -162,6 +162,7 @@ class PortReader:
         self._look_at = 0.0
         self._look_wanted = False  # by another thread
         self._generation = -1
+        self._scalers_max: dict[str, int] = {}  # of meters (their keys) that took too long for all of them
         self._sets_line = False  # whether the line was ever to stand otherwise than the port has it
         self._busy_at = 0.0  # when a visit was last under way
 
@@ -453,13 +454,19 @@ class PortReader:
 
     def _take_inventory(self, bridge: Bridge, now: float) -> int:
         """Ask a meter what it is, where somebody wants to know. Returns the number of visits begun."""
-        due = self._deps.devices.due(self._port.name, now)
-        if due is None or self._retries.resting(due[0], now) or self._deps.access.resting(due[0]):
+        question = self._deps.devices.due(self._port.name, now)
+        if question is None:
             return 0
-        meter, extra = due
-        if FIRMWARE_ID in extra:  # the question of each day
-            extra += scaler_check.to_ask(self._knowledge.of(meter.key))
-        self._visit(bridge, meter, [], now, extra=extra)
+        meter, after = question.meter, question.scalers_after
+        if self._retries.resting(meter, now) or self._deps.access.resting(meter):
+            return 0
+        most = self._scalers_max.get(meter.key, scaler_check.SCALERS_MAX)
+        scalers = () if after is None else scaler_check.to_ask(self._knowledge.of(meter.key), after, most)
+        if not question.refs and not scalers:  # they are known no more
+            self._deps.devices.looked(meter.key, "")
+            self._deps.devices.answered(meter.key)
+            return 0
+        self._visit(bridge, meter, [], now, extra=question.refs + scalers)
         return 1
 
     def _waiting(self, now: float) -> list[Meter]:
@@ -521,7 +528,7 @@ class PortReader:
             return
         if opening.identify or self._deps.registry.name_only(meter):
             # The public client reads the name; the next visit, with the meter's own keys, does the rest, or the order.
-            runs = []
+            runs, extra = [], ()
         visit = Visit(
             meter=meter,
             runs=runs,
@@ -739,8 +746,10 @@ class PortReader:
         if counts:
             kind: FailureKind = "other" if outcome is None or outcome.ok else failure_kind(outcome.cause)
             self._deps.devices.failed(visit.meter.key, kind)
-        if visit.extra:
-            return  # nobody waits for it
+        if visit.extra:  # nobody waits for it; the next one asks for less
+            if counts and reached:
+                self._scalers_max[visit.meter.key] = max(scaler_check.SCALERS_MIN, visit.gained // 2)
+            return
         suspicion = self._watch.suspicion(visit.meter.address)
         error = f"{error}; {suspicion}" if suspicion else error
         LOG.debug("visit of %s failed: %s", visit.meter.meter_id, error)

@@ -139,8 +139,12 @@ class VisitResults:
         )
         if visit.extra:
             self._devices.answered(meter.key)
+            after = scaler_check.goes_on_after(known, visit.extra)
+            if after is not None:
+                self._devices.looked(meter.key, after)
             if self._devices.told(meter.key, {ref: visit.data(ref) for ref in visit.extra}):
                 known.forget()  # of another firmware
+                self._devices.looked(meter.key, "")
 
     @staticmethod
     def _report_doubts(visit: Visit, meter: Meter) -> None:
