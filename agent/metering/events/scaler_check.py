@@ -1,7 +1,8 @@
 """Whether the scalers that are kept of a meter are still its own: a meter may be set to others, and says nothing.
 
-They are asked for again in idle line time, once a day. Where one is another, what was read since it was seen last may
-be wrong by a power of ten: the head-end is told which attribute, from when to when, and both scalers.
+They are asked for again in idle line time, once a day, so many in a visit, and the next in the next one. Where one is
+another, what was read since it was seen last may be wrong by a power of ten: the head-end is told which attribute, from
+when to when, and both scalers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from omadm.readings import EventReport
 
 LOG = logging.getLogger("agent.metering.port")
 
-SCALERS_MAX = 256  # asked for in one visit
+SCALERS_MAX = 128  # asked for in one visit: as many as most meters have
+SCALERS_MIN = 8  # the same after visits that were too long
 NAME = "scaler changed"
 
 
@@ -30,9 +32,22 @@ class Values(Protocol):
     def data(self, ref: AttributeRef) -> Data | None: ...
 
 
-def to_ask(knowledge: MeterKnowledge) -> tuple[AttributeRef, ...]:
-    """Return the attributes that have the scalers which are known."""
-    return tuple(ref for ref, known in knowledge.scalers.items() if known is not None)[:SCALERS_MAX]
+def to_ask(knowledge: MeterKnowledge, after: str = "", most: int = SCALERS_MAX) -> tuple[AttributeRef, ...]:
+    """Return the attributes that have the scalers which are known, at most so many of those behind `after`."""
+    return tuple(ref for ref in _in_order(knowledge) if str(ref) > after)[:most]
+
+
+def goes_on_after(knowledge: MeterKnowledge, asked: Collection[AttributeRef]) -> str | None:
+    """Return behind which scaler the next visit goes on, empty where these were the last ones, `None` where there was
+    none among them."""
+    known = _in_order(knowledge)
+    last = max((str(ref) for ref in known if ref in asked), default=None)
+    return last if last is None or str(known[-1]) > last else ""
+
+
+def _in_order(knowledge: MeterKnowledge) -> list[AttributeRef]:
+    """The attributes with known scalers, in an order that is the same in each visit."""
+    return sorted((ref for ref, known in knowledge.scalers.items() if known is not None), key=str)
 
 
 def compare(

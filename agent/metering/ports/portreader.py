@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -49,17 +50,18 @@ from agent.metering.registry.network import NetworkBook
 from agent.metering.registry.registry import Registry
 from agent.metering.scheduling.tasks import OwedRun, TaskBook
 from agent.metering.store.reading_store import Store, StoreError
-from agent.metering.visit.visit import Channel, Visit
+from agent.metering.visit.visit import Channel, ProfileKey, Visit
 from agent.metering.visit.visit_memory import (
     KnowledgeCache,
     Leftovers,
     NameQuestions,
+    Rests,
     Retries,
 )
 from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, MeteringConfig, PortConfig
 from agent.wakeup import Wakeup
 from dlms.client.knowledge import MeterKnowledge
-from dlms.cosem.obis import FIRMWARE_ID, AttributeRef
+from dlms.cosem.obis import AttributeRef
 from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError
 from dlms.link.datalink import DataLink, LineSettings, heard_by
@@ -135,6 +137,7 @@ class PortReader:
         self._results = VisitResults(deps.store, deps.tasks, deps.devices, self._knowledge, deps.clock, self._policy)
         self._wakeup = Wakeup()
         self._leftovers = Leftovers()
+        self._rests = Rests()
         self._patience = Patience(port.response_timeout_s)
         self._watch = LineWatch(port.name, "HDLC" if port.scan is not None else port.protocol.name)
         self._probe = Probe(port, deps.registry, self._patience, self._watch)
@@ -162,6 +165,7 @@ class PortReader:
         self._look_at = 0.0
         self._look_wanted = False  # by another thread
         self._generation = -1
+        self._scalers_max: dict[str, int] = {}  # of meters (their keys) that took too long for all of them
         self._sets_line = False  # whether the line was ever to stand otherwise than the port has it
         self._busy_at = 0.0  # when a visit was last under way
 
@@ -373,6 +377,7 @@ class PortReader:
                 self._probe.begin(bridge, now)
             except DlmsError as error:
                 LOG.warning("port %s: %s", self._port.name, error, extra={"event": "port.scan"})
+        self._go_on_with_rests(bridge, now)
 
     def _next_look(self, now: float) -> float:
         """Return when all meters are to be checked again for what they owe."""
@@ -453,14 +458,35 @@ class PortReader:
 
     def _take_inventory(self, bridge: Bridge, now: float) -> int:
         """Ask a meter what it is, where somebody wants to know. Returns the number of visits begun."""
-        due = self._deps.devices.due(self._port.name, now)
-        if due is None or self._retries.resting(due[0], now) or self._deps.access.resting(due[0]):
+        question = self._deps.devices.due(self._port.name, now)
+        if question is None:
             return 0
-        meter, extra = due
-        if FIRMWARE_ID in extra:  # the question of each day
-            extra += scaler_check.to_ask(self._knowledge.of(meter.key))
-        self._visit(bridge, meter, [], now, extra=extra)
+        meter, after = question.meter, question.scalers_after
+        if self._retries.resting(meter, now) or self._deps.access.resting(meter):
+            return 0
+        most = self._scalers_max.get(meter.key, scaler_check.SCALERS_MAX)
+        scalers = () if after is None else scaler_check.to_ask(self._knowledge.of(meter.key), after, most)
+        if not question.refs and not scalers:  # they are known no more
+            self._deps.devices.looked(meter.key, "")
+            self._deps.devices.answered(meter.key)
+            return 0
+        self._visit(bridge, meter, [], now, extra=question.refs + scalers)
         return 1
+
+    def _go_on_with_rests(self, bridge: Bridge, now: float) -> None:
+        """Visit meters again whose profiles were not read to their ends, until the next run begins."""
+        waiting, start = self._rests.waiting(), self._deps.tasks.next_start()
+        if not waiting or self._line or self._deps.orders.waiting or (start is not None and start < QUIET_S):
+            return
+        present = {meter.key: meter for meter in self._deps.registry.present(self._port.name)}
+        for key in waiting:
+            meter = present.get(key)
+            if meter is not None and (self._room(bridge) <= 0 or not self._may_visit(meter, now)):
+                continue
+            runs, left = self._rests.take(key)
+            runs = self._deps.tasks.open_runs(meter.meter_id, runs) if meter is not None else []
+            if meter is not None and runs:
+                self._visit(bridge, meter, runs, now, left=left, most_s=start)
 
     def _waiting(self, now: float) -> list[Meter]:
         """Return the meters that owe something and may be visited, the most important and longest waiting first."""
@@ -474,13 +500,18 @@ class PortReader:
 
     def _runs_of(self, meter: Meter, now: float) -> list[OwedRun]:
         """Return what this meter is to be read for now; nothing while it is visited, or rests after a failure."""
-        if meter.address in self._visits or self._retries.resting(meter, now) or self._deps.access.resting(meter):
+        if not self._may_visit(meter, now):
             return []
         try:
             runs = self._deps.tasks.owed(meter.meter_id)
         except StoreError:
             return []  # its owner reports it; without knowing what was read, nothing is read
         return [owed for owed in runs if not self._retries.given_up(meter, owed)]
+
+    def _may_visit(self, meter: Meter, now: float) -> bool:
+        """Whether a meter is not visited now, and does not rest after a failure."""
+        resting = self._retries.resting(meter, now) or self._deps.access.resting(meter)
+        return meter.address not in self._visits and not resting
 
     # --- visits ---
 
@@ -492,8 +523,11 @@ class PortReader:
         now: float,
         task: Task | None = None,
         extra: tuple[AttributeRef, ...] = (),
+        left: Collection[ProfileKey] = (),
+        most_s: float | None = None,
     ) -> None:
-        """Begin a visit of a meter for these runs, for the order `task`, or for what it is (`extra`)."""
+        """Begin a visit of a meter for these runs, for the order `task`, or for what it is (`extra`). `left`: the runs
+        were read but for rows of these profiles. `most_s`: how long it may take, where that is less than any may."""
         knowledge = self._knowledge.of(meter.key)
         try:
             which = Which.USUAL if task is None else self._deps.orders.which_keys(task)
@@ -523,21 +557,23 @@ class PortReader:
             return
         if opening.identify or self._deps.registry.name_only(meter):
             # The public client reads the name; the next visit, with the meter's own keys, does the rest, or the order.
-            runs = []
+            runs, extra = [], ()
+        profiles, done = self._results.profiles(meter, runs), {owed.task.task_id for owed in runs}
         visit = Visit(
             meter=meter,
             runs=runs,
             session=session,
             channel=channel,
-            until=now + self._metering.visit_timeout_s,
+            until=now + min(self._metering.visit_timeout_s, math.inf if most_s is None else most_s),
             knowledge=knowledge,
             policy=self._policy,
-            profiles=self._results.profiles(meter, runs),
+            profiles={key: profile for key, profile in profiles.items() if key in left} if left else profiles,
             first_s=self._metering.profile_first_s,
             best_now=self._best_now,
-            tasks_stored=self._results.tasks_stored(meter, runs),
-            taken=self._leftovers.take(meter, runs),
+            tasks_stored=done if left else self._results.tasks_stored(meter, runs),
+            taken={} if left else self._leftovers.take(meter, runs),
             extra=extra,
+            goes_on=bool(left),
         )
         self._visits[meter.address] = visit
         self._deps.tasks.began(runs)
@@ -673,9 +709,12 @@ class PortReader:
             self._over(visit, f"the readings cannot be stored: {error}", trouble=Reason.STORE)
             return
         self._close(visit)
+        if visit.left and visit.steps:  # one that could come forward in none is not followed by another
+            self._rests.note(visit, visit.left)
         if visit.runs or visit.extra:
             self._retries.reset(meter)
-            self._deps.registry.attempted(meter.key, flaw=visit.shortfall().text)
+            if not visit.goes_on:
+                self._deps.registry.attempted(meter.key, flaw=visit.shortfall().text)
         else:
             self._deps.registry.identified(meter.key)
         self._results.learn(visit, meter)
@@ -683,6 +722,8 @@ class PortReader:
     def _falls_short(self, visit: Visit) -> bool:
         """End a visit of a meter that has too many errors, or some that another visit may not get. Returns whether it
         was ended."""
+        if visit.goes_on:
+            return False
         short = visit.shortfall()
         passing = short.passing and not self._retries.is_last(visit.meter, visit.runs)
         if not (passing or (short.hopeless and visit.complete)):
@@ -739,7 +780,11 @@ class PortReader:
                 self._background_at = now + (now - visit.began)  # as much time for everything else
                 self._look_at = 0.0
             return
-        if visit.gives_way:
+        if visit.goes_on:  # its runs were read before, and the next ones will tell what is wrong
+            rows = sum(profile.taken for profile in visit.profiles.values())
+            if not counts or visit.gives_way or not self._retries.note(visit.meter, visit.runs, gained=rows):
+                self._rests.note(visit, visit.profiles)
+        if visit.gives_way or visit.goes_on:
             self._deps.tasks.ended(visit.runs, visit.meter.meter_id, ok=False, final=False)
             self._look_at = 0.0  # it goes on as soon as the order is done
             return
@@ -747,8 +792,10 @@ class PortReader:
         if counts:
             kind: FailureKind = "other" if outcome is None or outcome.ok else failure_kind(outcome.cause)
             self._deps.devices.failed(visit.meter.key, kind)
-        if visit.extra:
-            return  # nobody waits for it
+        if visit.extra:  # nobody waits for it; the next one asks for less
+            if counts and reached:
+                self._scalers_max[visit.meter.key] = max(scaler_check.SCALERS_MIN, visit.gained // 2)
+            return
         suspicion = self._watch.suspicion(visit.meter.address)
         error = f"{error}; {suspicion}" if suspicion else error
         LOG.debug("visit of %s failed: %s", visit.meter.meter_id, error)
@@ -767,7 +814,7 @@ class PortReader:
         visit.channel.close()
         self._visits.pop(visit.meter.address, None)
         self._heard(visit.meter)
-        if not visit.extra:
+        if not visit.extra and not visit.goes_on:
             self._busy_at = self._clock.monotonic()
 
 

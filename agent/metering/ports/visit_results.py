@@ -63,7 +63,9 @@ class VisitResults:
 
     def store(self, visit: Visit, meter: Meter, *, final: bool) -> None:
         """Store what the visit gave since the last time, how far the meter was read, and what was learned, in one
-        commit; `final`: that is all for the visit's runs. Raises `StoreError`."""
+        commit; `final`: that is all for the visit's runs, unless it `goes_on` with runs that were read before. Raises
+        `StoreError`."""
+        reads = final and not visit.goes_on
         trusted = self._tasks.vouches(visit.runs)
         # A meter that has only now told its name may have been read for this run by another way.
         still_owed = {(owed.task.task_id, owed.run) for owed in self._tasks.owed(meter.meter_id)}
@@ -71,7 +73,7 @@ class VisitResults:
         if meter is not visit.meter:  # and so may a visit that was cut
             visit.tasks_stored |= self.tasks_stored(meter, runs)
         readings = [reading for owed in runs for reading in visit.readings(owed, meter.meter_id, trusted=trusted)]
-        marks = self._tasks.marks(meter.meter_id, runs if trusted else [], final=final)
+        marks = self._tasks.marks(meter.meter_id, runs if trusted else [], final=reads)
         knowledge: dict[str, Mapping[str, object]] = {}
         for owed in runs:
             knowledge |= positions(meter.meter_id, owed.task.task_id, visit.positions(owed))
@@ -87,12 +89,14 @@ class VisitResults:
             self._store.append(readings, marks, knowledge, urgent=happened)
         self._report_doubts(visit, meter)
         visit.stored()
-        if final:
+        if reads:
             flawed = bool(visit.shortfall().text)
             self._tasks.ended(visit.runs, meter.meter_id, ok=True, final=True, trusted=trusted, flawed=flawed)
+        elif final:
+            self._tasks.ended(visit.runs, meter.meter_id, ok=False, final=False)  # they have ended before
         periods = {str(profile.obis): profile.period_s for profile in visit.profiles.values()}
         self._tasks.stored(readings, periods)
-        if final and trusted:
+        if final and trusted and not visit.left:
             self._tasks.caught_up(meter.meter_id, [owed for owed in runs if _is_of_logs(visit, owed)])
 
     def _scalers_compared(self, visit: Visit, meter: Meter) -> list[EventReport]:
@@ -139,8 +143,12 @@ class VisitResults:
         )
         if visit.extra:
             self._devices.answered(meter.key)
+            after = scaler_check.goes_on_after(known, visit.extra)
+            if after is not None:
+                self._devices.looked(meter.key, after)
             if self._devices.told(meter.key, {ref: visit.data(ref) for ref in visit.extra}):
                 known.forget()  # of another firmware
+                self._devices.looked(meter.key, "")
 
     @staticmethod
     def _report_doubts(visit: Visit, meter: Meter) -> None:

@@ -6,8 +6,9 @@ reason to write; they go with the next change, after `FLUSH_S`, or at the end. A
 meters that have the same one, under its digest.
 
 A meter is asked who made it and which firmware it runs in idle line time: after its first successful visit, and once a
-day from then on. Where the firmware is another one than the object list was read for, the list is read anew, and what
-was learned about the meter's attributes is forgotten.
+day from then on; with that its scalers are looked at (`agent.metering.events.scaler_check`), in as many visits as that
+takes. Where the firmware is another one than the object list was read for, the list is read anew, and what was learned
+about the meter's attributes is forgotten.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Memory(Protocol):
 @dataclass(slots=True)
 class Device:
     """One meter. `objects` is the digest of its object list, empty for none; `objects_for` the firmware that it was
-    read with, and `objects_why` why there is none. `checked`: when it was last asked who it is (civil seconds)."""
+    read with, and `objects_why` why there is none. `checked`: when it was last asked who it is (civil seconds).
+    `scalers_after`: up to where its scalers were looked at since then, while some remain."""
 
     logical_device: str = ""
     device_type: str = ""
@@ -62,11 +64,13 @@ class Device:
     objects_why: str = ""
     object_count: int = 0
     checked: float = 0.0
+    scalers_after: str = ""
     counters: Counters = field(default_factory=Counters)
 
     @property
     def model(self) -> str | None:
-        return model_of(self.logical_device, self.device_type or self.firmware)
+        """Who made it and what it is; `None` also before it has told its name, which tasks wait for."""
+        return model_of(self.logical_device, self.device_type or self.firmware) if self.logical_device else None
 
     def dump(self) -> dict[str, object]:
         offered = self.offered
@@ -80,6 +84,7 @@ class Device:
             "objects_why": self.objects_why,
             "object_count": self.object_count,
             "checked": self.checked,
+            "scalers_after": self.scalers_after,
             "counters": self.counters.dump(),
         }
 
@@ -97,8 +102,19 @@ class Device:
             objects_why=_text(row, "objects_why"),
             object_count=count if isinstance(count, int) else 0,
             checked=float(checked) if isinstance(checked, int | float) else 0.0,
+            scalers_after=_text(row, "scalers_after"),
             counters=Counters.load(row.get("counters")),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a meter is to be asked in idle time: these attributes, and its scalers behind `scalers_after`, where that is
+    not `None`."""
+
+    meter: Meter
+    refs: tuple[AttributeRef, ...] = ()
+    scalers_after: str | None = None
 
 
 class DeviceBook:
@@ -181,32 +197,44 @@ class DeviceBook:
 
     # --- what is to be asked ---
 
-    def due(self, port: str, now: float) -> tuple[Meter, tuple[AttributeRef, ...]] | None:
-        """Return a meter of `port` to ask for these attributes now that the line is idle; `None` for nobody.
+    def due(self, port: str, now: float) -> Question | None:
+        """Return what to ask a meter of `port` now that the line is idle; `None` for nothing.
 
         Each call that returns one counts as the question. `now`: monotonic seconds.
         """
         with self._lock:
             if now < self._look_at:
                 return None
-            wall = self._clock.wall()
             for meter in self._registry.present(port):
                 asked = self._asked_at.get(meter.key)
-                if not meter.named or (asked is not None and now < asked + RETRY_S):
+                if self._registry.name_only(meter) or (asked is not None and now < asked + RETRY_S):
                     continue
-                device = self._of(meter.key)
-                refs: tuple[AttributeRef, ...] = ()
-                if not device.counters.read:
-                    continue  # before its first successful visit there are more important things to ask
-                if not 0 <= wall - device.checked < CHECK_S:
-                    refs = (FIRMWARE_ID,) if self._device_type is None else (FIRMWARE_ID, self._device_type)
-                elif device.objects_for != device.firmware:
-                    refs = (OBJECT_LIST,)
-                if refs:
+                question = self._question(meter)
+                if question is not None:
                     self._asked_at[meter.key] = now
-                    return meter, refs
+                    return question
             self._look_at = now + LOOK_AGAIN_S
             return None
+
+    def _question(self, meter: Meter) -> Question | None:
+        device = self._of(meter.key)
+        if not device.counters.read:
+            return None  # before its first successful visit there are more important things to ask
+        if not 0 <= self._clock.wall() - device.checked < CHECK_S:
+            refs = (FIRMWARE_ID,) if self._device_type is None else (FIRMWARE_ID, self._device_type)
+            return Question(meter, refs, device.scalers_after)
+        if device.scalers_after:
+            return Question(meter, (), device.scalers_after)
+        if meter.named and device.objects_for != device.firmware:
+            return Question(meter, (OBJECT_LIST,))
+        return None
+
+    def looked(self, key: str, after: str) -> None:
+        """The scalers of a meter were looked at up to this one; empty: all of them."""
+        with self._lock:
+            if self._registry.get(key) is not None and self._of(key).scalers_after != after:
+                self._of(key).scalers_after = after
+                self._changed(key)
 
     def answered(self, key: str) -> None:
         """The last question was answered: the next one need not wait."""

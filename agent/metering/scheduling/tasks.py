@@ -172,6 +172,21 @@ class TaskBook:
                     runs.append(OwedRun(task, run, items, now.trusted, now.offset, self._boot))
             return sorted(runs, key=lambda owed: (-owed.task.priority, owed.run, owed.task.task_id))
 
+    def open_runs(self, meter_id: str, runs: Iterable[OwedRun]) -> list[OwedRun]:
+        """Return those of these runs, which the meter was read for, for which it may be visited still: they are the
+        newest of their tasks, and this is a time for it."""
+        now = self._now()
+        with self._lock:
+            tasks = {task.task_id: task for task in self._provisioning.tasks if task.enabled}
+            return [
+                owed
+                for owed in runs
+                if tasks.get(owed.task.task_id) == owed.task
+                and owed.is_of(owed.task.schedule.newest(now.wall), now.offset)
+                and self._hours.may_visit(owed.task, now.wall)
+                and self._verdict(owed.task, meter_id, now).fit is Fit.IN
+            ]
+
     def next_start(self) -> float | None:
         """Return the seconds until some task may have something to do that it had not before; `None` without an enabled
         task."""

@@ -12,7 +12,7 @@ A visit asks in steps: first all attributes at once, with what describes the pro
 seconds of line time per step, with the scalers of their columns before the first rows, where they are not known yet.
 After each step `due` is set, and the visit waits: what was read so far and how far is to be stored (`readings`,
 `positions`, then `stored`) before `go_on`. So a cut costs one step at most. Rows for which there is no time left in the
-visit are for the next run.
+visit are for another one (`left`), of the same run where the line has time for it.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ class Visit:
     read yet. Of `tasks_stored` everything but the profiles is stored for this run already. `extra` is read beside what
     the runs want: `agent.metering.registry.device_book` asks for it in idle time. `best_now` says what time it
     is, in UTC, `None` while our clock cannot be trusted. `for_order`: whether it is an
-    `agent.metering.orders.order_visit.OrderVisit`.
+    `agent.metering.orders.order_visit.OrderVisit`. `goes_on`: the runs are read but for rows of these profiles, for
+    which the visit before had no time. `left` are those for which this one has none, `steps` how many it has taken.
     """
 
     for_order: ClassVar[bool] = False
@@ -145,6 +146,9 @@ class Visit:
     asked_again: int = 0
     extra: tuple[AttributeRef, ...] = ()
     opened: SessionOpened | None = None
+    goes_on: bool = False
+    left: set[ProfileKey] = field(default_factory=set)
+    steps: int = 0
 
     def start(self, now: float) -> None:
         self.learned_before = signature(self.knowledge)
@@ -302,6 +306,7 @@ class Visit:
             case Replied(outcome=outcome):
                 self.profiles_at = wall
                 self.step_s = now - self.asked_at
+                self.steps += 1
                 if self.asked is not None:
                     self.asked.answer(_result(outcome), self.step_s)
                 self.due = True
@@ -383,9 +388,11 @@ class Visit:
                 return
         # A step that would not come to its end in this visit is for the next one; what was read is stored.
         in_time = now + STEP_MARGIN * self.step_s + CLOSE_S < self.until
-        for profile in self.profiles.values() if in_time else ():
+        for key, profile in self.profiles.items():
             item = profile.next_item()
-            if item is not None:
+            if item is not None and not in_time:
+                self.left.add(key)
+            elif item is not None:
                 self.asked, self.asked_at = profile, now
                 self.session.request(GetExchange((item,)), now)
                 return

@@ -6,7 +6,7 @@ import logging
 import math
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.clock import Clock
@@ -16,7 +16,7 @@ from agent.metering.scheduling.tasks import OwedRun
 from agent.metering.store.reading_store import Store, StoreError
 from agent.metering.visit.profile_position import ProfilePosition
 from agent.metering.visit.shortfall import NOT_THERE
-from agent.metering.visit.visit import AttributeResult, Visit
+from agent.metering.visit.visit import AttributeResult, ProfileKey, Visit
 from agent.settings.config import MeteringConfig
 from dlms.client.events import ItemError, Value
 from dlms.client.knowledge import MeterKnowledge
@@ -135,6 +135,29 @@ class NameQuestions:
 
     def reset(self, meter: Meter) -> None:
         self._meters.pop(meter.key, None)
+
+
+class Rests:
+    """Runs that were read but for rows of profiles, for which their visits had no time: what goes on when nobody else
+    needs the line. In memory: after a restart the next run does it."""
+
+    def __init__(self) -> None:
+        self._meters: dict[str, tuple[dict[str, OwedRun], set[ProfileKey]]] = {}  # the one that waits longest first
+
+    def note(self, visit: Visit, left: Collection[ProfileKey]) -> None:
+        """A visit has left rows of these profiles."""
+        runs, keys = self._meters.pop(visit.meter.key, ({}, set()))
+        runs |= {owed.task.task_id: owed for owed in visit.runs if any(task == owed.task.task_id for task, _ in left)}
+        self._meters[visit.meter.key] = runs, keys | set(left)
+
+    def waiting(self) -> list[str]:
+        """The meters (`Meter.key`) in the order in which they go on."""
+        return list(self._meters)
+
+    def take(self, key: str) -> tuple[list[OwedRun], set[ProfileKey]]:
+        """Return what is to go on of a meter, and forget it."""
+        runs, left = self._meters.pop(key, ({}, set()))
+        return list(runs.values()), left
 
 
 class Leftovers:

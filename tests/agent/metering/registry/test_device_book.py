@@ -11,7 +11,16 @@ import pytest
 from agent.metering.registry.capabilities import OBJECT_LIST, OBJECTS_MAX, ObjectList, Offered, model_of
 from agent.metering.registry.capabilities import text_of as text
 from agent.metering.registry.counters import COUNT_MAX, Counters, failure_kind
-from agent.metering.registry.device_book import CHECK_S, FLUSH_S, LOOK_AGAIN_S, RETRY_S, SOON_S, Device, DeviceBook
+from agent.metering.registry.device_book import (
+    CHECK_S,
+    FLUSH_S,
+    LOOK_AGAIN_S,
+    RETRY_S,
+    SOON_S,
+    Device,
+    DeviceBook,
+    Question,
+)
 from agent.metering.registry.registry import Registry
 from agent.metering.store.reading_store import Store
 from dlms import axdr
@@ -64,7 +73,7 @@ class Rig:
 
     def due(self) -> tuple[AttributeRef, ...]:
         found = self.book.due("plc0", self.clock.monotonic())
-        return found[1] if found else ()
+        return found.refs if found else ()
 
     def ask(self, values: dict[AttributeRef, axdr.Data | None]) -> bool:
         key = self.registry.known()[0].key
@@ -122,6 +131,32 @@ def test_another_firmware_has_the_list_read_again_and_what_was_learned_forgotten
     assert rig.due() == (OBJECT_LIST,)
     rig.ask({OBJECT_LIST: objects("1.0.1.8.0.255", "1.0.1.7.0.255")})
     assert rig.book.device(key).object_count == 2
+
+
+def test_a_meter_without_a_name_is_asked_each_day_too_and_has_no_model(rig: Rig) -> None:
+    """Its scalers may change like those of any other."""
+    meter = rig.registry.join("plc0", 5, b"\x02\xdc\x00\x00\x00\x01")
+    rig.book.visited(meter, OFFERED)
+    for _day in range(2):
+        assert rig.book.due("plc0", rig.clock.monotonic()) == Question(meter, (FIRMWARE_ID,), "")
+        rig.ask({FIRMWARE_ID: axdr.octets(b"V1")})
+        assert rig.due() == ()
+        assert rig.model() is None
+        rig.clock.advance(CHECK_S + 1)
+
+
+def test_scalers_are_looked_at_in_as_many_visits_as_it_takes_also_over_a_restart(rig: Rig) -> None:
+    key, last = rig.meter(), "3/1.0.1.8.0.255/3"
+    rig.ask({FIRMWARE_ID: None, OBJECT_LIST: None})
+    rig.book.looked(key, last)
+    assert rig.book.due("plc0", rig.clock.monotonic()) == Question(rig.registry.known()[0], (), last)
+    rig.wait(SOON_S)
+    rig.restart()
+    meter = rig.registry.join("plc0", 5, b"\x02\xdc\x00\x00\x00\x01")
+    assert rig.book.due("plc0", rig.clock.monotonic()) == Question(meter, (), last)
+    rig.book.answered(key)
+    rig.book.looked(key, "")
+    assert rig.book.due("plc0", rig.clock.monotonic()) is None
 
 
 def test_a_question_without_an_answer_rests(rig: Rig) -> None:

@@ -325,6 +325,63 @@ def test_a_line_that_is_cut_after_every_step_keeps_the_steps(tmp_path: Path) -> 
     rig.check_complete()
 
 
+def crowded(tmp_path: Path) -> SlowRig:
+    """Three meters of whose rows of three days a visit has time for some, on a line for one of them at a time; runs at
+    which everybody's registers are read are hours apart."""
+    rig = SlowRig(tmp_path, meters=3)
+    rig.config = replace(rig.config, profile_first_s=3 * 86_400, visit_timeout_s=30.0, parallel_max=1)
+    rig.restart()
+    return rig
+
+
+@pytest.mark.slow
+def test_rows_for_which_a_visit_has_no_time_are_read_in_the_same_run_after_the_others(tmp_path: Path) -> None:
+    rig = crowded(tmp_path)
+    rig.collector.configure(tasks(6 * 3600))
+    until = rig.captured_until
+    rig.live(900)
+    registers = [at for at, record in enumerate(rig.records()) if not record.get("profile")]
+    for meter in rig.meters:
+        assert rig.cells(meter) == expected(until - 3 * 86_400 + QUARTER, until)
+    assert len(registers) == len(rig.meters), "each slot is read once"
+    of_third = [
+        at for at, record in enumerate(rig.records()) if record["meter"] == rig.records()[registers[-1]]["meter"]
+    ]
+    of_first = [at for at, record in enumerate(rig.records()) if record["meter"] == rig.records()[0]["meter"]]
+    assert of_first[0] < of_third[0] < of_first[-1]
+    assert rig.statuses() == {meter.id: "read" for meter in rig.meters}
+    assert rig.collector.task_status("t1").state == "idle"
+
+
+@pytest.mark.slow
+def test_what_goes_on_outlives_a_fault(tmp_path: Path) -> None:
+    rig = crowded(tmp_path)
+    rig.collector.configure(tasks(6 * 3600))
+    until = rig.captured_until
+    rig.run(60)
+    rig.network.faults.mute = frozenset(meter.id for meter in rig.meters)
+    rig.run(50)
+    rig.network.faults.mute = frozenset()
+    rig.run(300)
+    for meter in rig.meters:
+        assert rig.cells(meter) == expected(until - 3 * 86_400 + QUARTER, until)
+    assert sum(not record.get("profile") for record in rig.records()) == len(rig.meters)
+    assert rig.collector.task_status("t1").last_result == "3 of 3 read"
+
+
+@pytest.mark.slow
+def test_what_goes_on_ends_with_its_task(tmp_path: Path) -> None:
+    rig = crowded(tmp_path)
+    rig.collector.configure(tasks(6 * 3600))
+    rig.run(60)
+    rig.collector.configure(replace(tasks(), tasks=()))
+    rig.run(40)  # what was under way
+    before = [len(rig.cells(meter)) for meter in rig.meters]
+    rig.run(600)
+    assert [len(rig.cells(meter)) for meter in rig.meters] == before
+    assert sum(before) < 3 * 3 * 96
+
+
 def test_with_our_clock_at_1970_the_meter_is_read_with_few_requests(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.clock.wall_offset, rig.clock.is_trusted = 1_000_000.0, False
