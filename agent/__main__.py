@@ -708,6 +708,7 @@ class Daemon:
             judge=self.clock.judge,
             warnings=[
                 self.clock_keeper.warnings,
+                self.store.warnings,
                 self.dm.warnings,
                 lambda: ["the device is locked: it reads no meters and takes no orders"] if self._locked() else [],
                 self.services.warnings,

@@ -136,6 +136,7 @@ class Collector:
 
     def tick(self) -> float:
         """Do what time alone brings. Returns in how many seconds to call it again at the latest."""
+        self._store.tend()
         self.registry.tick()
         self.devices.tick()
         self.network.tick()
