@@ -231,6 +231,7 @@ class Daemon:
             open_bridge=bridge_to,
             health=lambda ok, detail: self.health.set("meter_port", ok, detail),
             meters_health=lambda ok, detail: self.health.set("meters", ok, detail),
+            keys_health=lambda ok, detail: self.health.set("key_store", ok, detail),
             device=self.device.device_id,
             boot=self.health.boot,
             events=self.config.events,
@@ -726,6 +727,7 @@ class Daemon:
             judge=self.clock.judge,
             warnings=[
                 self.clock_keeper.warnings,
+                self.store.warnings,
                 self.dm.warnings,
                 lambda: ["the device is locked: it reads no meters and takes no orders"] if self._locked() else [],
                 self.services.warnings,

@@ -80,6 +80,7 @@ def _blocks(document: Mapping[str, Any], now: float) -> Iterator[str]:
             *(("warning", warning) for warning in document["warnings"]),
         ]
     )
+    yield ports(document["ports"], now) if document.get("ports") else ""
     yield slots(document["slots"]) if document["slots"] else ""
     yield services(document["services"], now) if document.get("services") else ""
     yield tasks(document["tasks"], now) if document["tasks"] else ""
@@ -187,6 +188,21 @@ def health_line(checks: Mapping[str, Any]) -> str:
 def slots(found: Sequence[Mapping[str, Any]]) -> str:
     rows = [(slot["name"], slot["version"] or "-", slot["state"], "booted" if slot["booted"] else "") for slot in found]
     return table(("slot", "version", "state", ""), rows)
+
+
+def ports(found: Sequence[Mapping[str, Any]], now: float) -> str:
+    """Return a table of the ports: what they lead to, whether they work and why not."""
+    rows = [
+        (
+            port["port"],
+            printable(port["where"]),
+            "works" if port["works"] else "not proven" if port["excused"] else "DOES NOT WORK",
+            when(port["since"], now),
+            printable(port["problem"]),
+        )
+        for port in found
+    ]
+    return table(("port", "leads to", "", "since", "why"), rows)
 
 
 def services(found: Sequence[Mapping[str, Any]], now: float) -> str:

@@ -19,7 +19,9 @@ LOG = logging.getLogger("agent.health")
 
 REFRESH_S = 5.0  # a reader takes an `agent_up` older than a few of these for a dead agent
 DETAIL_CHARS_MAX = 200
-CHECKS = ("agent_up", "dm_session", "meter_port", "meters", "push", "reading_lists", "storage", "unlocked")
+CHECKS = (
+    "agent_up", "dm_session", "key_store", "meter_port", "meters", "push", "reading_lists", "storage", "unlocked",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

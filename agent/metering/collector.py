@@ -52,13 +52,15 @@ class Collector:
         open_bridge: Callable[[PortConfig], Bridge],
         health: Callable[[bool, str], None] = lambda _ok, _detail: None,
         meters_health: Callable[[bool, str], None] = lambda _ok, _detail: None,
+        keys_health: Callable[[bool, str], None] = lambda _ok, _detail: None,
         device: str = "",
         boot: str = "",
         events: EventsConfig = EventsConfig(),  # noqa: B008 - a value that cannot change
         busy: Callable[[], None] = lambda: None,
     ) -> None:
-        """`health` takes the check `meter_port`, `meters_health` the check `meters`. `device`: whose it is; `boot`
-        tells this boot from others, "" where nobody knows. `busy()`: `tick` may have something to do."""
+        """`health` takes the check `meter_port`, `meters_health` the check `meters`, `keys_health` the check
+        `key_store`. `device`: whose it is; `boot` tells this boot from others, "" where nobody knows. `busy()`: `tick`
+        may have something to do."""
         self.registry = registry
         self.orders = orders
         self.added = AddedMeters(registry.disk, metering.registry_file.with_name(ADDED_FILE), ports, registry)
@@ -91,9 +93,13 @@ class Collector:
         )
         self._health = health
         self._meters_health = meters_health
+        self._keys_health = keys_health
+        self._keys_problem: str | None = None  # as it was told last
         self._look_at = 0.0
         self._lock = threading.Lock()
         self._ports = {port.name: PortHealth("not open yet") for port in ports}
+        self._where = {port.name: port for port in ports}
+        self._since = dict.fromkeys(self._ports, clock.wall())
         self._checked = [port.name for port in ports if port.health]
         shared = ReaderDeps(
             store, registry, self.tasks, self.access, clock, rng, orders, self.devices, self.network,
@@ -137,11 +143,13 @@ class Collector:
 
     def tick(self) -> float:
         """Do what time alone brings. Returns in how many seconds to call it again at the latest."""
+        self._store.tend()
         self.registry.tick()
         self.devices.tick()
         self.network.tick()
         self.orders.tick()
         self.access.tick()
+        self._report_keys()
         self.events.tick()
         self.tasks.tick()
         now = self._clock.monotonic()
@@ -215,6 +223,23 @@ class Collector:
         found = self.registry.find(meter_id)
         return self.access.edition(found[0], salt) if found else ""
 
+    def port_statuses(self) -> list[dict[str, object]]:
+        """Every port, with what it leads to, whether it works and why not, and since when, seconds since the epoch.
+        `excused`: nothing tells that it ought to. Any thread."""
+        with self._lock:
+            healths, since = dict(self._ports), dict(self._since)
+        return [
+            {
+                "port": name,
+                "where": self._where[name].where,
+                "works": not health.problem,
+                "problem": health.problem,
+                "excused": health.excused,
+                "since": since[name],
+            }
+            for name, health in healths.items()
+        ]
+
     def _problem_of(self, port: str) -> str:
         with self._lock:
             return self._ports[port].problem if port in self._ports else ""
@@ -223,6 +248,8 @@ class Collector:
         with self._lock:
             if port not in self._ports or self._ports[port] == health:
                 return
+            if bool(self._ports[port].problem) != bool(health.problem):
+                self._since[port] = self._clock.wall()
             self._ports[port] = health
         self._report()
 
@@ -236,6 +263,12 @@ class Collector:
             for port, health in ports.items()
         ]
         self._health(not wrong, "; ".join(wrong) or ", ".join(right) or "no ports")
+
+    def _report_keys(self) -> None:
+        problem = self.access.problem
+        if problem != self._keys_problem:
+            self._keys_problem = problem
+            self._keys_health(not problem, problem)
 
     def _report_meters(self) -> None:
         """Publish the check `meters`: it is good while at most `UNREAD_SHARE_MAX` of the meters of every port with

@@ -52,7 +52,9 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _GOOD = frozenset({"done", "complete", "ok", "confirmed"})
-_BAD = frozenset({"failed", "aborted", "lost", "broken off", "refused", "not reached", "unknown", "taken back"})
+_BAD = frozenset(
+    {"failed", "aborted", "lost", "broken off", "refused", "not reached", "unknown", "incomplete", "taken back"}
+)
 _SERVICE_BAD = frozenset({"waiting", "over", "unusable"})
 _PAGES = Path(__file__).parent / "pages"
 

@@ -82,8 +82,8 @@ class Views:
         return self.document()
 
     def document(self) -> dict[str, object]:
-        """Everything at once: the parts of `agent.status.Status`, with `now`, `warnings`, `tasks`, `gaps`, `clock`,
-        `health` and `beats`. Any thread."""
+        """Everything at once: the parts of `agent.status.Status`, with `now`, `warnings`, `ports`, `tasks`, `gaps`,
+        `clock`, `health` and `beats`. Any thread."""
         status = self._current()
         document = asdict(status)
         document["now"] = self._clock.wall()
@@ -95,6 +95,7 @@ class Views:
             for name, task in self._collector.tasks.statuses().items()
         }
         document["gaps"] = self._gap_count()
+        document["ports"] = self._collector.port_statuses()
         document["health"] = {name: asdict(check) for name, check in self._health.checks.items()}
         document["beats"] = {name: round(age, 1) for name, age in self._ages().items()}
         return document

@@ -383,6 +383,11 @@ class AccessBook:
     def tick(self) -> None:
         self._store.tick(self._clock.monotonic())
 
+    @property
+    def problem(self) -> str:
+        """Why meters may not be reached with their keys; empty while all is well."""
+        return self._store.problem
+
     def close(self) -> None:
         """Write everything that is not written yet."""
         self._store.flush()

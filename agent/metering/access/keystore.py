@@ -25,6 +25,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ SENT_MAX = 4  # accesses of one meter that nobody knows to work; the oldest goes
 SENT_METERS_MAX = 4096  # likewise; a full network
 KEYS_MAX = 8192  # keys with counters of their own: two per meter of a full network
 SEEN_FLUSH_S = 300.0
+TRY_EVERY_S = 60.0  # whether files that could not be read or written can be
 PROVEN_FLUSH_S = 10.0  # once for the many meters of a network that is read for the first time
 PUSHED = "#push"  # behind the name of a meter: the counters of what it pushes
 TITLE_HEAD = b"DCU"  # where the maker's three letters are; the rest is random
@@ -103,9 +105,18 @@ class KeyStore:
         self._unsaved = False
         self._seen_unsaved = False
         self._flush_at: float | None = None
+        self._trouble = ""  # why the files cannot be read or written
+        self._damage = ""  # what was found to be lost, until secrets are provisioned again
+        self._try_at: float | None = None
 
     def __repr__(self) -> str:
         return f"KeyStore({self._folder})"
+
+    @property
+    def problem(self) -> str:
+        """Why meters may not be reached with their keys: the files cannot be read or written, or some of what was in
+        them is lost. Empty while all is well."""
+        return "; ".join(filter(None, (self._trouble, self._damage)))
 
     # --- what is provisioned ---
 
@@ -134,6 +145,8 @@ class KeyStore:
             except KeyStoreError:
                 self._provisioned = old
                 raise
+            if fresh:
+                self._damage = ""
 
     # --- what works ---
 
@@ -306,8 +319,15 @@ class KeyStore:
     # --- the files ---
 
     def tick(self, now: float) -> None:
-        """Write what may wait, once it has waited its time. Trouble of the disk is logged, and tried again."""
+        """Write what may wait, once it has waited its time. Trouble of the disk is logged, and tried again. After a
+        start, and while there is trouble, find out whether the files can be read and written: the next association may
+        be hours away."""
         with self._lock:
+            if self._try_at is None or (self._trouble and now >= self._try_at):
+                self._try_at = now + TRY_EVERY_S
+                with suppress(KeyStoreError):  # `problem` has it
+                    self._open()
+                    self._save()
             if self._unsaved or self._seen_unsaved:
                 due = now + (PROVEN_FLUSH_S if self._unsaved else SEEN_FLUSH_S)
                 self._flush_at = due if self._flush_at is None else min(self._flush_at, due)
@@ -324,8 +344,11 @@ class KeyStore:
                 if self._seen_unsaved:
                     self._open()[1].save(_emit({"version": VERSION, "seen": self._seen}))
                     self._seen_unsaved = False
-            except (OSError, KeyStoreError) as error:
-                LOG.warning("the keys' files cannot be written: %s", error, extra={"event": "meter.keystore.failed"})
+            except OSError as error:
+                self._trouble = f"the keys' files cannot be written: {error}"
+                LOG.warning("%s", self._trouble, extra={"event": "meter.keystore.failed"})
+            except KeyStoreError as error:
+                LOG.warning("%s", error, extra={"event": "meter.keystore.failed"})
 
     def _save(self) -> None:
         self._make_room()
@@ -349,8 +372,9 @@ class KeyStore:
         try:
             self._open()[0].save(_emit(document))
         except OSError as error:
-            raise KeyStoreError(f"the keys' file cannot be written: {error}") from error
-        self._unsaved = False
+            self._trouble = f"the keys' files cannot be written: {error}"
+            raise KeyStoreError(self._trouble) from error
+        self._unsaved, self._trouble = False, ""
 
     def _make_room(self) -> None:
         """Forget the keys that have counters for the longest time, in a way that their counters never come back."""
@@ -368,17 +392,20 @@ class KeyStore:
             keys = TwoGenerations(self._disk, self._folder, "keys")
             seen = TwoGenerations(self._disk, self._folder, "seen")
             content, seen_content = keys.load(), seen.load()
+            document = _parse(content)
         except OSError as error:
-            raise KeyStoreError(f"the keys' files cannot be read: {error}") from error
-        document = _parse(content)
+            self._trouble = f"the keys' files cannot be read: {error}"
+            raise KeyStoreError(self._trouble) from error
+        except KeyStoreError as error:
+            self._trouble = str(error)
+            raise
+        self._trouble = ""
         if document is not None:
             self._load(document, behind=keys.damaged + keys.newer > 0)
         elif keys.damaged or keys.newer:
             self._floor = LOST_FLOOR
-            LOG.error(
-                "the keys of the meters are lost, no file of them can be read: provision them again",
-                extra={"event": "meter.keystore.lost"},
-            )
+            self._damage = "the keys of the meters are lost, no file of them can be read: provision them again"
+            LOG.error("%s", self._damage, extra={"event": "meter.keystore.lost"})
         self._seen = _seen(_parse(seen_content))
         self._files = keys, seen
         if not self._title:
@@ -408,10 +435,10 @@ class KeyStore:
         sent = document.get("sent", {}).items()
         self._sent = {meter: tuple(accesses[name] for name in names if name in accesses) for meter, names in sent}
         if behind:
-            LOG.error(
-                "the meters' keys: the newest file cannot be read, its last change is lost, counters go on after a gap",
-                extra={"event": "meter.keystore.damaged"},
+            self._damage = (
+                "the meters' keys: the newest file cannot be read, its last change is lost, counters go on after a gap"
             )
+            LOG.error("%s", self._damage, extra={"event": "meter.keystore.damaged"})
 
 
 def _counters_name(key: bytes) -> str:

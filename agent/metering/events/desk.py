@@ -315,7 +315,7 @@ class EventDesk:
             LOG.error("the store takes nothing: events of meters are lost", extra={"event": "event.lost"})
             self._intake.forget([*self._waiting][: len(self._waiting) + len(reports) - WAITING_MAX])
         self._waiting.extend(reports)
-        if not self._waiting:
+        if not self._waiting or (not reports and self._store.waits()):
             return
         try:
             self._store.append([], urgent=tuple(self._waiting))

@@ -12,7 +12,7 @@ The state of an order on one meter, and what is durable of it:
                     NOT_REACHED, CANCELLED       │ │ SENT ◄─┐ ── ANSWERED, REFUSED ─► DONE, REFUSED
                                                  │ │ │ └────┘ SENDING: the next step
           UNKNOWN ◄── EXPIRED, CANCELLED ── PARTLY ◄─┴─ CUT: of a kind that resumes
-             ▲                                       │
+             ▲        INCOMPLETE ◄─ STOPPED ─┘       │
              └────────────────────────────────── LOST ┘
 ```
 
@@ -20,7 +20,9 @@ The state of an order on one meter, and what is durable of it:
 a plain kind is not sent again, whatever happens: without an answer it is not known whether it was carried out, and a
 process that finds `SENT` at its start takes it as `LOST`. An order of a kind that resumes
 (`agent.metering.orders.types.table`) is then `PARTLY` done: it is begun anew and reads what was carried out before it
-sends the rest. When that never comes about, it is not known either. Reading never gets there, so it may be repeated.
+sends the rest. When that never comes about, it is not known either; but where every request that was sent was answered,
+and the meter rests, or its time has not come, it is known: it is `INCOMPLETE`. Reading never gets there, so it may be
+repeated.
 """
 
 from __future__ import annotations
@@ -86,6 +88,7 @@ class State(StrEnum):
     NOT_REACHED = "not reached"
     CANCELLED = "cancelled"
     UNKNOWN = "unknown"
+    INCOMPLETE = "incomplete"
 
 
 class Event(Enum):
@@ -99,9 +102,12 @@ class Event(Enum):
     CUT = auto()  # as LOST, or a pause, of a kind that resumes, after a request was sent
     EXPIRED = auto()  # the deadline, or the last attempt
     CANCELLED = auto()
+    STOPPED = auto()  # as EXPIRED or CANCELLED, where every request that was sent was answered
 
 
-ENDS: Final = frozenset({State.DONE, State.REFUSED, State.NOT_REACHED, State.CANCELLED, State.UNKNOWN})
+ENDS: Final = frozenset(
+    {State.DONE, State.REFUSED, State.NOT_REACHED, State.CANCELLED, State.UNKNOWN, State.INCOMPLETE}
+)
 
 TRANSITIONS: Final = Transitions(
     {
@@ -121,6 +127,7 @@ TRANSITIONS: Final = Transitions(
         (State.PARTLY, Event.BEGUN): State.ASKING,
         (State.PARTLY, Event.EXPIRED): State.UNKNOWN,
         (State.PARTLY, Event.CANCELLED): State.UNKNOWN,
+        (State.PARTLY, Event.STOPPED): State.INCOMPLETE,
     },
     OrderStateError,
 )

@@ -105,12 +105,13 @@ class Task:
 @dataclass(slots=True)
 class _Open:
     """An order that is not over. `not_before` is in monotonic seconds, per meter, `until` in seconds since the epoch of
-    a trusted clock."""
+    a trusted clock. `answered`: the meters that have answered every request that was sent, as this process knows."""
 
     record: OrderRecord
     deadline: Deadline
     not_before: dict[int, float] = field(default_factory=dict)
     until: dict[int, float] = field(default_factory=dict)
+    answered: set[int] = field(default_factory=set)
 
 
 class OrderBook:
@@ -202,7 +203,8 @@ class OrderBook:
                 if result.state is State.QUEUED:
                     self._move(Task(record.order, index), Event.CANCELLED)
                 elif result.state is State.PARTLY:
-                    self._move(Task(record.order, index), Event.CANCELLED, error="cancelled when it was partly done")
+                    task = Task(record.order, index)
+                    self._move(task, self._end_of(task, Event.CANCELLED), error="cancelled when it was partly done")
             return record.describe()
 
     def describe(self, order_id: str) -> dict[str, object] | None:
@@ -291,6 +293,12 @@ class OrderBook:
                 except OSError as error:
                     raise JournalError(f"the journal cannot be written: {error}") from error
             self._records[task.order.id].results[task.index] = result
+            self._open[task.order.id].answered.discard(task.index)
+
+    def answered(self, task: Task) -> None:
+        """The meter has answered the request that went out last. Not durable: a start takes it as unanswered."""
+        with self._lock:
+            self._open[task.order.id].answered.add(task.index)
 
     def paused(self, task: Task, after_s: float, progress: Progress | None = None, until: float | None = None) -> None:
         """The visit ends in good order, and the order goes on in another one, `after_s` seconds later and when a clock
@@ -300,6 +308,7 @@ class OrderBook:
             event = Event.CUT if before.sent else Event.LOST
             self._move(task, event, error="", attempts=0, progress=progress or before.progress)
             each = self._open[task.order.id]
+            each.answered.add(task.index)  # or its plan has read what the meter made of it
             each.not_before[task.index] = self._clock.monotonic() + after_s
             each.until.pop(task.index, None)
             if until is not None:
@@ -325,7 +334,7 @@ class OrderBook:
             # What was begun is brought to its end if it can be; what takes long has time until its deadline.
             tried = result.attempts >= ATTEMPTS_MAX and not cut and not kind.background
             if final or tried:
-                self._move(task, Event.EXPIRED, error=why)
+                self._move(task, self._end_of(task, Event.EXPIRED), error=why)
             else:
                 each = self._open[task.order.id]
                 each.not_before[task.index] = self._clock.monotonic() + RETRY.pause(
@@ -347,7 +356,8 @@ class OrderBook:
                 for index, result in enumerate(each.record.results):
                     if result.state in WAITING:
                         why = wrong or result.error or self._too_late(each.record.order, result)
-                        self._move(Task(each.record.order, index), Event.EXPIRED, error=why)
+                        task = Task(each.record.order, index)
+                        self._move(task, self._end_of(task, Event.EXPIRED), error=why)
             if self._images is not None:
                 self._images.want(image for each in self._open.values() if (image := _image(each.record.order)))
             for order_id, index in list(self._unwritten):
@@ -364,7 +374,8 @@ class OrderBook:
         index = order.meters.index(key)
         if meter_id in order.meters:  # once is enough
             if record.results[index].state in WAITING:
-                self._move(Task(order, index), Event.EXPIRED, error=f"it is {meter_id}, which the order is for as well")
+                task, why = Task(order, index), f"it is {meter_id}, which the order is for as well"
+                self._move(task, self._end_of(task, Event.EXPIRED), error=why)
             return
         meters = tuple(meter_id if meter == key else meter for meter in order.meters)
         record.order = replace(order, meters=meters, asked_for=order.targets)
@@ -511,6 +522,12 @@ class OrderBook:
                 self._journal.accept(each.record.order)
             except OSError as error:  # a start after a power cut then does not know how old it is, and says so
                 LOG.debug("when order %s was asked for cannot be kept: %s", order.id, error)
+
+    def _end_of(self, task: Task, event: Event) -> Event:
+        """What it is when an order that waits comes to this end: partly done, and nothing without an answer, it has
+        stopped, and what the meter holds is known."""
+        partly = self._result(task).state is State.PARTLY
+        return Event.STOPPED if partly and task.index in self._open[task.order.id].answered else event
 
     def _result(self, task: Task) -> MeterResult:
         return self._records[task.order.id].results[task.index]

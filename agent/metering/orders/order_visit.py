@@ -48,6 +48,8 @@ class Book(Protocol):
 
     def sending(self, task: Task, progress: Progress | None = None, *, noted: bool = True) -> None: ...
 
+    def answered(self, task: Task) -> None: ...
+
     def paused(
         self, task: Task, after_s: float, progress: Progress | None = None, until: float | None = None
     ) -> None: ...
@@ -200,6 +202,7 @@ class OrderVisit(Visit):
         elif isinstance(outcome, DlmsError):  # an answer that is none: what the meter did is not known
             self._leave(str(outcome), now)
         else:
+            self.book.answered(self.task)
             self._go(Reply(self.sent_at, wall, (), outcome, now), now, wall)  # type: ignore[arg-type]
 
     def _settle(self, ended: Ended) -> None:

@@ -450,7 +450,7 @@ class PortReader:
 
     def _is_quiet(self, now: float) -> bool:
         """Whether nobody needs the line, and nobody will soon."""
-        if self._visits or self._line or self._probe.running or self._deps.orders.waiting:
+        if self._visits or self._line or self._probe.running or self._deps.orders.waiting or self._deps.store.waits():
             return False
         start = self._deps.tasks.next_start()
         soon = start is not None and start < QUIET_S
@@ -502,6 +502,8 @@ class PortReader:
         """Return what this meter is to be read for now; nothing while it is visited, or rests after a failure."""
         if not self._may_visit(meter, now):
             return []
+        if self._deps.store.waits():
+            return []  # what is read now could not be kept
         try:
             runs = self._deps.tasks.owed(meter.meter_id)
         except StoreError:
@@ -679,7 +681,7 @@ class PortReader:
         try:
             self._results.store(visit, meter, final=False)
         except StoreError as error:
-            self._over(visit, f"the readings cannot be stored: {error}", trouble=Reason.STORE)
+            self._unstored(visit, error)
             return
         now, wall = self._clock.monotonic(), self._clock.wall()
         self._advance(visit, partial(visit.go_on, now, wall))
@@ -706,7 +708,7 @@ class PortReader:
         try:
             self._results.store(visit, meter, final=True)
         except StoreError as error:
-            self._over(visit, f"the readings cannot be stored: {error}", trouble=Reason.STORE)
+            self._unstored(visit, error)
             return
         self._close(visit)
         if visit.left and visit.steps:  # one that could come forward in none is not followed by another
@@ -718,6 +720,13 @@ class PortReader:
         else:
             self._deps.registry.identified(meter.key)
         self._results.learn(visit, meter)
+
+    def _unstored(self, visit: Visit, error: StoreError) -> None:
+        """What a visit brought cannot be stored. Where nothing can, no meter is visited until that is tried again, and
+        then this one: it is not at fault."""
+        counts = not self._deps.store.waits()
+        trouble = Reason.STORE if counts else None
+        self._over(visit, f"the readings cannot be stored: {error}", trouble=trouble, counts=counts)
 
     def _falls_short(self, visit: Visit) -> bool:
         """End a visit of a meter that has too many errors, or some that another visit may not get. Returns whether it

@@ -92,6 +92,7 @@ class TaskBook:
         self._swept: tuple[int, ...] = ()  # the newest runs of all tasks
         self._sweep_at = 0.0
         self._unlisted = Reason.LATE  # why slots passed before the next sweep; `LATE` where each meter has its reason
+        self._store_failed = False  # since the last sweep
         self._configured = False
         self._unswept = True  # what passed before this process started has yet to be listed
         self.generation = 0
@@ -324,6 +325,9 @@ class TaskBook:
         """Take note of what time alone brings: corrections of the clock, runs that passed. Called about every second.
         What the store does not take now is tried again."""
         now = self._now()
+        self._store_failed |= bool(self._store.problem)
+        if self._store.waits():
+            return
         try:
             with self._lock:
                 self._load()
@@ -557,7 +561,7 @@ class TaskBook:
         if self._unswept:
             self._say_unknown(meters, now)
         self._swept, self._sweep_at = newest, now.monotonic + SWEEP_EVERY_S
-        self._unlisted, self._unswept = Reason.LATE, False
+        self._unlisted, self._unswept, self._store_failed = Reason.LATE, False, False
 
     def _settle(self, meter: MeterStatus, task: ReadingTask, bound: int, now: Moment) -> None:
         """List what is missing before the run `bound`."""
@@ -620,7 +624,8 @@ class TaskBook:
             return Reason.PORT
         if meter.state == "left":
             return Reason.ABSENT
-        return self._troubles.of(meter.meter_id) or (Reason.DEADLINE if deadline else Reason.LATE)
+        passed = Reason.STORE if self._store_failed else Reason.DEADLINE if deadline else Reason.LATE
+        return self._troubles.of(meter.meter_id) or passed
 
     def _summarise(self, task: ReadingTask, tally: RunTally) -> None:
         """Log how a run went, once."""

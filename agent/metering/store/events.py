@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from agent.metering.store.blocks import block_rows, blocks, pack
@@ -19,6 +19,8 @@ from agent.metering.store.store_schema import NO_MARKS
 from omadm.readings import EventReport, record
 
 LOG = logging.getLogger("agent.metering.store")
+
+WhenDone = Callable[[Callable[[], None]], None]  # takes what is to be done once the work of now is durable
 
 KEPT = 1024  # some 50 bytes each; more than a meter's own repetitions and a busy day bring
 
@@ -65,14 +67,22 @@ def waiting(db: sqlite3.Connection, first: int = 0) -> tuple[int, int, float]:
 
 
 def say_lost(
-    db: sqlite3.Connection, counters: dict[str, int], now: float, sign: LifeSign, count: int, since: float
+    db: sqlite3.Connection,
+    counters: dict[str, int],
+    now: float,
+    sign: LifeSign,
+    count: int,
+    since: float,
+    *,
+    when_done: WhenDone,
 ) -> None:
-    """Tell the head-end that events are lost which meters have told once only: an event of its own."""
+    """Tell the head-end that events are lost which meters have told once only: an event of its own. The log hears of it
+    `when_done`."""
     begin, end = _iso(since), _iso(now)
     name = f"events were stored from {begin} to {end}, and lost with the store"
     span: list[dict[str, object]] = [{"tag": "str", "raw": begin}, {"tag": "str", "raw": end}]
-    LOG.error("%d events of meters are lost with the store, stored from %s on", count, begin,
-              extra={"event": "event.lost"})  # fmt: skip
+    text = "%d events of meters are lost with the store, stored from %s on"
+    when_done(lambda: LOG.error(text, count, begin, extra={"event": "event.lost"}))
     append(db, counters, now, [EventReport(
         event="notice", meter="", sender="the concentrator", code=None, name=name, grave=True, obis=None,
         meter_time=None, received=now, trusted=False, invoke=None, security="none", values=span, octets=None,

@@ -28,6 +28,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,6 +42,7 @@ from agent.metering.store.salvage import marks_of
 from agent.metering.store.sinks import BY_A_SINK, REFUSED_AT, REFUSED_BY, SinkBatch, SinkState
 from agent.metering.store.store_file import StoreDefectError, StoreError, StoreFile
 from agent.metering.store.store_schema import NO_MARKS
+from agent.metering.store.trouble import Trouble, room_wanted
 from agent.status import QueueStatus
 from omadm.readings import (
     EVENT_FIELDS,
@@ -173,6 +175,8 @@ class Store:
         self._records_max = records_max
         self._keep_forwarded_max = keep_forwarded_max
         self._loss_logged = False
+        self._trouble = Trouble()
+        self._tried = False  # to write, in this life
         self._sinks: set[str] = set()
         self.on_append: Callable[[], None] = lambda: None
         self.on_health: Callable[[str], None] = lambda _problem: None  # "" when the store works
@@ -215,7 +219,8 @@ class Store:
                 pass
             return first, counters["next"] - 1
 
-        ids = self._with_room(work)
+        ids = self._with_room(work, len(body))
+        self._written()
         if urgent:
             self._sign()
         if readings or urgent:  # the ledger's sign of life, every few minutes, is nothing to send
@@ -341,7 +346,7 @@ class Store:
             signs.append(events.delivered(db, first, last))
             counters["forwarded"] += fresh
             self._drop_kept(db, counters)
-            self._loss_logged = False
+            self.file.when_done(self._delivered)
             return fresh
 
         released = self._run(work)
@@ -559,7 +564,46 @@ class Store:
     def close(self) -> None:
         self.file.close()
 
+    # --- what keeps it from being written to ---
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be stored, and since when; empty while all is well. Any thread."""
+        return self._trouble.text()
+
+    def waits(self) -> bool:
+        """Whether nothing could be stored, and it is not yet time to try again, for whoever can wait. Any thread."""
+        return self._trouble.waits_s(self._clock.monotonic()) > 0
+
+    def warnings(self) -> list[str]:
+        return [f"the store takes nothing: {self.problem}"] if self.problem else []
+
+    def tend(self) -> None:
+        """Find out whether the store can be written to, once after a start and while there is trouble when it is time
+        to try: whoever wants to store something need not be the first one to learn of it."""
+        if self._tried and not (self._trouble.problem and not self.waits()):
+            return
+        self._tried = True
+        free = self.file.free_bytes()
+        if free < room_wanted(0):
+            self._failed(_no_room(f"{self.file.names()[0]}: cannot grow", free))
+            return
+        with contextlib.suppress(StoreError):  # it is noted
+            self._run(lambda db, _: db.execute("UPDATE meta SET value=value WHERE key='format'"))
+            self._written()
+
     # --- inside ---
+
+    def _failed(self, problem: str) -> None:
+        if self._trouble.failed(problem, self._clock.wall(), self._clock.monotonic()):
+            LOG.error("the store takes nothing: %s", problem, extra={"event": "store.failed"})
+        self.on_health(self.problem)
+
+    def _written(self) -> None:
+        self._tried = True
+        if self._trouble.over():
+            LOG.info("the store takes readings again", extra={"event": "store.recovered"})
+            self.on_health("")
 
     def _leaving(self, db: sqlite3.Connection, counters: _Counters, batch: BatchT) -> BatchT:
         """These records are about to be sent: no other will ever have their ids, whatever happens to the file."""
@@ -572,25 +616,53 @@ class Store:
         with contextlib.suppress(StoreError):  # the next one that succeeds says it
             self._run(self.file.note_sign)
 
-    def _run(self, work: Callable[[sqlite3.Connection, _Counters], ResultT]) -> ResultT:
+    def _run(self, work: Callable[[sqlite3.Connection, _Counters], ResultT], room: int = 0) -> ResultT:
+        """`room`: how many octets it stores, where they are many."""
         try:
             result = self.file.run(work)
-        except StoreError as error:
+        except StoreDefectError as error:
             self.on_health(str(error))
             raise
-        self.on_health("")
+        except StoreError as error:
+            free = self.file.free_bytes()
+            if not error.full:
+                self._failed(str(error))
+            elif free < room_wanted(room):
+                self._failed(_no_room(str(error), free))
+            else:  # the bound of the file: a smaller visit may be stored
+                self.on_health(str(error))
+            raise
+        if not self._trouble.problem:  # that something can be read says nothing of writing
+            self.on_health("")
         return result
 
-    def _with_room(self, work: Callable[[sqlite3.Connection, _Counters], ResultT]) -> ResultT:
-        """Run `work`; where the file may not grow any more, give up old records and try again. Raises `StoreError`."""
+    def _with_room(self, work: Callable[[sqlite3.Connection, _Counters], ResultT], octets: int) -> ResultT:
+        """Run `work`, which stores so much; where the file may not grow any more, give up old records and try again.
+        Raises `StoreError`.
+
+        Where the medium has no room, which others may have taken and give back, only what was delivered is given up,
+        and once: whatever else went would be lost for a visit that may not be stored after all.
+        """
         for _ in range(FULL_RETRIES):
             try:
-                return self._run(work)
+                return self._run(work, octets)
             except StoreError as error:
                 # Not by `_run`: that something could be given up does not mean that the visit is stored.
-                if not error.full or not self.file.run(self._shed):
+                if not error.full:
                     raise
-        return self._run(work)
+                if self._trouble.problem:
+                    if not self.file.run(self._shed_delivered):
+                        raise
+                    break
+                if not self.file.run(self._shed):
+                    raise
+        return self._run(work, octets)
+
+    def _shed_delivered(self, db: sqlite3.Connection, counters: _Counters) -> bool:
+        gone = False
+        while _empty_delivered(db) or self._drop_oldest(db, counters, counters["released"]):
+            gone = True
+        return gone
 
     def _shed(self, db: sqlite3.Connection, counters: _Counters) -> bool:
         blocks = db.execute("SELECT COUNT(first) FROM block").fetchone()[0]
@@ -630,14 +702,18 @@ class Store:
         if lost:
             counters["lost"] += lost
             note_loss(db, self._clock.wall(), meter, (since, made), since, lost, "full")
-            if not self._loss_logged:  # once until the next delivery: a full store would otherwise fill the log as well
-                self._loss_logged = True
-                LOG.error(
-                    "the store is full: the oldest undelivered readings are being given up (%d so far)",
-                    counters["lost"],
-                    extra={"event": "store.loss"},
-                )
+            self.file.when_done(partial(self._say_lost, counters["lost"]))
         return True
+
+    def _delivered(self) -> None:
+        self._loss_logged = False
+
+    def _say_lost(self, lost: int) -> None:
+        """Once until the next delivery: a full store would otherwise fill the log as well."""
+        if not self._loss_logged:
+            self._loss_logged = True
+            text = "the store is full: the oldest undelivered readings are being given up (%d so far)"
+            LOG.error(text, lost, extra={"event": "store.loss"})
 
     def _take(
         self, db: sqlite3.Connection, counters: _Counters, records_max: int, first: int, last: int
@@ -673,13 +749,8 @@ class Store:
         counters["holes"] += lost
         note_loss(db, self._clock.wall(), meter, (since, made), since, lost, "damaged")
         db.execute("UPDATE block SET body=x'' WHERE first=?", (first,))
-        LOG.error(
-            "records %d to %d cannot be read back (meter %s)",
-            first,
-            last,
-            meter or "unknown",
-            extra={"event": "store.rot"},
-        )
+        text, event = "records %d to %d cannot be read back (meter %s)", {"event": "store.rot"}
+        self.file.when_done(partial(LOG.error, text, first, last, meter or "unknown", extra=event))
 
     def _take_recovered(self, db: sqlite3.Connection, counters: _Counters, records_max: int) -> Batch | None:
         """The next records of an earlier store; whole blocks, or the beginning of one that is larger than a batch."""
@@ -695,13 +766,8 @@ class Store:
                 db.execute("DELETE FROM recovered WHERE seq=?", (seq,))
                 counters["lost"] += last - first + 1
                 note_loss(db, self._clock.wall(), meter, (since, made), since, last - first + 1, "damaged")
-                LOG.error(
-                    "records %d to %d of store %s cannot be read back",
-                    first,
-                    last,
-                    of_store,
-                    extra={"event": "store.rot"},
-                )
+                text, event = "records %d to %d of store %s cannot be read back", {"event": "store.rot"}
+                self.file.when_done(partial(LOG.error, text, first, last, of_store, extra=event))
                 continue
             if records and (of_store != store or first <= reached):
                 break
@@ -712,6 +778,10 @@ class Store:
             if len(records) >= records_max:
                 break
         return Batch(store, start, reached, tuple(records)) if records else None
+
+
+def _no_room(what: str, free: int) -> str:
+    return f"{what} (no room on the medium: {free >> 10} KiB are free)"
 
 
 def _pending(db: sqlite3.Connection, counters: Mapping[str, int]) -> int:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import logging
 import secrets
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice, takewhile
 
 from agent.metering.store import events
 from agent.metering.store.blocks import profile_reach
 from agent.metering.store.delivery import Range, count, without
+from agent.metering.store.events import WhenDone
 from agent.metering.store.life_sign import LifeSign
 from agent.metering.store.salvage import Block, SalvageReader, marks_of
 from agent.metering.store.store_schema import LEDGER
@@ -57,9 +59,16 @@ def recovery_state(db: sqlite3.Connection, name: str) -> QuarantinedFile | None:
 
 
 def begin(
-    db: sqlite3.Connection, counters: dict[str, int], name: str, salvage: SalvageReader, now: float
+    db: sqlite3.Connection,
+    counters: dict[str, int],
+    name: str,
+    salvage: SalvageReader,
+    now: float,
+    *,
+    when_done: WhenDone,
 ) -> QuarantinedFile:
-    """Recover all but the blocks: progress, the ledger, what is known of meters, refused records, losses before."""
+    """Recover all but the blocks: progress, the ledger, what is known of meters, refused records, losses before. What
+    is to be said of it is said `when_done`."""
     head = salvage.head()
     file = QuarantinedFile(name, head.store or secrets.token_hex(16), head.released or 0, 0.0, 0, 0, done=False)
     db.executemany(
@@ -87,30 +96,34 @@ def begin(
     for _, store, block in salvage.recovered(0):
         _put(db, store, block)
     if head.next is not None and salvage.recovered_unread:  # else all since the last delivery is lost
-        _note_lost_again(db, salvage, file.store, now)
+        when_done(_note_lost_again(db, salvage, file.store, now))
     _save(db, file, now)
     return file
 
 
-def _note_lost_again(db: sqlite3.Connection, salvage: SalvageReader, store: str, now: float) -> None:
+def _note_lost_again(db: sqlite3.Connection, salvage: SalvageReader, store: str, now: float) -> Callable[[], None]:
     """What an earlier damage had spared, and waited for the head-end, may be lost now: nobody knows how much. It was
-    stored before the recovery of that file came to its end, and after all that the head-end has."""
+    stored before the recovery of that file came to its end, and after all that the head-end has. Returns what says
+    so."""
     sign = salvage.life().sign
     since = sign.delivered_to if sign is not None and sign.store == store else 0.0
     ended = [row[1] for row in salvage.quarantined() if row[-1] == 1 and isinstance(row[1], float)]
     until = max(ended, default=now)
-    LOG.error(
-        "records that were recovered from an earlier file are lost, stored up to %.0f; how many is not known",
-        until,
-        extra={"event": "store.salvaged"},
-    )
     note_loss(db, now, "", (min(since, until), until), max(0.0, since - UNSEEN_S), 0, "damaged")
+    text = "records that were recovered from an earlier file are lost, stored up to %.0f; how many is not known"
+    return lambda: LOG.error(text, until, extra={"event": "store.salvaged"})
 
 
 def proceed(
-    db: sqlite3.Connection, counters: dict[str, int], file: QuarantinedFile, salvage: SalvageReader, now: float
+    db: sqlite3.Connection,
+    counters: dict[str, int],
+    file: QuarantinedFile,
+    salvage: SalvageReader,
+    now: float,
+    *,
+    when_done: WhenDone,
 ) -> QuarantinedFile:
-    """Recover some more blocks. The result is `done` when nothing is left."""
+    """Recover some more blocks. The result is `done` when nothing is left. What is to be said is said `when_done`."""
     look = salvage.life()
     sign = look.sign if look.sign is not None and look.sign.store == file.store else LifeSign()
     known = bool(sign.store) and not look.doubtful
@@ -143,7 +156,8 @@ def proceed(
     rolled_back = sign.reached > max(newest, sign.released)
     uncounted = done and (not salvage.end_found or rolled_back or (head.signed and not known))
     if done and sign.reached > newest and (gone := sign.events - salvage.events_waiting(sign.events_first)) > 0:
-        events.say_lost(db, counters, now, sign, gone, max(sign.events_since, stored_at))
+        since = max(sign.events_since, stored_at)
+        events.say_lost(db, counters, now, sign, gone, since, when_done=when_done)
     if uncounted:
         losses.note_uncounted(newest, stored_at)
     counters["lost"] += losses.records
@@ -162,11 +176,13 @@ def proceed(
     return after
 
 
-def note_store_lost(db: sqlite3.Connection, counters: dict[str, int], sign: LifeSign, now: float) -> None:
+def note_store_lost(
+    db: sqlite3.Connection, counters: dict[str, int], sign: LifeSign, now: float, *, when_done: WhenDone
+) -> None:
     """Nothing is left of a store but its sign of life: note what the head-end did not have of it, at most, and tell it
     of the events. What was stored after the sign is owed, since accounts went with the store."""
     if sign.events:
-        events.say_lost(db, counters, now, sign, sign.events, sign.events_since)
+        events.say_lost(db, counters, now, sign, sign.events, sign.events_since, when_done=when_done)
     lost = sign.reached - sign.released
     if lost > 0:
         until = max(now, sign.alive, sign.delivered_to)  # the clock may have lost its time

@@ -21,6 +21,7 @@ import logging
 import os
 import re
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -76,7 +77,7 @@ ResultT = TypeVar("ResultT")
 
 class StoreError(Exception):
     """The environment's fault: the file system is full, read-only or failing. Nothing was stored. `full`: the file
-    has reached its bound."""
+    has reached its bound, or the medium has no room for it."""
 
     def __init__(self, text: str, *, full: bool = False) -> None:
         super().__init__(text)
@@ -101,6 +102,7 @@ class StoreFile:
         self._found_sound = False  # all of it was read since it was opened
         self._defects: set[str] = set()  # that were said
         self._counters: dict[str, int] = {}
+        self._when_done: list[Callable[[], None]] = []
         self._signs = LifeSignFile(file.with_name(file.name + life_sign.SUFFIX))
         self._quarantine = Quarantine(file, self._signs)
         self.uuid = ""
@@ -149,11 +151,23 @@ class StoreFile:
                     self._quarantine_file()
                 except OSError as error:
                     self._roll_back()
-                    raise StoreError(f"{self._file}: {error}") from error
+                    raise StoreError(f"{self._file}: {error}", full=error.errno in life_sign.FULL) from error
                 except BaseException:
                     self._roll_back()  # half a transaction must not be there for the next piece of work to commit
                     raise
             raise StoreError(f"{self._file}: corrupt again right after it was made anew")
+
+    def when_done(self, said: Callable[[], None]) -> None:
+        """Within a piece of work: do this once what it changed is durable, and not at all if it will not be."""
+        self._when_done.append(said)
+
+    def free_bytes(self) -> int:
+        """Return how much room the medium has; as much as one can have, where it does not say."""
+        try:
+            found = os.statvfs(self._file.parent)
+        except OSError:
+            return sys.maxsize
+        return found.f_bavail * found.f_frsize
 
     def note_sign(self, db: sqlite3.Connection, counters: dict[str, int], alive: float | None = None) -> None:
         """Within a piece of work: make durable how far the store has come, and with `alive` that the ledger was in
@@ -200,12 +214,20 @@ class StoreFile:
     def _attempt(self, work: Callable[[sqlite3.Connection, dict[str, int]], ResultT]) -> ResultT:
         db = self._db or self._open()
         counters = dict(self._counters)
+        self._when_done.clear()
         result = work(db, counters)
         if any(value != self._counters[key] for key, value in counters.items() if key != "next"):
             db.executemany("UPDATE meta SET value=? WHERE key=?", [(value, key) for key, value in counters.items()])
         db.commit()
         self._counters = counters
+        self._say()
         return result
+
+    def _say(self) -> None:
+        """What was changed is durable."""
+        said, self._when_done = self._when_done, []
+        for each in said:
+            each()
 
     def _open(self) -> sqlite3.Connection:
         self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -230,8 +252,10 @@ class StoreFile:
             made = db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
             if made:
                 create(db)
-                self._say_lost(db)  # committed with the store: the sign, which tells of it, is overwritten afterwards
+                self._when_done.clear()
+                self._note_lost(db)  # committed with the store: the sign, which tells of it, is overwritten afterwards
                 db.commit()
+                self._say()
                 if fresh:
                     _sync_folder(self._file.parent)
             page_bytes = db.execute("PRAGMA page_size").fetchone()[0]  # of an older file: as it was made
@@ -276,22 +300,21 @@ class StoreFile:
             db.commit()
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # where damage to the log does not take it back
 
-    def _say_lost(self, db: sqlite3.Connection) -> None:
+    def _note_lost(self, db: sqlite3.Connection) -> None:
         """In a new store, within the transaction that makes it: a sign of life without its store, which is not in
         quarantine either, is all that is left of that one. Raises `OSError`."""
         sign = self._signs.look().sign
         if sign is None or self._quarantine.of_store(sign):
             return
         _, counters = identity(db)
-        recovery.note_store_lost(db, counters, sign, self._clock.wall())
+        recovery.note_store_lost(db, counters, sign, self._clock.wall(), when_done=self.when_done)
         db.executemany("UPDATE meta SET value=? WHERE key=?", [(value, key) for key, value in counters.items()])
-        LOG.critical(
+        text = (
             "the store %s is gone, or empty, with all that it held: by its sign of life at most %d records of it were"
-            " still to be delivered, and what was stored after that",
-            self._file,
-            sign.reached - sign.released,
-            extra={"event": "store.corrupt"},
+            " still to be delivered, and what was stored after that"
         )
+        waiting, event = sign.reached - sign.released, {"event": "store.corrupt"}
+        self.when_done(lambda: LOG.critical(text, self._file, waiting, extra=event))
 
     def _recover(self) -> None:
         """Take one step in recovering a quarantined file, where there is one.
@@ -301,6 +324,7 @@ class StoreFile:
         db = self._db or self._open()
         while (name := self._quarantine.next()) is not None:
             counters = dict(self._counters)
+            self._when_done.clear()
             try:
                 salvage = self._quarantine.salvage(name)
                 before = recovery.recovery_state(db, name)
@@ -309,9 +333,9 @@ class StoreFile:
                     continue
                 now = self._clock.wall()
                 if before is None:
-                    after = recovery.begin(db, counters, name, salvage, now)
+                    after = recovery.begin(db, counters, name, salvage, now, when_done=self.when_done)
                 else:
-                    after = recovery.proceed(db, counters, before, salvage, now)
+                    after = recovery.proceed(db, counters, before, salvage, now, when_done=self.when_done)
                 db.executemany("UPDATE meta SET value=? WHERE key=?", [(value, key) for key, value in counters.items()])
                 db.commit()
             except NewerFormatError as error:
@@ -324,6 +348,7 @@ class StoreFile:
                 self._quarantine.give_up(name)
                 continue
             self._counters = counters
+            self._say()
             if after.done:
                 self._quarantine.finish(name, db)
                 _log_recovered(after)

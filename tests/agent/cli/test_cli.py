@@ -243,6 +243,18 @@ def test_status_says_what_the_clock_rests_on_and_how_many_gaps_there_are(
     assert "(not trusted: 7200 s ahead of what kernel said)" in run(daemon, capsys, "status")[1]
 
 
+def test_status_has_a_line_for_each_port_with_why_and_since_when_it_does_not_work(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = {"port": "plc0", "where": "/dev/ttyS1", "works": True, "problem": "", "excused": False, "since": NOW - 60}
+    gone = {**port, "port": "bus1", "where": "tcp://h:1", "works": False, "problem": "refused", "since": NOW - 7200}
+    daemon.answers["status"] = {**STATUS, "ports": [port, gone, {**gone, "port": "bus2", "excused": True}]}
+    out = [" ".join(line.split()) for line in run(daemon, capsys, "status")[1].splitlines()]
+    assert "plc0 /dev/ttyS1 works 2027-01-15 07:59:00Z (60 s ago)" in out
+    assert "bus1 tcp://h:1 DOES NOT WORK 2027-01-15 06:00:00Z (2 h ago) refused" in out
+    assert "bus2 tcp://h:1 not proven 2027-01-15 06:00:00Z (2 h ago) refused" in out
+
+
 def test_a_meter_can_be_forgotten(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(daemon, capsys, "meters", "forget", "KEP0001")[:2] == (0, "forgotten: KEP0001\n")
     assert daemon.asked == [{"command": "forget-meter", "meter": "KEP0001", "peer": getpass.getuser()}]

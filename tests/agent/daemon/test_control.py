@@ -160,6 +160,7 @@ def test_every_check_is_published_and_not_ok_before_it_was_made(tmp_path: Path) 
     assert {name: check["ok"] for name, check in document["checks"].items()} == {
         "agent_up": True,
         "dm_session": False,
+        "key_store": False,
         "meter_port": False,
         "meters": False,
         "push": False,

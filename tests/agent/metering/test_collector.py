@@ -812,3 +812,31 @@ def test_the_worker_beats_and_ends_when_told(tmp_path: Path, kind: type[PlcRig |
     rig.reader.run(stop, beat)
     assert max(b - a for a, b in itertools.pairwise(beats)) <= rig.reader.budget_s / 4
     assert rig.lines[-1].closed
+
+
+def test_a_port_that_was_never_opened_is_told_with_why_and_since_when(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path)
+    begin = rig.clock.wall()
+    rig.open_error = "/dev/ttyS9: no such file"
+    rig.collector.configure(provisioning())
+    rig.run(300)
+    (port,) = rig.collector.port_statuses()
+    assert (port["port"], port["works"], port["problem"]) == ("plc0", False, "/dev/ttyS9: no such file")
+    assert port["since"] == begin
+    rig.open_error = ""
+    rig.run(200)
+    (port,) = rig.collector.port_statuses()
+    assert (port["works"], port["problem"]) == (True, "")
+    assert begin + 300 <= float(str(port["since"])) <= begin + 500
+
+
+def test_a_key_store_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path)
+    told: list[tuple[bool, str]] = []
+    rig.collector._keys_health = lambda ok, detail: told.append((ok, detail))
+    rig.collector.tick()
+    assert told == [(True, "")]
+    rig.collector.access._store._trouble = "the keys' files cannot be read"
+    rig.collector.tick()
+    rig.collector.tick()
+    assert told[1:] == [(False, "the keys' files cannot be read")]

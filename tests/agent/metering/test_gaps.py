@@ -704,3 +704,30 @@ def test_a_task_that_reads_logs_alone_has_missed_nothing_once_they_are_read(tmp_
     assert [gap.first for gap, _ in rig.collector.tasks.gaps()] == [gaps[0].first + EVERY_S]
     rig.collector.tasks.caught_up(meter, runs[1:])
     assert rig.collector.tasks.gaps() == []
+
+
+def test_no_meter_is_visited_for_a_store_that_takes_nothing_and_none_is_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk: visits would be wasted, and their retries used up. When there is room again, all are read."""
+    rig = PlcRig(tmp_path, meters=2)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    append, tries = rig.store.append, [0]
+
+    def full(*_: object, **__: object) -> None:
+        tries[0] += 1
+        rig.store._failed("no room on the medium")
+        raise StoreError("no room on the medium", full=True)
+
+    monkeypatch.setattr(rig.store, "append", full)
+    monkeypatch.setattr(rig.store.file, "free_bytes", lambda: 0)
+    rig.run(3 * EVERY_S)
+    assert tries[0] < 20, "a few in the first pauses, and then one in five minutes"
+    assert "meter.unstored" not in events(caplog)
+    monkeypatch.undo()
+    monkeypatch.setattr(rig.store, "append", append)
+    rig.run(EVERY_S)
+    assert {meter.state for meter in rig.collector.meters()} == {"read"}
+    assert {reason for gap, _, _, _, reason, _ in told(rig) if gap == "open"} == {"store-failed"}
+    assert rig.store.problem == ""

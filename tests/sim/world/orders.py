@@ -327,6 +327,8 @@ def _judged(world: OrderWorld, asked: Asked, result: dict[str, Any], times: list
         wrong.append("said not to have begun")
     if state == "refused":
         wrong.append("no meter here refuses")
+    if state == "incomplete" and (asked.kind not in ("special-days", "tariff", "firmware") or progress is None):
+        wrong.append("incomplete, and nothing was sent, or it has one step only")
     if state == "unknown" and asked.kind in ("special-days", "tariff", "firmware") and progress is None:
         wrong.append("unknown, and nothing was sent")
     if state in ("queued", "asking", "sent", "partly done"):

@@ -19,6 +19,7 @@ from agent.metering.access.keystore import (
     SEEN_FLUSH_S,
     SENT_MAX,
     TOLD_MAX,
+    TRY_EVERY_S,
     KeyStore,
     KeyStoreError,
 )
@@ -401,3 +402,74 @@ def test_a_disk_that_fails_while_counters_go_ahead_repeats_none() -> None:
     disk.on_operation = None
     assert KeyStore(disk, FOLDER).counters(KEY, "m").next() > used
     assert counters.next() > 5000
+
+
+# --- what health says of it ---
+
+
+def failing(_: Operation) -> float | None:
+    raise OSError(30, "read-only file system")
+
+
+def test_files_that_cannot_be_written_are_known_before_a_key_is_needed_and_tried_until_they_can() -> None:
+    disk = FaultyDisk()
+    KeyStore(disk, FOLDER).set_provisioned({"default": {"secret": b"one"}})
+    store = KeyStore(disk, FOLDER)
+    assert store.provisioned() == {"default": {"secret": b"one"}}
+    tries: list[object] = []
+
+    def read_only(operation: Operation) -> float | None:
+        tries.append(operation)
+        return failing(operation)
+
+    disk.on_operation = read_only
+    store.tick(0.0)
+    assert "the keys' files cannot be written" in store.problem
+    assert "read-only file system" in store.problem
+    before = len(tries)
+    store.tick(TRY_EVERY_S - 1)
+    assert len(tries) == before
+    disk.on_operation = None
+    store.tick(TRY_EVERY_S)
+    assert store.problem == ""
+    assert store.provisioned() == {"default": {"secret": b"one"}}
+
+
+def test_a_write_that_fails_later_is_a_problem_until_one_succeeds() -> None:
+    disk = FaultyDisk()
+    store = KeyStore(disk, FOLDER)
+    store.tick(0.0)
+    disk.on_operation = failing
+    store.note_title("m", b"12345678")
+    store.tick(1.0)
+    store.tick(1.0 + PROVEN_FLUSH_S)
+    assert "cannot be written" in store.problem
+    disk.on_operation = None
+    store.tick(2 * TRY_EVERY_S)
+    assert store.problem == ""
+
+
+@pytest.mark.parametrize(
+    ("damaged", "text"), [(("keys.0", "keys.1"), "keys of the meters are lost"), (("keys.1",), "last change is lost")]
+)
+def test_damage_is_a_problem_until_secrets_are_provisioned_again(damaged: tuple[str, ...], text: str) -> None:
+    disk = FaultyDisk()
+    before = KeyStore(disk, FOLDER)
+    before.set_provisioned({"default": {"secret": b"one"}})
+    assert before.problem == ""
+    newest = max(("keys.0", "keys.1"), key=lambda name: disk.read_bytes(FOLDER / name).split()[3])
+    damage(disk, *(damaged if len(damaged) > 1 else (newest,)))
+    store = KeyStore(disk, FOLDER)
+    store.tick(0.0)
+    assert text in store.problem
+    store.set_provisioned({"default": {"secret": b"two"}})
+    assert store.problem == ""
+
+
+def test_files_of_a_newer_version_are_a_problem() -> None:
+    disk = FaultyDisk()
+    KeyStore(disk, FOLDER).system_title()
+    edit(disk, lambda document: document.update(version=2))
+    store = KeyStore(disk, FOLDER)
+    store.tick(0.0)
+    assert "newer version" in store.problem

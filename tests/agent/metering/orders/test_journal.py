@@ -529,3 +529,67 @@ def test_an_order_that_is_partly_done_holds_up_others_of_its_kind_on_its_meter_a
     assert due("A") == ["o4", "o5"]
     assert book.cancel("o1")["over"]
     assert due("A") == ["o2", "o3"]
+
+
+# --- what is known at the deadline, meter by meter ---
+
+DAYS = {"insert": [{"index": index, "date": f"2027-05-{index:02}", "day": 3} for index in range(1, 4)]}
+
+
+def test_at_the_deadline_each_meter_has_the_result_that_is_known_of_it() -> None:
+    """One did it; one was never asked; one answered its first step and rests; one has not answered its first step; one
+    paused in good order, since its time has not come."""
+    clock, disk = VirtualClock(), FaultyDisk()
+    meters = ["done", "absent", "rests", "silent", "not due"]
+    book = OrderBook(Journal(disk, FOLDER), clock, allowed=list(Permission), known=lambda: set(meters))
+    book.submit(Request("o1", "special-days", meters, "test", DAYS, deadline_s=60))
+    for task in book.due(set(meters) - {"absent"}):
+        book.begun(task)
+        book.sending(task, {"step": 1, "of": 3})
+        if task.meter_id != "silent":
+            book.answered(task)
+        if task.meter_id == "done":
+            book.ended(task, Ended("fine"))
+        elif task.meter_id == "not due":
+            book.paused(task, 5.0, {"step": 1, "of": 3}, until=clock.wall() + 1000)
+        else:
+            book.lost(task, "no answer in time")
+    assert states(book) == ["done", "queued", "partly done", "partly done", "partly done"]
+    clock.advance(61.0)
+    book.tick()
+    assert states(book) == ["done", "not reached", "incomplete", "unknown", "incomplete"]
+    (order,) = book.orders()
+    assert order["over"]
+    assert states(book_on(disk)) == states(book), "and so it is kept"
+
+
+def test_a_start_knows_of_no_answer_until_the_meter_was_asked_again() -> None:
+    clock, disk = VirtualClock(), FaultyDisk()
+    book = book_on(disk, clock)
+    book.submit(Request("o1", "special-days", ["A", "B"], "test", DAYS, deadline_s=60))
+    for task in book.due({"A", "B"}):
+        book.begun(task)
+        book.sending(task, {"step": 1, "of": 3})
+        book.answered(task)
+        book.lost(task, "cut off")
+    later = book_on(disk, clock)
+    for task in later.due({"A"}):
+        later.begun(task)
+        later.paused(task, 5.0)  # its plan has read what there is
+    clock.advance(61.0)
+    later.tick()
+    assert states(later) == ["incomplete", "unknown"]
+
+
+def test_what_is_cancelled_between_two_steps_is_incomplete_and_not_unknown() -> None:
+    clock = VirtualClock()
+    book = book_on(FaultyDisk(), clock)
+    book.submit(Request("o1", "special-days", ["A", "B"], "test", DAYS))
+    for task in book.due({"A", "B"}):
+        book.begun(task)
+        book.sending(task)
+        if task.meter_id == "A":
+            book.answered(task)
+        book.lost(task, "no answer in time")
+    book.cancel("o1")
+    assert states(book) == ["incomplete", "unknown"]

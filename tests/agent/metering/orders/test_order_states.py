@@ -28,7 +28,12 @@ ALLOWED = {
         Event.LOST: State.UNKNOWN,
         Event.CUT: State.PARTLY,
     },
-    State.PARTLY: {Event.BEGUN: State.ASKING, Event.EXPIRED: State.UNKNOWN, Event.CANCELLED: State.UNKNOWN},
+    State.PARTLY: {
+        Event.BEGUN: State.ASKING,
+        Event.EXPIRED: State.UNKNOWN,
+        Event.CANCELLED: State.UNKNOWN,
+        Event.STOPPED: State.INCOMPLETE,
+    },
 }
 
 

@@ -511,7 +511,11 @@ def test_events_that_are_lost_are_an_event_of_their_own(tmp_path: Path, since: f
     opened = store(tmp_path)
     lost = LifeSign(1, "ab" * 16, 9, 4, events=2, events_first=7, events_since=since)
     for _ in range(2):  # the same ones: said once
-        opened.file.run(lambda db, counters: events.say_lost(db, counters, 1_800_000_900.0, lost, 2, since))
+        opened.file.run(
+            lambda db, counters: events.say_lost(
+                db, counters, 1_800_000_900.0, lost, 2, since, when_done=opened.file.when_done
+            )
+        )
     (record,) = opened.events(10)
     assert (record["event"], record["count"], record["meter"]) == ("notice", 2, "")
     assert (record["grave"], record["trusted"]) == (True, False)
