@@ -122,6 +122,19 @@ FOUND = {
 }
 
 
+# Worlds in which the judge had asked for what nobody can know.
+MISJUDGED = {
+    1316: "a meter without power rests, since it had refused its password when it was asked last",
+    1711: "the same of one that is mute, and has another password still",
+}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", MISJUDGED)
+def test_a_world_that_was_misjudged_is_right(seed: int) -> None:
+    assert not judge(seed)[1]
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", FOUND)
 def test_a_fault_that_a_world_found_is_gone(seed: int) -> None:
