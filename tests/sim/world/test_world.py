@@ -119,6 +119,9 @@ FOUND = {
     91: "nothing of the store could be read after a power cut, the ledger included",
     138: "a head-end that was put back was not told again of a clock that had lied, since that store was replaced",
     189: "what was read under a clock that lied stayed trusted where the store was replaced before that was found out",
+    873: "a later store's range cut short one of an earlier store that began at the same slot",
+    1127: "what a clock that lied withdrew was withdrawn for good where the store lost the reports that took it back",
+    1145: "what was doubted for good was listed nowhere where the store lost the reports that listed it",
 }
 
 
