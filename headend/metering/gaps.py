@@ -222,6 +222,7 @@ def end_before(connection: Connection, batch: Batch, now: float) -> None:
 def _open(connection: Connection, batch: Batch, report: GapReport, now: float) -> None:
     """A range is there from now on, or the end of one that went on is known."""
     same = and_(_series(batch.device, report), gaps.c.first == report.first)
+    _keep_rest(connection, batch, report, same)
     told = {"last": report.last, "reason": report.reason, "store": batch.store, "changed": now, "store_gone": None}
     found = connection.execute(update(gaps).where(same, gaps.c.state == "open").values(told)).rowcount
     if found:
@@ -238,6 +239,18 @@ def _open(connection: Connection, batch: Batch, report: GapReport, now: float) -
     for first, last in without([(report.first, end)], closed, report.schedule):
         span = {"first": first, "last": None if last == ENDLESS else last}
         connection.execute(insert(gaps).values({**series, **when, **told, **span, "state": "open", "opened": now}))
+
+
+def _keep_rest(connection: Connection, batch: Batch, report: GapReport, same: ColumnElement[bool]) -> None:
+    """What an earlier store had listed beyond the end that this one tells is as missing as before: this one may know
+    nothing of that range, and list another one which begins there as well."""
+    if report.last is None:
+        return
+    longer = or_(gaps.c.last.is_(None), gaps.c.last > report.last)
+    other = select(gaps).where(same, gaps.c.state == "open", gaps.c.store != batch.store, longer)
+    for row in connection.execute(other).mappings().all():
+        rest = {**row, "first": schedule_of_row(row).next(report.last)}
+        connection.execute(insert(gaps).values({name: rest[name] for name in rest if name != "id"}))
 
 
 def _close(connection: Connection, device: str, report: GapReport, how: str, now: float) -> None:

@@ -25,7 +25,7 @@ from agent.metering.ledger.ledger import (
 from agent.metering.store.reading_store import Progress, Store
 from dlms.cosem.profile import BUFFER, PROFILE_CLASS
 from omadm.readings import GapReport, Reading
-from omadm.schedule import Schedule
+from omadm.schedule import Range, Schedule
 
 LOG = logging.getLogger("agent.metering.ledger")
 
@@ -156,6 +156,10 @@ class LedgerKeeper:
         if losses:  # among what was lost there may be reports of gaps: the head-end is told of all that are open
             told = {change.gap.key for change in self._pending if isinstance(change, Change)}
             self._add([Change(None, gap) for gap in self._gaps() if gap.key not in told])
+
+    def list_judged(self, meter: str, task: str, runs: Range, good: Sequence[Range]) -> None:
+        """See `Ledger.list_judged`. Raises `StoreError`."""
+        self._add(self.ledger.list_judged(meter, task, runs, good, self._gaps(meter, task)))
 
     # --- how gaps are closed ---
 

@@ -427,6 +427,23 @@ class Ledger:
             first = schedule.next(end)
         return changes + self._lost(meter, task, account, first, last)
 
+    def list_judged(
+        self, meter: str, task: str, runs: Range, good: Sequence[Range], listed: Sequence[Gap]
+    ) -> list[Change]:
+        """The readings of these runs were judged, and what was listed, withdrawn or closed with that may be lost: list
+        those that are not known to be `good`, and not `listed` already."""
+        account = self._accounts.get((meter, task))
+        if account is None:
+            return []
+        schedule, changes = account.schedule, list[Change]()
+        spans = [(gap.first, gap.last or account.settled) for gap in listed if not gap.profile]
+        for first, last in without(without([runs], good, schedule), spans, schedule):
+            first, last = schedule.next(first - 1), min(schedule.newest(last), account.settled)
+            if 0 < first <= last:
+                gap = Gap(meter, task, "", first, last, schedule.every, Reason.CLOCK, schedule.times)
+                changes.append(Change(None, gap))
+        return changes
+
     def _lost(self, meter: str, task: str, account: _Account, first: int, last: int) -> list[Change]:
         if not 0 < first <= last:
             return []

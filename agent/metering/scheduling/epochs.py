@@ -53,6 +53,7 @@ class EpochBook:
         self._of = ""  # the store that the ledger is in
         self._asked = 0  # how many orders to send again had come when all was said last
         self._again = False  # something was said in a store that is gone
+        self._unlisted = False  # and the ledger does not know of it yet
         self.generation = 1
 
     def load(self, ledger: Ledger, listed: Mapping[Key, list[Gap]], joined: Mapping[str, float]) -> Slots:
@@ -88,8 +89,18 @@ class EpochBook:
     def to_say_again(self, asked: int) -> list[Verdict]:
         """What the head-end has to be told once more, in this order, after `asked` orders to send readings again."""
         again = self._again or asked > self._asked
+        self._unlisted |= self._again and bool(self._said)
         self._again, self._asked = False, asked
         return list(self._said) if again else []
+
+    @property
+    def to_list_again(self) -> list[Verdict]:
+        """What was said in a store that is gone, until `listed_again`: what the ledger made of it may be lost too."""
+        return list(self._said) if self._unlisted else []
+
+    def listed_again(self) -> None:
+        """The ledger has what it needs. Known to a later life with the next `write`."""
+        self._unlisted = False
 
     def note(self, verdicts: Iterable[Verdict]) -> None:
         """These are said now: keep them, of all meters of a task in one, in place of what they take back."""
@@ -122,6 +133,7 @@ class EpochBook:
         body = {
             **self._now(slots).members(),
             "asked": self._asked,
+            "unlisted": self._unlisted,
             "runs": runs,
             "ahead": [
                 [*key, ahead.epoch, ahead.start, ahead.settled, _rows(ahead.gaps)] for key, ahead in ledger.ahead()
@@ -154,6 +166,7 @@ class EpochBook:
         self._said = list(kept.said)
         asked = members.get("asked")
         self._asked = asked if isinstance(asked, int) else 0
+        self._unlisted = members.get("unlisted") is True
         if kept.boot == self._boot:
             _remind(ledger, members)
             return list(kept.epochs), _runs_of(members)

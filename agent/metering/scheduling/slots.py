@@ -192,6 +192,11 @@ class Slots:
         account = self._accounts.get((meter, task_id))
         return self._done(account, now) if account is not None else 0
 
+    def good(self, meter: str, task_id: str, now: Moment) -> tuple[Range, ...]:
+        """Return the runs that the meter was read for under the clock of this moment, as far as is known."""
+        account = self._accounts.get((meter, task_id))
+        return self._runs(account, {epoch.number for epoch in self.epochs if epoch.agrees(now)}) if account else ()
+
     # --- what was read ---
 
     def touch(self, task: ReadingTask, meter: str) -> Reads:

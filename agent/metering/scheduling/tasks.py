@@ -396,6 +396,8 @@ class TaskBook:
             self._sweep(now)
             if unswept and not self._unswept:  # a new account may be there for the one that was lost
                 self._keeper.list_losses()
+            if not self._unswept:
+                self._list_judged(now)
             if self._slots.changed:
                 self._keep_epochs(now)
         else:
@@ -501,6 +503,25 @@ class TaskBook:
         again = self._epochs.to_say_again(self._store.resends_asked())
         self._judge(again, now)
         self._slots.changed |= bool(again)
+
+    def _list_judged(self, now: Moment) -> None:
+        """List what was judged before the store was damaged: the ledger may have lost what it made of that, and the
+        head-end may not have heard of it. What it has and trusts is not missing there, whatever is listed here."""
+        judged = self._epochs.to_list_again
+        if not judged:
+            return
+        for meter in self._meters() if self._store.losses() else ():
+            begun = self._slots.reckoned(meter.joined, now) or meter.joined
+            for one in judged:
+                schedule = self._keeper.ledger.schedule(meter.meter_id, one.task)
+                if schedule is None or one.meter not in ("", meter.meter_id):
+                    continue
+                runs = max(one.first, schedule.newest(begun)), one.last
+                if runs[0] <= runs[1]:
+                    good = self._slots.good(meter.meter_id, one.task, now)
+                    self._keeper.list_judged(meter.meter_id, one.task, runs, good)
+        self._epochs.listed_again()
+        self._slots.changed = True
 
     def _judge(self, verdicts: Iterable[Judgement], now: Moment) -> None:
         tasks = {task.task_id: task for task in self._provisioning.tasks}

@@ -100,6 +100,20 @@ def test_what_was_given_up_here_stays_so_when_the_device_tells_it_once_more(data
     assert shown(database) == [(0, 1), (4, 5), (8, 9)]
 
 
+def test_what_an_earlier_store_listed_beyond_the_end_that_a_later_one_tells_stays_listed(database: Engine) -> None:
+    later = "e" * 32
+    post(database, a_gap(1, 3, 9), a_gap(2, 20, None), a_gap(3, 40, 41))
+    post(database, a_gap(1, 3, 5), a_gap(2, 20, 22), a_gap(3, 40, 43), store=later)
+    assert shown(database) == [(3, 5), (6, 9), (20, 22), (23, None), (40, 43)]
+    assert {row["store"] for row in gaps.listing(database, state="open") if row["first"] in (run(6), run(23))} == {
+        STORE
+    }
+    post(database, {**a_record(4), "meter": "KFM1", "task": "t1", "run": run(25), "profile": None}, store=later)
+    assert shown(database) == [(3, 5), (6, 9), (20, 22), (23, 24), (40, 43)]
+    post(database, a_gap(5, 6, 9, "closed"), a_gap(6, 40, 42), store=later)  # of its own ranges it knows the end
+    assert shown(database) == [(3, 5), (20, 22), (23, 24), (40, 42)]
+
+
 def test_the_index_of_what_is_listed_comes_to_a_database_of_before_it(tmp_path: Path) -> None:
     engine = open_database(tmp_path / "old.db")
     db.create_tables(engine)

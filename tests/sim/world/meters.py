@@ -30,6 +30,7 @@ from dlms.xdlms.apdu.common import AccessError, Result
 from tests.sim.world.plan import LARGEST
 
 CLIENT = 16
+AARQ = b"\x60"  # the first octet of a request for an association
 PASSWORD, OTHER_PASSWORD = b"world-lls", b"not-world-lls"
 PROFILE = Obis.parse("1.0.99.1.0.255")
 REGISTER = AttributeRef(3, Obis.parse("1.0.1.8.0.255"), 2)
@@ -99,7 +100,7 @@ class WorldMeter:
         self.measured: list[Measured] = []
         self.set_off_s = 0.0  # how far its clock is from the truth
         self.powered = True
-        self.refuses = False
+        self.refuses = self.refused = False  # the password; `refused`: when it was asked last
         self.ails = 0.0  # the share of reads that it answers with an error
         self.changed_at = -math.inf  # when its buffer was cleared last, by true civil time
         self.disturbed_at = -math.inf  # when something happened to it last, by true civil time
@@ -123,6 +124,8 @@ class WorldMeter:
         if not self.powered:
             return []
         self.tick()
+        if client == CLIENT and apdu[:1] == AARQ:
+            self.refused = self.refuses
         return self._connection.receive_apdu(client, apdu, now)
 
     def forget_clients(self) -> None:

@@ -101,6 +101,7 @@ class WorldNode(BaseNode):
         )
         self.faults = WatchedFaults()
         self.losses = Losses()
+        self.unheard: set[str] = set()  # meters that were asked something while they were deaf, and nothing since
         self._now = start
 
     def receive(self, data: bytes, now: float) -> None:
@@ -132,6 +133,9 @@ class WorldNode(BaseNode):
         node = self._nodes.get(request.dst)
         if node is None or not node.joined or self.is_deaf(node.meter.id):
             self.losses.forget(request.dst)
+        if node is not None:
+            deaf = self.is_deaf(node.meter.id)
+            self.unheard = self.unheard | {node.meter.id} if deaf else self.unheard - {node.meter.id}
         self.losses.asked(request.dst, now)
         super()._carry(request, now)
 
@@ -174,6 +178,7 @@ class WorldBus(Bus):
         super().__init__([_station(meter, FIRST_ADDRESS + at) for at, meter in enumerate(meters)])
         self.faults = WatchedFaults()
         self.losses = Losses()
+        self.unheard: set[str] = set()  # no meter of a bus refuses its password, so nobody asks
         self.collides = False  # whether two at one address speak at the same time, or one after the other
         self._off: set[str] = set()
         self._pick = pick

@@ -296,6 +296,20 @@ def test_what_was_read_and_then_lost_is_listed_around_what_is_listed_already() -
     assert ledger.lose(METER, "other", run(3), run(3), []) == []
 
 
+def test_what_was_judged_before_the_ledger_was_damaged_is_listed_but_for_what_is_known() -> None:
+    ledger = begun(20)
+    listed = [gap(3, 4), replace(gap(8, GOES_ON), profile="1.0.99.1.0.255")]
+    assert ledger.list_judged(METER, TASK, (run(1) + 7, run(9) + 7), [(run(6), run(6))], listed) == [
+        Change(None, gap(2, 2, Reason.CLOCK)),
+        Change(None, gap(5, 5, Reason.CLOCK)),
+        Change(None, gap(7, 9, Reason.CLOCK)),
+    ]
+    (beyond,) = ledger.list_judged(METER, TASK, (run(18), run(99)), [], [])
+    assert beyond.gap.last == ledger.settled(METER, TASK)
+    assert ledger.list_judged(METER, TASK, (run(0), run(99)), [], [gap(0, GOES_ON)]) == []
+    assert ledger.list_judged(METER, "other", (run(0), run(9)), [], []) == []
+
+
 # --- profiles ---
 
 

@@ -3,8 +3,9 @@ log say, beside what happened to each meter.
 
     run ─── SETTLED_S ──► the picture of this run stands, unless something happened from BEFORE_S before the run on
 
-A picture that stands is known to the letter. One that does not may say less than is so, and never more: no meter counts
-as read that was not. What is logged of meters is counted: a state that lasts is said once, in each life of the daemon.
+A picture that stands is known to the letter: of each meter, what was so when it was asked last. One that does not may
+say less than is so, and never more: no meter counts as read that was not. What is logged of meters is counted: a state
+that lasts is said once, in each life of the daemon.
 """
 
 from __future__ import annotations
@@ -133,7 +134,8 @@ class Picture:
         if not network.is_joined(meter.id):
             return "absent"
         if network.is_deaf(meter.id):
-            return "silent"
+            # One that has refused its password is not asked for a while: that it is silent by now nobody can know.
+            return "failing" if meter.refused and meter.id not in network.unheard else "silent"
         return "failing" if meter.refuses else ""
 
     def _note(self, wrong: str) -> None:
