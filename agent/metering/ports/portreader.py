@@ -90,7 +90,9 @@ LOOK_EVERY_S = 1.0  # how often all meters are checked for what they owe, while 
 LOOK_IDLE_S = 10.0  # the same with nothing to do. Bytes, `wake`, the end of a rest and a run that begins come before
 IDLE_MAX = 32  # visits that wait without holding a place: those of silent meters
 REPEATS_MAX = 3  # of a request that is not answered: with 3 % of all frames lost, four in ten thousand need one more
-ANSWER_FIRST_S = 3.0  # how long to wait for an answer before any meter of the port has given one
+ANSWER_FIRST_S = 3.0  # how long to wait for an answer before any meter of the port has given one; slow lines: longer
+FULL_FACTOR = 1.25  # framing, confirms and requests
+OCTET_BITS = 10  # 8N1
 ANSWER_SHORTEST_S = 1.0  # an answer may stand behind those of all other visits on the serial line
 RESPONSE_TIMEOUT_MIN_S = 60.0  # of the session; a backstop, as the links below have timeouts of their own
 
@@ -152,7 +154,8 @@ class PortReader:
         )
         self._ears = PortEars(port, deps.events, deps.clock) if deps.events is not None else None
         self._links: dict[int, DataLink] = {}  # of the visits, by address
-        self._round_trips = RoundTrips(answer_bounds(port.response_timeout_s))
+        full_s = 0.0 if port.protocol.own_urls else self._parallel_max * metering.pdu_size * OCTET_BITS / port.baudrate
+        self._round_trips = RoundTrips(answer_bounds(port.response_timeout_s, full_s))
         self._silent: set[str] = set()  # meters (their keys) whose last visit brought no answer at all
         self._visits: dict[int, Visit] = {}
         self._line: deque[Meter] = deque()
@@ -773,8 +776,8 @@ def _gives_way(visit: Visit, task: Task) -> bool:
     return visit.task.gives_way_to(task) if _for_order(visit) else bool(visit.runs)
 
 
-def answer_bounds(response_timeout_s: float) -> Bounds:
-    """The bounds of what is learned of answers, where one may take `response_timeout_s`."""
-    return Bounds(
-        min(ANSWER_FIRST_S, response_timeout_s), min(ANSWER_SHORTEST_S, response_timeout_s), response_timeout_s
-    )
+def answer_bounds(response_timeout_s: float, full_s: float = 0.0) -> Bounds:
+    """The bounds of what is learned of answers, where one may take `response_timeout_s`. `full_s` is what the line
+    needs for the longest answers of all visits: before anything is learned, the last of them is not lost."""
+    first_s = max(ANSWER_FIRST_S, FULL_FACTOR * full_s)
+    return Bounds(min(first_s, response_timeout_s), min(ANSWER_SHORTEST_S, response_timeout_s), response_timeout_s)

@@ -134,7 +134,7 @@ def store_given_up(patch: pytest.MonkeyPatch) -> None:
 def held_in_flight(patch: pytest.MonkeyPatch) -> None:
     """What is lost on its way is waited for as long as hosts in the field wait for a confirm."""
     held = Bounds(40.0, 40.0, 40.0)
-    patch.setattr(portreader, "answer_bounds", lambda _s: held)
+    patch.setattr(portreader, "answer_bounds", lambda *_: held)
     patch.setattr(world, "PORTS", tuple(replace(port, response_timeout_s=40.0) for port in world.PORTS))
     defaults = PlcLink.__init__.__kwdefaults__
     assert defaults is not None
