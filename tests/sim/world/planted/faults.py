@@ -141,6 +141,12 @@ def held_in_flight(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(defaults, "confirm_bounds", held)
 
 
+def silence_asked_once(patch: pytest.MonkeyPatch) -> None:
+    """A meter that was silent is asked once and no more, so that a frame that is lost when it is back is waited for as
+    long as an answer may take."""
+    patch.setattr(portreader, "REPEATS_SILENT", 0)
+
+
 def lost_confirm_holds(patch: pytest.MonkeyPatch) -> None:
     """A request is in flight until it is confirmed, whatever its node has answered, and that is waited for as long as
     hosts in the field wait."""
@@ -239,6 +245,7 @@ FAULTS = (
     Fault(6, store_given_up, (26, 61)),
     Fault(7, held_in_flight, (47, 22)),
     Fault(7, lost_confirm_holds, (3, 7)),
+    Fault(7, silence_asked_once, (51,)),
     Fault(8, no_ledger, (1,)),
     Fault(9, failed_are_not_counted, (53,)),
     Fault(9, health_is_good, (53,)),
