@@ -60,6 +60,10 @@ class RoundTrip:
         """A timeout passed without an answer: the next one is twice as long."""
         self._doublings = min(self._doublings + 1, DOUBLINGS_MAX)
 
+    def asked_anew(self) -> None:
+        """What expired before says nothing any more: the next timeout is the learned one."""
+        self._doublings = 0
+
     @property
     def learned_s(self) -> float | None:
         """Mean and four times the variation, without bounds and doublings; None while nothing was measured."""
@@ -89,6 +93,12 @@ class RoundTrips:
         """This node let its timeout pass. What the port has learned stays: one node that is gone says nothing of it."""
         self._of(node).expired()
 
+    def asked_anew(self, node: Hashable) -> None:
+        """This node has been left alone since it did not answer: how long it is waited for begins with what was
+        learned."""
+        if node in self._nodes:
+            self._nodes[node].asked_anew()
+
     def timeout_s(self, node: Hashable) -> float:
         """How long to wait for this node, in seconds."""
         one = self._nodes.get(node, self._port)
@@ -96,6 +106,11 @@ class RoundTrips:
         if one.learned_s is not None and self._port.smoothed_s is not None:
             learned_s = max(one.learned_s, self._port.smoothed_s)
         return one.timeout_s(learned_s)
+
+    @property
+    def learned_s(self) -> float | None:
+        """How long answers of the port take at present, with a margin, in seconds; None while there was none."""
+        return self._port.learned_s
 
     def forget(self, node: Hashable) -> None:
         """This node is gone, or another one has its place."""

@@ -3,12 +3,14 @@
 Bytes from the serial port go in with `receive`, bytes for it come out of `take_output`, what happened is read from
 `next_event`, and time is an argument (`now`: monotonic seconds).
 
-Four things keep the picture true when bytes are lost or one side restarts:
+Five things keep the picture true when bytes are lost or one side restarts:
 
 - At `start`, and every `relist_s` after that, the list of 4-32 nodes is read; nodes that joined before this program ran
   are found, and nodes that are gone without a LEAVE.ind are reported as left. While the network forms, after a start
   and whenever a node was heard to join or to register, it is read again after `RELIST_FORMING_S`: the frames that tell
   of nodes come once, and one that is lost would hide its node until the next list.
+- A query of a list is asked again when its answer is late (`plc.prime.repeats`), since the query or its answer may be
+  lost; what is not answered after `LIST_TIMEOUT_S` is asked after a pause, from the list's beginning.
 - At most `IN_FLIGHT_MAX` requests are in flight; the others wait their turn here. A request leaves the flight with its
   confirm, with an answer of its node, when its node leaves or joins again, or when the time is over in which this node
   used to be confirmed (`dlms.link.roundtrip`). It is then reported as failed and never sent again, since the node may
@@ -65,6 +67,7 @@ from plc.prime.messages import (
     kind_of,
     parse_payload,
 )
+from plc.prime.repeats import Repeats
 from plc.prime.topology import Topology
 from plc.prime.usi import ProtocolId, UsiDecoder, UsiFrame, UsiNoise
 
@@ -123,8 +126,8 @@ class _Flight:
 
 class _Listing(enum.Enum):
     OFF = enum.auto()  # `start` was not called
-    ASKED = enum.auto()  # a query is out; the deadline is the answer's
-    RESTING = enum.auto()  # the deadline is the next query's
+    ASKED = enum.auto()  # a query is out; the deadlines are those of `Repeats`
+    RESTING = enum.auto()  # the next query goes out at `_list_at`
 
 
 class PlcLink:
@@ -144,11 +147,10 @@ class PlcLink:
         """`reads_topology`: whether the lists of `plc.prime.topology` are read after each list of nodes."""
         self._reads_topology = reads_topology
         self._confirms = RoundTrips(confirm_bounds)
-        self._list_timeout_s = list_timeout_s
         self._list_retry_s = list_retry_s
         self._relist_s = relist_s
         self.topology = Topology()
-        self.management = Management(self.topology)
+        self.management = Management(self.topology, line_s=self._line_s)
         self._decoder = UsiDecoder()
         self._output = bytearray()
         self._events: deque[NodeEvent] = deque()
@@ -161,7 +163,8 @@ class PlcLink:
         self._silent_flights = 0
         self._last_ticket = 0
         self._listing = _Listing.OFF
-        self._list_deadline = 0.0
+        self._list_at = 0.0
+        self._list_repeats = Repeats(list_timeout_s)
         self._list_iterator = 0
         self._list_attempts = 0
         self._listed: set[int] = set()
@@ -258,8 +261,10 @@ class PlcLink:
     def next_deadline(self) -> float | None:
         """When `on_deadline` is due."""
         deadlines = [flight.until for flight in self._in_flight.values()]
-        if self._listing is not _Listing.OFF:
-            deadlines.append(self._list_deadline)
+        if self._listing is _Listing.ASKED:
+            deadlines.append(self._list_repeats.deadline())
+        elif self._listing is _Listing.RESTING:
+            deadlines.append(self._list_at)
         if self._waiting and len(self._in_flight) < IN_FLIGHT_MAX:
             deadlines.append(self._hold_until)
         ordered = self.management.next_deadline()
@@ -274,13 +279,9 @@ class PlcLink:
             if flight.until <= now:
                 self._give_up(ticket, flight, now)
         self._fill_flight(now)
-        if self._listing is _Listing.OFF or self._list_deadline > now:
-            return
         if self._listing is _Listing.ASKED:
-            self._list_attempts += 1
-            self._events.append(BaseNodeSilent(self._list_attempts))
-            self._rest(now + self._list_retry_s)
-        else:
+            self._ask_list_again(now)
+        elif self._listing is _Listing.RESTING and self._list_at <= now:
             self._listed.clear()
             self._query_list(0, now)
 
@@ -445,14 +446,14 @@ class PlcLink:
     def _list_soon(self, now: float) -> None:
         """Something does not fit what is known of the nodes: read the list, though not again and again."""
         if self._listing is _Listing.RESTING:
-            self._list_deadline = min(self._list_deadline, max(now, self._listed_at + LIST_GAP_S))
+            self._list_at = min(self._list_at, max(now, self._listed_at + LIST_GAP_S))
 
     def _forms(self, now: float) -> None:
         """A node joins, and others with it: read the list again soon. The first join sets the time and the later ones
         do not put it off, so that a swarm of them costs one list per pause."""
         self._lists_forming = 0
         if self._listing is _Listing.RESTING:
-            self._list_deadline = min(self._list_deadline, now + self._next_pause_s())
+            self._list_at = min(self._list_at, now + self._next_pause_s())
 
     def _next_pause_s(self) -> float:
         """Take the pause before the next list."""
@@ -463,8 +464,23 @@ class PlcLink:
     def _query_list(self, iterator: int, now: float) -> None:
         self._listing = _Listing.ASKED
         self._list_iterator = iterator
-        self._list_deadline = now + self._list_timeout_s
-        query = ListQuery(ListPib.NODES_432, LIST_RECORDS_MAX, iterator)
+        self._list_repeats.asked(now, line_s=self._line_s())
+        self._emit_query()
+
+    def _line_s(self) -> float:
+        """How long confirms take at present: what is asked of the base node stands in the same line."""
+        return self._confirms.learned_s or 0.0
+
+    def _ask_list_again(self, now: float) -> None:
+        if self._list_repeats.is_over(now):
+            self._list_attempts += 1
+            self._events.append(BaseNodeSilent(self._list_attempts))
+            self._rest(now + self._list_retry_s)
+        elif self._list_repeats.again(now):
+            self._emit_query()
+
+    def _emit_query(self) -> None:
+        query = ListQuery(ListPib.NODES_432, LIST_RECORDS_MAX, self._list_iterator)
         self._output += UsiFrame(ProtocolId.MNGP_GETQRY_ENHANCED, query.emit()).emit()
 
     def _on_list(self, response: ListResponse, now: float) -> None:
@@ -478,6 +494,7 @@ class PlcLink:
             last = iterator
             nodes.append(Node432.parse(record))
         self._list_attempts = 0
+        self._list_repeats.answered(now)
         for node in nodes:
             self._join(node.address, node.eui48, node.dlms_id, from_list=True)
         if nodes and last < NODES_MAX:
@@ -494,7 +511,7 @@ class PlcLink:
 
     def _rest(self, until: float) -> None:
         self._listing = _Listing.RESTING
-        self._list_deadline = until
+        self._list_at = until
 
     # ---- requests
 

@@ -1,8 +1,9 @@
 """Orders to a PRIME base node's management plane, one at a time, sans-IO: PIB attributes, whitelist, topology.
 
 The answers to MLME_SET and to the whitelist commands do not say what they answer, so the next order waits for the
-answer to the one before, or for its timeout. An order is never sent twice by itself: whoever gave it hears that it was
-not answered, and knows whether it may be given again.
+answer to the one before, or for its timeout. What only reads is asked again when its answer is late
+(`plc.prime.repeats`). What changes something is never sent twice by itself: whoever gave it hears that it was not
+answered, and knows whether it may be given again.
 
 Promotion and demotion are writes of the attributes 0x0065 and 0x0066, with the node's EUI-48 as the value. These, like
 the records of the topology, are taken from the host sources of the base node's maker; they were not tried on hardware,
@@ -12,12 +13,14 @@ and a firmware may refuse them, which the status of `PibWritten` then says.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from plc.errors import PlcDecodeError, PlcLocalError
 from plc.events import ManagementUnanswered, NodeEvent, PibRead, PibWritten, TopologyListed, WhitelistChanged
 from plc.prime.lists import ListPib, ListQuery, ListResponse
 from plc.prime.messages import Command, MlmeGet, MlmeGetConfirm, MlmeSet, MlmeSetConfirm, Whitelist, WhitelistAck
+from plc.prime.repeats import Repeats
 from plc.prime.topology import NODES_MAX, PhyLink, RegisteredDevice, Topology
 from plc.prime.usi import ProtocolId, UsiFrame
 
@@ -44,12 +47,15 @@ Order = MlmeGet | MlmeSet | Whitelist | _List
 class Management:
     """The orders of one base node."""
 
-    def __init__(self, topology: Topology, timeout_s: float = ORDER_TIMEOUT_S) -> None:
+    def __init__(
+        self, topology: Topology, timeout_s: float = ORDER_TIMEOUT_S, line_s: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        """`line_s` says how long the line takes to bring an answer at present, as far as others tell."""
         self._topology = topology
-        self._timeout_s = timeout_s
+        self._line_s = line_s
+        self._repeats = Repeats(timeout_s)
         self._waiting: deque[Order] = deque()
         self._order: Order | None = None
-        self._until = 0.0
         self._output = bytearray()
         self._events: deque[NodeEvent] = deque()
         self._devices: list[RegisteredDevice] = []
@@ -83,11 +89,15 @@ class Management:
         return self._events.popleft() if self._events else None
 
     def next_deadline(self) -> float | None:
-        return None if self._order is None else self._until
+        return None if self._order is None else self._repeats.deadline()
 
     def on_deadline(self, now: float) -> None:
-        if self._order is not None and self._until <= now:
+        if self._order is None:
+            return
+        if self._repeats.is_over(now):
             self._give_up(now)
+        elif self._repeats.again(now):
+            self._emit(self._order)
 
     def answered(self, answer: MlmeGetConfirm | MlmeSetConfirm | WhitelistAck, now: float) -> None:
         """Take an answer; one to nothing that was asked is dropped."""
@@ -101,6 +111,7 @@ class Management:
                 self._events.append(WhitelistChanged(order.eui48, added, answer.code))
             case _:
                 return
+        self._repeats.answered(now)
         self._done(now)
 
     def listed(self, response: ListResponse, now: float) -> None:
@@ -119,6 +130,7 @@ class Management:
                 devices.append(RegisteredDevice.parse(record))
             else:
                 links.append(PhyLink.parse(record))
+        self._repeats.answered(now)
         self._devices += devices
         self._links += links
         if response.records and last < 0xFFFF and max(len(self._devices), len(self._links)) < NODES_MAX:
@@ -139,7 +151,10 @@ class Management:
 
     def _ask(self, order: Order, now: float) -> None:
         self._order = order
-        self._until = now + self._timeout_s
+        self._repeats.asked(now, line_s=self._line_s(), may_repeat=isinstance(order, MlmeGet | _List))
+        self._emit(order)
+
+    def _emit(self, order: Order) -> None:
         if isinstance(order, _List):
             query = ListQuery(order.pib, LIST_RECORDS_MAX, order.iterator)
             self._output += UsiFrame(ProtocolId.MNGP_GETQRY_ENHANCED, query.emit()).emit()

@@ -9,7 +9,7 @@ Whether the port is open and works: `agent.metering.ports.port_state`.
 How long a meter behind a base node takes to answer is learned per meter and per port; a request that is not answered by
 then is asked again, see `dlms.client.session`. A visit that waits beyond that, or only for its end, gives its place to
 another one, and so does from its start the visit of a meter that answered nothing the last time: silent meters cost the
-line a few octets and no time.
+line a few octets, of one question that is asked twice, and no time.
 
 A visit that fails is tried again after a pause that doubles, `retries_max` times per run; then the run is given up for
 that meter, until its next run or until it joins again. Other meters go first meanwhile, so one silent meter never keeps
@@ -92,7 +92,10 @@ LOOK_EVERY_S = 1.0  # how often all meters are checked for what they owe, while 
 LOOK_IDLE_S = 10.0  # the same with nothing to do. Bytes, `wake`, the end of a rest and a run that begins come before
 IDLE_MAX = 32  # visits that wait without holding a place: those of silent meters
 REPEATS_MAX = 3  # of a request that is not answered: with 3 % of all frames lost, four in ten thousand need one more
-ANSWER_FIRST_S = 3.0  # how long to wait for an answer before any meter of the port has given one
+REPEATS_SILENT = 1  # of what a silent meter is asked: one lost frame must not pass for its silence
+ANSWER_FIRST_S = 3.0  # how long to wait for an answer before any meter of the port has given one; slow lines: longer
+FULL_FACTOR = 1.25  # framing, confirms and requests
+OCTET_BITS = 10  # 8N1
 ANSWER_SHORTEST_S = 1.0  # an answer may stand behind those of all other visits on the serial line
 RESPONSE_TIMEOUT_MIN_S = 60.0  # of the session; a backstop, as the links below have timeouts of their own
 
@@ -155,7 +158,8 @@ class PortReader:
         )
         self._ears = PortEars(port, deps.events, deps.clock) if deps.events is not None else None
         self._links: dict[int, DataLink] = {}  # of the visits, by address
-        self._round_trips = RoundTrips(answer_bounds(port.response_timeout_s))
+        full_s = 0.0 if port.protocol.own_urls else self._parallel_max * metering.pdu_size * OCTET_BITS / port.baudrate
+        self._round_trips = RoundTrips(answer_bounds(port.response_timeout_s, full_s))
         self._silent: set[str] = set()  # meters (their keys) whose last visit brought no answer at all
         self._visits: dict[int, Visit] = {}
         self._line: deque[Meter] = deque()
@@ -583,7 +587,9 @@ class PortReader:
 
     def _session(self, meter: Meter, opening: Opening, knowledge: MeterKnowledge) -> AccessSession:
         """Make the session of a visit, over its link. Raises `DlmsError`."""
-        repeats = 0 if meter.key in self._silent else REPEATS_MAX
+        silent = meter.key in self._silent
+        if silent:
+            self._round_trips.asked_anew(meter.key)
         return AccessSession(
             self._link(meter, opening.credentials.client),
             opening,
@@ -593,7 +599,7 @@ class PortReader:
             known=knowledge,
             response_timeout_s=max(RESPONSE_TIMEOUT_MIN_S, 2 * self._port.response_timeout_s),
             pushes=self._ears,
-            round_trip=NodeRoundTrip(self._round_trips, meter.key, repeats),
+            round_trip=NodeRoundTrip(self._round_trips, meter.key, REPEATS_SILENT if silent else REPEATS_MAX),
         )
 
     def _visit_for_order(
@@ -837,8 +843,8 @@ def _gives_way(visit: Visit, task: Task) -> bool:
     return visit.task.gives_way_to(task) if _for_order(visit) else bool(visit.runs)
 
 
-def answer_bounds(response_timeout_s: float) -> Bounds:
-    """The bounds of what is learned of answers, where one may take `response_timeout_s`."""
-    return Bounds(
-        min(ANSWER_FIRST_S, response_timeout_s), min(ANSWER_SHORTEST_S, response_timeout_s), response_timeout_s
-    )
+def answer_bounds(response_timeout_s: float, full_s: float = 0.0) -> Bounds:
+    """The bounds of what is learned of answers, where one may take `response_timeout_s`. `full_s` is what the line
+    needs for the longest answers of all visits: before anything is learned, the last of them is not lost."""
+    first_s = max(ANSWER_FIRST_S, FULL_FACTOR * full_s)
+    return Bounds(min(first_s, response_timeout_s), min(ANSWER_SHORTEST_S, response_timeout_s), response_timeout_s)

@@ -46,6 +46,17 @@ def test_each_expiry_doubles_the_timeout_up_to_the_longest_and_an_answer_ends_th
     assert trips.timeout_s("a") == 1.0
 
 
+def test_a_node_that_was_left_alone_is_waited_for_as_long_as_was_learned_and_not_doubled() -> None:
+    trips = RoundTrips(BOUNDS)
+    trips.asked_anew("a")
+    trips.measured("a", 2.0)
+    learned = trips.timeout_s("a")
+    for _ in range(3):
+        trips.expired("a")
+    trips.asked_anew("a")
+    assert trips.timeout_s("a") == learned == trips.learned_s == 6.0
+
+
 def test_doublings_are_bounded_where_the_longest_timeout_is_far() -> None:
     trips = RoundTrips(Bounds(1.0, 1.0, 1e9))
     for _ in range(2000):

@@ -26,6 +26,7 @@ from plc.events import (
     TopologyListed,
     WhitelistChanged,
 )
+from plc.prime import repeats
 from plc.prime.link import (
     BUSY_MAX,
     BUSY_PAUSE_MAX_S,
@@ -125,7 +126,7 @@ def test_a_silent_base_node_is_asked_again_after_a_pause_and_for_ever() -> None:
     link.start(0.0)
     now = 0.0
     for attempt in range(1, 4):
-        assert len(sent(link)) == 1
+        assert queries_until(link, now + LIST_TIMEOUT_S - 0.1)
         now += LIST_TIMEOUT_S
         assert link.next_deadline() == now
         link.on_deadline(now)
@@ -134,6 +135,47 @@ def test_a_silent_base_node_is_asked_again_after_a_pause_and_for_ever() -> None:
         now += LIST_RETRY_S
         assert link.next_deadline() == now
         link.on_deadline(now)
+
+
+def queries_until(link: PlcLink, end: float) -> list[tuple[float, PrimePayload | ListQuery]]:
+    """What is sent until then, with the deadlines at which it was."""
+    found = [(0.0, one) for one in sent(link)]
+    while (now := link.next_deadline()) is not None and now <= end:
+        link.on_deadline(now)
+        found += [(now, one) for one in sent(link)]
+    return found
+
+
+FIRST_PAGE = ListQuery(ListPib.NODES_432, 32, 0)
+
+
+def test_a_query_that_is_lost_is_asked_again_and_after_so_long_as_answers_were_seen_to_take() -> None:
+    link = PlcLink(reads_topology=False, relist_s=20.0)
+    link.start(0.0)
+    assert queries_until(link, 2.0) == [(0.0, FIRST_PAGE), (repeats.FIRST_S, FIRST_PAGE)]
+    link.receive(list_wire(), 2.1)
+    assert events(link) == [NodesListed(0)]
+    for start in (22.1, 42.1):  # forgets what was doubled with the first answer to what was asked once
+        link.on_deadline(start)
+        assert sent(link) == [FIRST_PAGE]
+        link.receive(list_wire(), start)
+    link.on_deadline(62.1)
+    asked = [at for at, _ in queries_until(link, 62.1 + LIST_TIMEOUT_S)]
+    assert asked[1:] == pytest.approx([62.1 + repeats.SHORTEST_S, 62.1 + 3 * repeats.SHORTEST_S])
+    assert events(link)[-1] == BaseNodeSilent(1)
+
+
+def test_a_page_of_the_list_that_is_lost_is_asked_again_and_the_others_are_not() -> None:
+    link = PlcLink()
+    link.start(0.0)
+    link.receive(list_wire((5, 1), (6, 2)), 0.1)
+    sent(link)
+    second = ListQuery(ListPib.NODES_432, 32, 2)
+    assert [one for _, one in queries_until(link, 0.1 + repeats.SHORTEST_S)] == [second]
+    link.receive(list_wire((5, 1), (6, 2)), 1.2)  # what comes twice is not the page that was asked for
+    assert isinstance(events(link)[-1], ResyncNoted)
+    link.receive(list_wire((7, 3), first=2) + list_wire(), 1.3)
+    assert events(link) == [NodeJoined(7, eui(3), b"id", from_list=True), NodesListed(3)]
 
 
 def test_the_list_is_read_again_and_nodes_that_are_gone_are_reported_as_left() -> None:
@@ -553,6 +595,34 @@ def test_an_order_without_an_answer_is_given_up_and_the_next_one_goes_out() -> N
     link.on_deadline(ORDER_TIMEOUT_S)
     assert events(link) == [ManagementUnanswered("set", 0x8107)]
     assert sent(link) == [MlmeGet(0x0024)]
+
+
+def test_what_only_reads_is_asked_again_and_what_changes_something_never() -> None:
+    reading = PlcLink(reads_topology=False)
+    reading.get_pib(0x0024, 0.0)
+    assert [one for _, one in queries_until(reading, ORDER_TIMEOUT_S)] == 2 * [MlmeGet(0x0024)]
+    assert events(reading) == [ManagementUnanswered("get", 0x0024)]
+    reading.get_pib(0x0024, 10.0)
+    queries_until(reading, 14.0)  # twice as late as before
+    reading.receive(wire(MlmeGetConfirm(0, 0x0024, b"1")), 14.1)
+    reading.receive(wire(MlmeGetConfirm(0, 0x0024, b"1")), 14.1)
+    assert events(reading) == [PibRead(0x0024, 0, b"1")]
+    link = PlcLink(reads_topology=False)
+    link.set_pib(0x8107, b"\x01", 0.0)
+    link.whitelist(Whitelist(Command.WHITELIST_ADD, eui(3)), 0.0)
+    whole = [MlmeSet(0x8107, b"\x01"), Whitelist(Command.WHITELIST_ADD, eui(3))]
+    assert [one for _, one in queries_until(link, 3 * ORDER_TIMEOUT_S)] == whole
+
+
+def test_a_list_of_the_topology_that_is_lost_is_asked_again() -> None:
+    link = PlcLink()
+    link.start(0.0)
+    link.receive(list_wire(), 0.0)
+    query = ListQuery(ListPib.REGISTERED_DEVICES, 64, 0)
+    assert queries_until(link, repeats.FIRST_S)[1:] == [(0.0, query), (repeats.FIRST_S, query)]
+    for pib in (ListPib.REGISTERED_DEVICES, ListPib.PHY_LINKS):
+        link.receive(UsiFrame(ProtocolId.MNGP_GETRSP_ENHANCED, ListResponse(pib, 0, ()).emit()).emit(), 2.1)
+    assert events(link)[-1] == TopologyListed(0, 0)
 
 
 def test_every_split_of_the_stream_gives_the_same_events() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from dlms.codes import Apdu
 from dlms.errors import LinkError
 from dlms.link.readable import readable
 from plc.errors import PlcPortError
@@ -25,6 +26,7 @@ INSTANT_S = 1e-6  # a wait that is lost in the rounding of two clocks would neve
 FIRST_ADDRESS = 17
 INFO_MAX = 128
 REJOIN_AFTER_S = 20.0
+NUMBERED = (Apdu.GET_RESPONSE, Apdu.SET_RESPONSE, Apdu.ACTION_RESPONSE)  # they say which request they answer
 JOIN_INTERVAL_S = 0.5
 
 
@@ -54,10 +56,13 @@ class WatchedFaults(Faults):
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A lost frame, and for how long nothing was said to its node afterwards while it was being visited."""
+    """A lost frame, and for how long nothing was said to its node afterwards while it was being visited. `alone`: it
+    costs a timeout that was learned, which is doubled once at most. Where nothing is learned yet, where more than two
+    askings in a row were not answered, and where a node that was silent before is asked the second time, it is not."""
 
     at: float
     cost_s: float
+    alone: bool
 
 
 class Losses:
@@ -65,22 +70,44 @@ class Losses:
 
     def __init__(self) -> None:
         self.known: list[Loss] = []
-        self._since: dict[int, float] = {}
+        self._since: dict[int, tuple[float, bool]] = {}
+        self._learned = False
+        self._askings: dict[int, int] = {}  # of a node in this visit, since an answer has last taught how long it takes
+        self._visited: set[int] = set()
+        self._answered: set[int] = set()  # nodes that were heard in this visit
+        self._silent: set[int] = set()  # nodes that were not in their last one
+
+    def begin(self) -> None:
+        """A daemon starts, which has learned nothing."""
+        self._learned = False
 
     def lost(self, address: int, now: float) -> None:
         """A request to this node, its confirm, or the node's answer."""
-        self._since[address] = now
+        alone = self._learned and self._askings.get(address, 0) <= (1 if address in self._silent else 2)
+        self._since[address] = now, alone
 
     def asked(self, address: int, now: float) -> None:
         """It is asked something, once more or anew."""
-        since = self._since.pop(address, None)
-        if since is not None:
-            self.known.append(Loss(since, now - since))
+        self._over(address, now)
+        self._askings[address] = self._askings.get(address, 0) + 1
+
+    def heard(self, address: int, apdu: bytes) -> None:
+        """An answer of this node has arrived. One that has no number teaches nothing where its question was asked
+        twice."""
+        if self._askings.get(address, 0) <= 1 or apdu[0] in NUMBERED:
+            self._learned = True
+            self._askings.pop(address, None)
+        self._answered.add(address)
 
     def visited(self, addresses: Collection[int], now: float) -> None:
         """These are being visited, and no others."""
         for address in self._since.keys() - addresses:
-            self.asked(address, now)
+            self._over(address, now)
+        for address in self._visited - set(addresses):
+            (self._silent.discard if address in self._answered else self._silent.add)(address)
+            self._answered.discard(address)
+            self._askings.pop(address, None)
+        self._visited = set(addresses)
 
     def forget(self, address: int | None = None) -> None:
         """Something else happens to this node, or to all of them: what was lost is not what costs now."""
@@ -88,6 +115,11 @@ class Losses:
             self._since.clear()
         else:
             self._since.pop(address, None)
+
+    def _over(self, address: int, now: float) -> None:
+        if address in self._since:
+            since, alone = self._since.pop(address)
+            self.known.append(Loss(since, now - since, alone))
 
 
 class WorldNode(BaseNode):
@@ -118,10 +150,12 @@ class WorldNode(BaseNode):
         arrived: list[bytes] = []
         for burst in bursts:
             arrived.append(self.faults.apply(burst))
-            for payload in payloads(burst) if self.faults.lost else ():
-                if isinstance(payload, DataIndication):
+            for payload in payloads(burst):
+                if isinstance(payload, DataIndication) and not self.faults.lost:
+                    self.losses.heard(payload.src, payload.lsdu)
+                elif isinstance(payload, DataIndication):
                     self.losses.lost(payload.src, self._now)
-                elif isinstance(payload, DataConfirm):
+                elif isinstance(payload, DataConfirm) and self.faults.lost:
                     self.losses.lost(payload.dst, self._now)
         return arrived
 

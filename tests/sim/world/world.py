@@ -307,6 +307,8 @@ class World:
         self._ticked_at = -math.inf
         for line in self.lines:
             line.begin()
+        for network in self.networks:
+            network.losses.begin()
 
     def _open(self, port: PortConfig) -> Bridge:
         line = self.lines[[one.name for one in self.ports].index(port.name)]

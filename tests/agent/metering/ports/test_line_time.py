@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.metering.ports.portreader import answer_bounds
+from dlms.link.roundtrip import Bounds
 from plc.prime.messages import Command
 from plc.prime.usi import UsiFrame
 from tests.sim.line import BAUDRATE, OCTET_BITS, Lost, Site, share_lost
@@ -152,6 +154,14 @@ def test_a_base_node_that_restarts_in_the_middle_of_a_run_is_read_as_soon_as_its
     run = here.timed_run(lost=lost)
     assert run.complete
     assert run.seconds <= 1.0 + 20.0 + 16 * 0.1 + clean.seconds + LEARNED_MAX_S
+
+
+def test_before_anything_is_learned_the_answers_of_all_visits_have_the_time_that_the_line_takes_for_them() -> None:
+    octets = 8 * 1024
+    assert answer_bounds(20.0, octets * OCTET_BITS / BAUDRATE) == Bounds(3.0, 1.0, 20.0)
+    assert answer_bounds(20.0, octets * OCTET_BITS / 9600).first_s > octets * OCTET_BITS / 9600
+    assert answer_bounds(5.0, octets * OCTET_BITS / 9600) == Bounds(5.0, 1.0, 5.0)
+    assert answer_bounds(0.5) == Bounds(0.5, 0.5, 0.5)
 
 
 @pytest.mark.slow

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from plc.events import DataFailed, FailReason
-from plc.prime.messages import Command
+from plc.prime.messages import Command, parse_payload
 from plc.prime.usi import UsiFrame
 from tests.sim.line import Site
+
+LEARNED_MAX_S = 2.0  # what one lost frame may cost at 50 ms of latency
 
 
 def read_once(folder: Path, meters: int) -> Site:
@@ -59,6 +61,59 @@ def test_a_silent_meter_that_speaks_again_is_read_in_its_next_visit(tmp_path: Pa
     run = site.timed_run()
     assert run.complete
     assert run.seconds < 2.0
+
+
+@pytest.mark.parametrize("command", [Command.DATA_REQ, Command.DATA_CFM, Command.DATA_IND])
+def test_one_frame_that_is_lost_is_not_taken_for_the_silence_of_a_meter_that_is_back(
+    tmp_path: Path, command: Command
+) -> None:
+    site = Site(tmp_path, 3, dead=1)
+    site.join()
+    for _ in range(3):
+        site.timed_run()  # its timeouts have doubled
+    back = address_of_the_mute(site)
+    site.alive = 3
+    swallowed = 0
+
+    def lost(frame: UsiFrame, _from_host: bool) -> bool:
+        nonlocal swallowed
+        site.network.faults.set({})  # it is back with the first frame of the run
+        payload = parse_payload(frame.command, frame.data) if frame.command == command else None
+        taken = swallowed == 0 and back in (getattr(payload, "dst", 0), getattr(payload, "src", 0))
+        swallowed += taken
+        return taken
+
+    run = site.timed_run(lost=lost)
+    assert swallowed == 1
+    assert run.values >= run.wanted  # beside them what it had missed
+    assert run.seconds < 1.0 + LEARNED_MAX_S
+
+
+def address_of_the_mute(site: Site) -> int:
+    """The address of the meter that answers nothing."""
+    (meter,) = site.network.faults.mute
+    return int(str(site.network.describe(site.network.meters[meter])["address"]))
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_frame_of_the_lists_that_is_swallowed_costs_two_seconds_at_most(tmp_path: Path, number: int) -> None:
+    site = Site(tmp_path, 40)
+    site.network.on_deadline(site.clock.now + 1.0)  # all have joined before the port is opened
+    site.network.take_bursts()  # and nobody was there to hear it
+    seen = -1
+
+    def lost(frame: UsiFrame, _from_host: bool) -> bool:
+        nonlocal seen
+        seen += frame.command is None
+        return seen == number and frame.command is None
+
+    site.line.lost = lost
+    start = site.clock.now
+    site.join()
+    core = site.reader._state.bridge.core  # type: ignore[union-attr]
+    site.advance(10.0, lambda: len(core.topology.entries) == 40)
+    assert site.clock.now <= start + LEARNED_MAX_S + 1.0
+    assert {entry.eui48 for entry in core.topology.entries if entry.registered} == set(core.nodes.values())
 
 
 @pytest.mark.slow

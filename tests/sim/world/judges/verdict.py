@@ -25,8 +25,9 @@ NOT_GIVEN_UP = (READ, WITHDRAWN, RENAMED, NOT_LISTED, HERE)
 COLUMNS = (str(REGISTER.obis), str(SECOND.obis))
 OLD_IN_RING_S = 12 * HOUR_S  # what is older may be overwritten before the meter is read for the first time
 VISIT_S = 600.0  # so long after the next run has begun a visit may still go on
-LOST_S = 6.0  # at most: the longest that an answer may take, and a little
-LOST_SLOW_S = 10.0  # where answers take four seconds
+LOST_S = 2.0  # at most, where answers take 50 ms: what is learned, doubled once
+LOST_LONGEST_S = 5.0  # in all other cases, and where answers take four seconds: the longest that one may take
+INSTANT_S = 0.05  # times are rounded, and an answer that is lost was on its way
 SLACK_S = 6.5 * HOUR_S  # the longest period of the task, and a run: what is younger need not be there yet
 
 
@@ -79,13 +80,13 @@ def violations(world: World) -> list[str]:
 
 
 def _lost_frames(world: World) -> list[str]:
-    """A lost frame costs no more than the longest time in which a meter may answer."""
-    most_s = LOST_SLOW_S if world.plan.slow else LOST_S
+    """A lost frame costs no more than what was learned of its node, and none more than the longest time in which a
+    meter may answer."""
     return [
         f"{network_name}: the frame that was lost at {loss.at - world.began:.1f} cost {loss.cost_s:.1f} s"
         for network_name, network in zip((port.name for port in world.ports), world.networks, strict=True)
         for loss in network.losses.known
-        if loss.cost_s > most_s
+        if loss.cost_s > INSTANT_S + (LOST_S if loss.alone and not world.plan.slow else LOST_LONGEST_S)
     ]
 
 

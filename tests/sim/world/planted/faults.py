@@ -134,11 +134,17 @@ def store_given_up(patch: pytest.MonkeyPatch) -> None:
 def held_in_flight(patch: pytest.MonkeyPatch) -> None:
     """What is lost on its way is waited for as long as hosts in the field wait for a confirm."""
     held = Bounds(40.0, 40.0, 40.0)
-    patch.setattr(portreader, "answer_bounds", lambda _s: held)
+    patch.setattr(portreader, "answer_bounds", lambda *_: held)
     patch.setattr(world, "PORTS", tuple(replace(port, response_timeout_s=40.0) for port in world.PORTS))
     defaults = PlcLink.__init__.__kwdefaults__
     assert defaults is not None
     patch.setitem(defaults, "confirm_bounds", held)
+
+
+def silence_asked_once(patch: pytest.MonkeyPatch) -> None:
+    """A meter that was silent is asked once and no more, so that a frame that is lost when it is back is waited for as
+    long as an answer may take."""
+    patch.setattr(portreader, "REPEATS_SILENT", 0)
 
 
 def lost_confirm_holds(patch: pytest.MonkeyPatch) -> None:
@@ -239,6 +245,7 @@ FAULTS = (
     Fault(6, store_given_up, (26, 61)),
     Fault(7, held_in_flight, (47, 22)),
     Fault(7, lost_confirm_holds, (3, 7)),
+    Fault(7, silence_asked_once, (51,)),
     Fault(8, no_ledger, (1,)),
     Fault(9, failed_are_not_counted, (53,)),
     Fault(9, health_is_good, (53,)),
