@@ -58,7 +58,8 @@ def variants(document: Any) -> Iterator[tuple[str, bytes]]:
     for place in members(document):
         for text in WRONG:
             changed: Any = {"": copy.deepcopy(document)}
-            *above, last = ("", *place)
+            steps: tuple[str | int, ...] = ("", *place)
+            *above, last = steps
             inner = changed
             for name in above:
                 inner = inner[name]
