@@ -12,6 +12,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import yaml
@@ -83,7 +84,7 @@ def run_job(data: bytes) -> None:
         codec.encode(SyncML(header, tuple(_command(one, "1") for one in said.requests)), content_type)
 
 
-JOBS = (
+JOBS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("get", {"paths": ["./DevDetail", "./DevInfo/DevId"]}),
     ("provision", {"nodes": [{"path": "./A/B", "value": 5, "format": "int"}, {"path": "./C", "delete": True}]}),
     ("firmware", {"url": "https://h/p", "version": "2"}),
