@@ -781,7 +781,7 @@ def _fits_float(raw: Any) -> bool:
     _, digits, exponent = Decimal(raw).as_tuple()
     if not isinstance(exponent, int) or abs(exponent) + len(digits) > FLOAT_DIGITS_MAX:
         return False
-    return abs(raw) <= FLOAT_MAX
+    return bool(-FLOAT_MAX <= raw <= FLOAT_MAX)
 
 
 def _plain(raw: Any) -> Any:
