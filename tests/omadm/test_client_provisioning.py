@@ -196,7 +196,31 @@ def test_the_address_may_stand_in_the_application_itself() -> None:
         (document(ADDRESS, CLIENT.replace("DIGEST", "X509")), "'X509' is not supported"),
         (document(ADDRESS.replace("8443", "0"), CLIENT), "port 0"),
         (document(ADDRESS.replace("8443", "65536"), CLIENT), "port 65536"),
-        (document(ADDRESS.replace("8443", "x"), CLIENT), "its port"),
+        *(
+            (document(ADDRESS.replace("8443", port), CLIENT), "port .* is no number")
+            for port in ("x", "", " 443", "+443", "4_43", "\u0664\u0664\u0663", "000443", "-1")
+        ),
+        *(
+            (
+                document(ADDRESS, CLIENT.replace(parm, parm + parm.replace("value=", "value =")), SERVER),
+                "more than once",
+            )
+            for parm in (
+                '<parm name="AAUTHLEVEL" value="APPSRV"/>',
+                '<parm name="AAUTHTYPE" value="DIGEST"/>',
+                '<parm name="AAUTHNAME" value="urn:dcu:1"/>',
+                '<parm name="AAUTHSECRET" value="client secret"/>',
+                '<parm name="AAUTHDATA" value="bm9uY2U="/>',
+            )
+        ),
+        (document('<parm name="PROVIDER-ID" value="another"/>', ADDRESS, CLIENT, SERVER), "PROVIDER-ID stands more"),
+        (document('<parm name="APPID" value="w7"/>', ADDRESS, CLIENT, SERVER), "APPID stands more"),
+        (
+            document(
+                ADDRESS.replace("</characteristic>", '<parm name="PORTNBR" value="1"/></characteristic>', 1), CLIENT
+            ),
+            "PORTNBR stands more",
+        ),
         (document()[:-5], "not XML"),
         (WBXML[:-5], "ends too early"),
         (b"<parm/>", "not expected"),
@@ -276,3 +300,13 @@ def test_the_mac_is_the_known_answer() -> None:
 def test_a_secret_or_mac_that_is_none_is_refused(security: str, secret: str, mac: str) -> None:
     with pytest.raises(BootstrapError):
         check_mac(b"x", security, secret, mac)
+
+
+def test_an_attribute_that_stands_twice_is_no_document_in_either_form() -> None:
+    """Of two values the last one was taken, in WBXML; XML has no such documents."""
+    with pytest.raises(BootstrapError, match="cannot be read"):
+        parse(document('<parm name="A" name="B" value="x"/>'))
+    twice = WBXML.replace(b"\x87\x07\x06\x03Meters\0", b"\x87\x07\x06\x03Meters\0\x06\x03Others\0")
+    assert twice != WBXML
+    with pytest.raises(BootstrapError, match="value stands twice"):
+        parse(twice)
