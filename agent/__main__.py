@@ -341,7 +341,9 @@ class Daemon:
         def make() -> Backend:
             from agent.services.backends import make_backend
 
-            return make_backend(config.services, self.clock, config.state_dir, config.update.run_dir)
+            return make_backend(
+                config.services, self.clock, config.state_dir, config.update.run_dir, self._service_stopped
+            )
 
         self.services = ServiceWorker(
             self.components,
@@ -352,6 +354,16 @@ class Daemon:
             on_anchors=self.https.trust_also,
         )
         self.services.look_at_anchors()
+
+    def _service_stopped(self, service_id: str, version: str, why: str) -> None:
+        """Have the head-end told, in front of the readings, of a program that kept too much."""
+        from agent.metering.store.reading_store import StoreError
+        from agent.services.room import alarm
+
+        try:
+            self.store.append([], urgent=(alarm(service_id, version, why, self.clock.wall()),))
+        except StoreError as error:
+            LOG.error("the head-end is not told: %s", error, extra={"event": "service.alarm"})  # noqa: TRY400
 
     def _service_log(self, service_id: str) -> str:
         return "\n".join(self.services.log(service_id, 10))

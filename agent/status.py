@@ -157,7 +157,8 @@ class ServiceStatus:
     """A program of a software component. `state`: starting | running | waiting (ended by itself, is started again) |
     ending | stopping | stopped | over (ended, is not started again) | unusable. `since`: epoch seconds. `restarts`: all
     starts but the first; `failed_starts`: ends before it was ready. `memory_kib` is what it had when last looked at, 0
-    for not known. `warning`: what is weaker here than its package asks for."""
+    for not known; `kept_kib` what lies in its folder, as far as that is counted. `warning`: what is
+    weaker here than its package asks for."""
 
     id: str
     version: str = ""
@@ -167,6 +168,7 @@ class ServiceStatus:
     failed_starts: int = 0
     pid: int = 0
     memory_kib: int = 0
+    kept_kib: int = 0
     detail: str = ""
     warning: str = ""
 

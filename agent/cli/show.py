@@ -199,11 +199,12 @@ def services(found: Sequence[Mapping[str, Any]], now: float) -> str:
             when(service["since"], now),
             service["restarts"],
             f"{service['memory_kib']} KiB" if service["memory_kib"] else "-",
+            f"{service['kept_kib']} KiB" if service["kept_kib"] else "-",
             printable("; ".join(text for text in (service["detail"], service["warning"]) if text)),
         )
         for service in found
     ]
-    return table(("service", "version", "state", "since", "restarts", "memory", ""), rows)
+    return table(("service", "version", "state", "since", "restarts", "memory", "keeps", ""), rows)
 
 
 def tasks(found: Mapping[str, Mapping[str, Any]], now: float) -> str:

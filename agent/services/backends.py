@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agent.clock import Clock
 from agent.services.folders import FOLDER, SYSTEMD_ROOTS, SYSTEMD_STATE
+from agent.services.room import OnAlarm
 from agent.services.worker import Backend
 from agent.settings.config import Config, ServicesConfig
 
@@ -36,17 +37,33 @@ def end_services(config: Config) -> None:
         stop_all()
 
 
-def make_backend(config: ServicesConfig, clock: Clock, state_dir: Path, run_dir: Path) -> Backend:
-    """The back end that is configured, or that fits."""
+def make_backend(
+    config: ServicesConfig, clock: Clock, state_dir: Path, run_dir: Path, on_alarm: OnAlarm = lambda *_: None
+) -> Backend:
+    """The back end that is configured, or that fits. `on_alarm` is told of a service that was stopped for what it
+    keeps."""
     chosen = _chosen(config)
     LOG.info("services are run by: %s", chosen, extra={"event": "service.backend"})
     if chosen == "systemd":
         from agent.services.systemd import Systemd
 
-        return Systemd(clock, unit_dir=config.unit_dir, state_dir=state_dir)
+        return Systemd(
+            clock,
+            unit_dir=config.unit_dir,
+            state_dir=state_dir,
+            kept_kib_max=config.kept_kib_max,
+            on_alarm=on_alarm,
+        )
     from agent.services.own import OwnSupervisor
 
-    return OwnSupervisor(clock, state_dir=state_dir, run_dir=run_dir, enabled=chosen == "own")
+    return OwnSupervisor(
+        clock,
+        state_dir=state_dir,
+        run_dir=run_dir,
+        enabled=chosen == "own",
+        kept_kib_max=config.kept_kib_max,
+        on_alarm=on_alarm,
+    )
 
 
 def _chosen(config: ServicesConfig) -> str:

@@ -11,6 +11,7 @@ import stat
 from pathlib import Path
 
 from agent.services.active import ActiveService, user_of
+from agent.services.room import COUNTED_TIMES, ENTRY_KIB
 from updateagent.disk import RealDisk
 from updateagent.software.component import DYNAMIC_USER
 
@@ -24,6 +25,7 @@ DYNAMIC_FIRST, DYNAMIC_LAST = (
     61184,
     65519,
 )  # the range that systemd keeps for DynamicUser=, and distributions leave free
+FREE_BYTES_MIN = 16 << 20  # what others need; or a tenth of the file system, where that is less
 SEARCH = stat.S_IXGRP | stat.S_IXOTH
 
 
@@ -45,9 +47,13 @@ class ServiceFolders:
         uid = self._dynamic(service.id)
         return uid, uid
 
+    def home(self, service_id: str) -> Path:
+        """Where a service keeps its state; not made here."""
+        return self._home / service_id
+
     def state(self, service: ActiveService) -> Path:
         """The state folder of a service, made when missing. Raises `OSError`, `ValueError`."""
-        folder = self._home / service.id
+        folder = self.home(service.id)
         owner = self.owner(service)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if owner is not None:
@@ -93,6 +99,40 @@ class ServiceFolders:
         return next(
             uid for uid in (DYNAMIC_FIRST + (start + step) % count for step in range(count)) if uid not in taken
         )
+
+
+def kept_kib(folder: Path, limit_kib: int) -> int:
+    """How much lies in a folder, as it is on the disk. Counts to `COUNTED_TIMES` the limit only, so that it takes a
+    bounded time, and takes folders that are too deep to be looked into for as much as that. Links are not followed."""
+    most, found, folders = COUNTED_TIMES * limit_kib, 0, [str(folder)]
+    while folders and found < most:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):
+                        found += max(ENTRY_KIB, entry.stat(follow_symlinks=False).st_blocks // 2)
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(entry.path)
+                    if found >= most:
+                        break
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            return most
+    return min(found, most)
+
+
+def make_room(folder: Path) -> str:
+    """Erase what a program kept that was stopped for it, where others need the room. Returns what to say of it."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return ""
+    total = found.f_blocks * found.f_frsize
+    if found.f_bavail * found.f_frsize >= min(FREE_BYTES_MIN, total // 10):
+        return ""
+    erase(folder)
+    return "; what it kept was removed, because the disk was nearly full"
 
 
 def erase(state: Path) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from agent.clock import Clock
 from agent.services.active import ActiveService
-from agent.services.folders import FOLDER, ServiceFolders
+from agent.services.folders import FOLDER, ServiceFolders, kept_kib, make_room
 from agent.services.log import ServiceLog, tail
 from agent.services.program import READ_BYTES, Launch, Program, sweep, usage
+from agent.services.room import KEPT_KIB, OnAlarm, file_kib_max
 from agent.services.service import STOP_S, UP, Command, Exit, Service, State
 from agent.status import ServiceStatus
 from dlms.link.readable import readable
@@ -32,10 +33,21 @@ class OwnSupervisor:
     """Runs programs as children of this process."""
 
     def __init__(
-        self, clock: Clock, *, state_dir: Path, run_dir: Path, root: bool | None = None, enabled: bool = True
+        self,
+        clock: Clock,
+        *,
+        state_dir: Path,
+        run_dir: Path,
+        root: bool | None = None,
+        enabled: bool = True,
+        kept_kib_max: int = KEPT_KIB,
+        on_alarm: OnAlarm = lambda *_: None,
     ) -> None:
         """`run_dir` is in memory: logs lie there. `root`: whether to become other users; found out where `None`.
-        Without `enabled` every service is over before it begins, and says why."""
+        Without `enabled` every service is over before it begins, and says why. `kept_kib_max`: what each program may
+        keep in its folder; `on_alarm` is told of one that was stopped for more."""
+        self._kept_kib_max = kept_kib_max
+        self._on_alarm = on_alarm
         self._enabled = enabled
         self._clock = clock
         self._mark = str(state_dir)
@@ -77,7 +89,7 @@ class OwnSupervisor:
                 running.core.start(now)
             if running is not None:
                 running.step(self._clock)
-        if any(running.program for running in self._running.values()) and now >= self._use_at:
+        if self._is_any_at_work() and now >= self._use_at:
             self._use_at = now + USE_EVERY_S
             self._see_use(now)
         return self._pause(now)
@@ -111,7 +123,11 @@ class OwnSupervisor:
     # -- inside
 
     def _made(self, active: ActiveService, now: float) -> _Running:
-        return _Running(active, Service(active.spec, now), ServiceLog(self._log_file(active.id)), self)
+        made = _Running(
+            active, Service(active.spec, now, self._kept_kib_max), ServiceLog(self._log_file(active.id)), self
+        )
+        made.look_at_room(now)
+        return made
 
     def _log_file(self, service_id: str) -> Path:
         return self._logs / f"{service_id}.log"
@@ -130,10 +146,24 @@ class OwnSupervisor:
             active.spec.limits,
             self._folders.owner(active),
             self._mark,
+            file_kib_max(self._kept_kib_max),
         )
 
     def sweep(self, service_id: str) -> None:
         sweep(self._mark, service_id)
+
+    def kept_kib(self, service_id: str) -> int:
+        """What a service keeps, as far as it is counted."""
+        return kept_kib(self._folders.home(service_id), self._kept_kib_max)
+
+    def stopped_for_room(self, active: ActiveService, why: str) -> str:
+        """A service is over because of what it keeps. Returns what became of that."""
+        what = make_room(self._folders.home(active.id))
+        self._on_alarm(active.id, active.version, why + what)
+        return what
+
+    def _is_any_at_work(self) -> bool:
+        return any(one.program or one.core.state is State.WAITING for one in self._running.values())
 
     def _see_use(self, now: float) -> None:
         by_session = {one.program.pid: one for one in self._running.values() if one.program is not None}
@@ -142,9 +172,12 @@ class OwnSupervisor:
             running.memory_kib = used.memory_kib
             running.core.used(used.cpu_s, used.processes, now)
             running.step(self._clock)
+        for running in self._running.values():
+            running.look_at_room(now)
+            running.step(self._clock)
 
     def _pause(self, now: float) -> float:
-        due = [self._use_at] if any(running.program for running in self._running.values()) else []
+        due = [self._use_at] if self._is_any_at_work() else []
         for running in self._running.values():
             deadline = running.core.next_deadline()
             due += [deadline] if deadline is not None else []
@@ -177,6 +210,8 @@ class _Running:
         self.core = core
         self.program: Program | None = None
         self.memory_kib = 0
+        self.kept_kib = 0
+        self._told = core.state
         self._check: Program | None = None
         self._log = log
         self._home = home
@@ -186,14 +221,21 @@ class _Running:
     def step(self, clock: Clock) -> None:
         """Carry commands out, and see what became of the programs, until there is nothing more to do."""
         now, wall = clock.monotonic(), clock.wall()
-        before = self.core.state
         self._obey(now, wall)
         self._read(now, wall)
         self._look(now, wall)
         self.core.on_deadline(now)  # after the start, which may have failed
         self._obey(now, wall)
-        if self.core.state is not before:
+        if self.core.state is not self._told:
+            self._told = self.core.state
             self._tell(wall)
+
+    def look_at_room(self, now: float) -> None:
+        """See whether it keeps too much, unless that is settled."""
+        if self.core.keeps_too_much and self.core.state is State.OVER:
+            return
+        self.kept_kib = self._home.kept_kib(self.active.id)
+        self.core.keeps(self.kept_kib, now)
 
     def descriptors(self) -> list[int]:
         found: list[int] = []
@@ -220,6 +262,7 @@ class _Running:
             failed_starts=core.failed_starts,
             pid=self.program.pid if self.program else 0,
             memory_kib=self.memory_kib if self.program else 0,
+            kept_kib=self.kept_kib,
             detail=core.detail,
             warning=warning,
         )
@@ -281,10 +324,14 @@ class _Running:
             how = Exit(code)
             self._log.note(str(how), wall)
             self.core.ended(how, now)
+            self.look_at_room(now)
 
     def _tell(self, wall: float) -> None:
         core = self.core
         state = core.state
+        if state is State.OVER and core.keeps_too_much:
+            core.detail += self._home.stopped_for_room(self.active, core.detail)
+            self.kept_kib = self._home.kept_kib(self.active.id)
         wrong = state in (State.WAITING, State.OVER, State.ENDING)
         LOG.log(
             logging.WARNING if wrong else logging.INFO,

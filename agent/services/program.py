@@ -30,7 +30,8 @@ KERNEL_TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How to start a program. `owner`: user and group number, `None` for the agent's own."""
+    """How to start a program. `owner`: user and group number, `None` for the agent's own; `file_kib`: the largest file
+    that it may write."""
 
     service_id: str
     command: Sequence[str]
@@ -39,6 +40,7 @@ class Launch:
     limits: Limits
     owner: tuple[int, int] | None
     agent: str
+    file_kib: int
 
 
 class Program:
@@ -124,6 +126,7 @@ def _wanted(launch: Launch) -> str:
         "RLIMIT_CORE": 0,
         "RLIMIT_NOFILE": launch.limits.files,
         "RLIMIT_AS": launch.limits.memory_kib << 10,
+        "RLIMIT_FSIZE": launch.file_kib << 10,
     }
     if launch.owner is not None:  # it counts all processes of a user: of our own, it would be the wrong number
         limits["RLIMIT_NPROC"] = launch.limits.processes

@@ -7,7 +7,8 @@ The driver gives the time (monotonic seconds) and what it sees of the program, a
        │STOP              ▼       ▼          ▼              package says; each wait is twice the one before
     STOPPING ◄──STOP── WAITING ◄─ENDED── ENDING
 
-A program is asked to end with SIGTERM, and ended with SIGKILL `STOP_S` later.
+One that keeps more than it may (`agent.services.room`) is not started again, whatever its package says: what it keeps
+would still be there. A program is asked to end with SIGTERM, and ended with SIGKILL `STOP_S` later.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
+from agent.services.room import KEPT_KIB, Room
 from omadm.transitions import Stateful, Transitions
 from updateagent.software.component import Restart, ServiceSpec
 
@@ -79,6 +81,7 @@ TRANSITIONS: Final = Transitions(
         (_S.ENDING, _T.GIVEN_UP): _S.OVER,
         (_S.ENDING, _T.STOP): _S.STOPPING,
         (_S.WAITING, _T.START): _S.STARTING,
+        (_S.WAITING, _T.GIVEN_UP): _S.OVER,
         (_S.WAITING, _T.STOP): _S.STOPPED,
         (_S.OVER, _T.STOP): _S.STOPPED,
         (_S.STOPPING, _T.ENDED): _S.STOPPED,
@@ -113,8 +116,11 @@ class Service(Stateful[State, Step]):
     """One service. `detail` says in words why it is not simply running; `failed_starts` counts ends before it was
     ready since it was wanted; `restarts` all starts but the first; `since` is when its state began."""
 
-    def __init__(self, spec: ServiceSpec, now: float) -> None:
+    def __init__(self, spec: ServiceSpec, now: float, kept_kib_max: int = KEPT_KIB) -> None:
+        """`kept_kib_max`: how much its program may keep in its folder."""
         self.spec = spec
+        self.keeps_too_much = False  # it was stopped for that, and is not started again
+        self._room = Room(kept_kib_max)
         super().__init__(State.STOPPED, TRANSITIONS)
         self.detail = ""
         self.failed_starts = 0
@@ -182,7 +188,11 @@ class Service(Stateful[State, Step]):
             self.failed_starts += 1
         if self._state is not State.ENDING:  # that says already why
             self.detail = str(how)
-        never = self.spec.restart is Restart.NEVER or (self.spec.restart is Restart.ON_FAILURE and how.good)
+        never = (
+            self.keeps_too_much
+            or self.spec.restart is Restart.NEVER
+            or (self.spec.restart is Restart.ON_FAILURE and how.good)
+        )
         if never:
             self._move(Step.GIVEN_UP, now)
             self._deadline = None
@@ -221,6 +231,19 @@ class Service(Stateful[State, Step]):
         percent = 100 * (cpu_s - before) / (now - first)
         if percent > limits.cpu_percent:
             self._overused(f"used {percent:.0f} % of a processor for a minute, {limits.cpu_percent} % are allowed", now)
+
+    def keeps(self, kib: int, now: float) -> None:
+        """What lies in the folder of the program, whether or not it is up: before its first start, every so often, and
+        after each end."""
+        why = self._room.exceeded(kib, now)
+        if not why or self._state not in (State.STARTING, State.RUNNING, State.WAITING):
+            return
+        self.keeps_too_much = True
+        if self._state is State.WAITING:
+            self._move(Step.GIVEN_UP, now)
+            self._deadline, self.detail = None, why
+        else:
+            self._overused(why, now)
 
     def on_deadline(self, now: float) -> None:
         """Do what is due."""

@@ -11,12 +11,14 @@ import logging
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from agent.clock import Clock
 from agent.services.active import ActiveService
-from agent.services.folders import SYSTEMD_ROOTS, SYSTEMD_STATE, ServiceFolders, erase
+from agent.services.folders import SYSTEMD_ROOTS, SYSTEMD_STATE, ServiceFolders, erase, kept_kib, make_room
 from agent.services.program import PATH
+from agent.services.room import KEPT_KIB, OnAlarm, Room, file_kib_max
 from agent.services.service import STOP_S
 from agent.status import ServiceStatus
 from updateagent.software.component import DYNAMIC_USER, Restart
@@ -65,7 +67,14 @@ class Systemd:
         state_dir: Path,
         run: Run = run_command,
         kept: Sequence[Path] = SYSTEMD_ROOTS,
+        kept_kib_max: int = KEPT_KIB,
+        on_alarm: OnAlarm = lambda *_: None,
     ) -> None:
+        """`kept_kib_max`: what each program may keep there; `on_alarm` is told of one that was stopped for more."""
+        self._kept_kib_max = kept_kib_max
+        self._on_alarm = on_alarm
+        self._rooms: dict[ActiveService, Room] = {}
+        self._full: dict[ActiveService, tuple[str, int]] = {}  # stopped for what it keeps: why, and how much
         self._clock = clock
         self._unit_dir = unit_dir
         self._folders = ServiceFolders(state_dir, root=True)
@@ -82,7 +91,9 @@ class Systemd:
     def apply(self, wanted: Mapping[str, ActiveService]) -> None:
         """Have exactly these services run."""
         self._failed = {}
-        units = {unit_name(name): unit(active) for name, active in wanted.items()}
+        units = {unit_name(name): unit(active, self._kept_kib_max) for name, active in wanted.items()}
+        self._rooms = {active: self._rooms.get(active) or Room(self._kept_kib_max) for active in wanted.values()}
+        self._full = {active: why for active, why in self._full.items() if active in self._rooms}
         before = {path.name: path for path in self._unit_dir.glob(f"{PREFIX}*{SUFFIX}")}
         changed = [name for name, text in units.items() if name not in before or _text(before[name]) != text]
         gone = [name for name in before if name not in units]
@@ -99,7 +110,7 @@ class Systemd:
             verb = "restart" if unit_name(active.id) in changed else "start"
             if verb == "restart":
                 self._begun[active.id] = self._clock.monotonic()
-            if active.id not in self._failed:
+            if active.id not in self._failed and active not in self._full:
                 self._must(active.id, "--no-block", verb, unit_name(active.id))
         self._wanted = dict(wanted)
         self._look()
@@ -160,9 +171,44 @@ class Systemd:
             self._failed[service_id] = text or f"systemctl ended with {code}"
 
     def _look(self) -> None:
-        self._statuses = tuple(self._status(active) for _, active in sorted(self._wanted.items()))
+        kept = self._see_room()
+        self._statuses = tuple(
+            replace(self._status(active), kept_kib=kept[active.id]) for _, active in sorted(self._wanted.items())
+        )
+
+    def _see_room(self) -> dict[str, int]:
+        """Stop what keeps too much, one at a time: a stop may take `STOP_S`. Returns what each keeps."""
+        found: dict[str, int] = {}
+        stopped = False
+        for service_id, active in self._wanted.items():
+            if active in self._full:
+                found[service_id] = self._full[active][1]
+                continue
+            found[service_id] = kept_kib(self._home(service_id), self._kept_kib_max)
+            why = self._rooms[active].exceeded(found[service_id], self._clock.monotonic())
+            if why and not stopped:
+                self._stop_for_room(active, why, found[service_id])
+                stopped = True
+        return found
+
+    def _stop_for_room(self, active: ActiveService, why: str, kib: int) -> None:
+        code, _ = self._systemctl("stop", unit_name(active.id))
+        if code != 0:
+            return  # it is tried again with the next look
+        gone = make_room(self._home(active.id))
+        why += gone
+        self._full[active] = why, 0 if gone else kib
+        LOG.warning("service %s %s: over: %s", active.id, active.version, why, extra={"event": "service.over"})
+        self._on_alarm(active.id, active.version, why)
+
+    def _home(self, service_id: str) -> Path:
+        """Where systemd keeps the state of a service: in the first of these folders that has it, not a link to it."""
+        folders = [root / SYSTEMD_STATE / service_id for root in self._kept]
+        return next((one for one in folders if one.is_dir() and not one.is_symlink()), folders[0])
 
     def _status(self, active: ActiveService) -> ServiceStatus:
+        if active in self._full:
+            return ServiceStatus(active.id, active.version, "over", detail=self._full[active][0])
         if active.id in self._failed:
             return ServiceStatus(active.id, active.version, "over", failed_starts=1, detail=self._failed[active.id])
         code, text = self._run(["systemctl", "show", unit_name(active.id), f"--property={','.join(PROPERTIES)}"])
@@ -205,10 +251,11 @@ def unit_name(service_id: str) -> str:
     return f"{PREFIX}{service_id}{SUFFIX}"
 
 
-def unit(active: ActiveService) -> str:
+def unit(active: ActiveService, kept_kib_max: int = KEPT_KIB) -> str:
     """The unit file of a service: systemd.service(5), systemd.exec(5), systemd.resource-control(5).
 
-    The program counts as started when `ExecStartPost=` is over: a sleep, or the ready command again and again.
+    `kept_kib_max`: what it may keep; the kernel lets no file be larger. The program counts as started when
+    `ExecStartPost=` is over: a sleep, or the ready command again and again.
     """
     spec, limits = active.spec, active.spec.limits
     dynamic = spec.user == DYNAMIC_USER
@@ -259,6 +306,7 @@ def unit(active: ActiveService) -> str:
         f"CPUQuota={limits.cpu_percent}%",
         f"LimitNOFILE={limits.files}",
         f"TasksMax={limits.processes}",
+        f"LimitFSIZE={file_kib_max(kept_kib_max)}K",
         "LimitCORE=0",
         "Nice=5",
         "NoNewPrivileges=yes",

@@ -304,10 +304,11 @@ class UpdateConfig:
 @dataclass(frozen=True, slots=True)
 class ServicesConfig:
     """Who runs programs of software packages. `backend`: `auto` (systemd where it runs the system and we are root, else
-    this agent), `own`, `systemd`, or `off`. `unit_dir`: where units are written."""
+    this agent), `own`, `systemd`, or `off`. `unit_dir`: where units are written. `kept_kib_max`: what each may keep."""
 
     backend: str = "auto"
     unit_dir: Path = Path("/run/systemd/system")
+    kept_kib_max: int = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -734,6 +735,7 @@ def _services(section: Section) -> ServicesConfig:
     services = ServicesConfig(
         backend=section.choice("backend", "auto", ("auto", "own", "systemd", "off")),
         unit_dir=section.path("unit_dir", "/run/systemd/system"),
+        kept_kib_max=section.integer("kept_kib_max", 16 << 10, 64, 1 << 30),
     )
     section.end()
     return services

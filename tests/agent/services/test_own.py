@@ -239,6 +239,52 @@ def test_a_program_that_prints_without_end_fills_no_disk_and_keeps_no_one_busy(r
     assert len(sizes) == 2
 
 
+FILL = {
+    "one file": 'exec cat /dev/zero >"$STATE_DIRECTORY/data"',
+    "many files": 'i=0; while :; do i=$((i+1)); echo >"$STATE_DIRECTORY/$i"; done',
+    "and ends": 'for i in 1 2 3 4; do head -c 100000 /dev/zero >"$STATE_DIRECTORY/$i"; done; exit 1',
+}
+
+
+@pytest.mark.parametrize("how", FILL)
+def test_who_fills_the_disk_is_stopped_and_says_why_and_others_go_on(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("agent.services.own.USE_EVERY_S", 0.1)
+    alarms: list[tuple[str, str, str]] = []
+    rig.own = OwnSupervisor(
+        RealClock(),
+        state_dir=rig.state,
+        run_dir=rig.run,
+        root=False,
+        kept_kib_max=256,
+        on_alarm=lambda *told: alarms.append(told),
+    )
+    rig.installed.service("watch", "1", FILL[how])
+    rig.installed.service("other", "1", f'echo x >"$STATE_DIRECTORY/x"; {FOREVER}')
+    rig.start("other")
+    rig.installed.activate("watch", "1")
+    rig.apply()
+    rig.until("watch", "over")
+    found = rig.status("watch")
+    assert "in its folder, 256 KiB are allowed" in found.detail
+    assert found.kept_kib > 256
+    assert [(one, version) for one, version, _ in alarms] == [("watch", "1")]
+    assert alarms[0][2] == found.detail
+    assert any("256 KiB are allowed" in line for line in rig.lines("watch"))
+    for _ in range(20):
+        rig.own.step()
+    assert (rig.status("watch").state, rig.status("other").state) == ("over", "running")
+    assert sum(path.stat().st_size for path in (rig.state / "services" / "watch").iterdir()) <= 2 * (256 << 10)
+
+    rig.installed.service("watch", "2", f'rm -f "$STATE_DIRECTORY"/*; {FOREVER}')
+    rig.installed.activate("watch", "2")
+    rig.apply()
+    rig.until("watch", "running", "2")
+    until(lambda: rig.status("watch").kept_kib == 0, rig.own.step)
+    assert rig.status("watch").state == "running"
+
+
 def test_a_ready_command_is_asked(rig: Rig) -> None:
     files = {"ready": '#!/bin/sh\ntest -e "$STATE_DIRECTORY/there"\n'}
     script = 'sleep 1; : >"$STATE_DIRECTORY/there"; exec sleep 1000'

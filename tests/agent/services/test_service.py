@@ -165,6 +165,34 @@ def test_who_is_too_many_is_ended() -> None:
     assert (one.state, one.detail) == (State.ENDING, "5 processes and threads, 4 are allowed")
 
 
+@pytest.mark.parametrize("restart", Restart)
+def test_who_keeps_too_much_is_ended_and_not_started_again(restart: Restart) -> None:
+    one = Service(ServiceSpec("run", ready=Ready(after_s=5), restart=restart), 0.0, 1000)
+    one.keeps(0, 0.0)
+    now = up(one)
+    one.keeps(1000, now)
+    assert commands(one) == []
+    one.keeps(1004, now)
+    assert (one.state, commands(one)) == (State.ENDING, [Command.TERMINATE])
+    one.keeps(1008, now)
+    one.ended(CRASH, now + 1)
+    assert (one.state, one.next_deadline(), one.keeps_too_much) == (State.OVER, None, True)
+    assert one.detail == "keeps 1004 KiB in its folder, 1000 KiB are allowed"
+    one.keeps(1008, now + 2)
+    assert commands(one) == []
+
+
+def test_who_ends_by_itself_and_keeps_too_much_is_not_started_again() -> None:
+    one = Service(ServiceSpec("run", ready=Ready(after_s=5)), 0.0, 1000)
+    one.keeps(0, 0.0)
+    now = up(one)
+    one.ended(CRASH, now)
+    assert one.state is State.WAITING
+    one.keeps(1004, now)
+    one.on_deadline(now + 1000)
+    assert (one.state, commands(one)) == (State.OVER, [])
+
+
 VERBS: dict[Step, Callable[[Service], object]] = {
     Step.START: lambda one: one.start(1000.0),
     Step.ENDED: lambda one: one.ended(Exit(1), 1000.0),

@@ -61,8 +61,15 @@ class Rig:
         self.units = folder / "units"
         self.systemctl = FakeSystemctl()
         self.kept = (folder / "private", folder / "lib")
+        self.alarms: list[tuple[str, str, str]] = []
         self.backend = Systemd(
-            VirtualClock(), unit_dir=self.units, state_dir=folder / "state", run=self.systemctl, kept=self.kept
+            VirtualClock(),
+            unit_dir=self.units,
+            state_dir=folder / "state",
+            run=self.systemctl,
+            kept=self.kept,
+            kept_kib_max=256,
+            on_alarm=lambda *told: self.alarms.append(told),
         )
 
     def apply(self) -> list[str]:
@@ -140,6 +147,37 @@ def test_a_unit_that_systemd_does_not_take_is_a_failed_start(rig: Rig) -> None:
     assert status == ServiceStatus("watch", "1", "over", failed_starts=1, detail="told to refuse")
 
 
+@pytest.mark.parametrize("where", [0, 1], ids=["a user of its own", "a user of the system"])
+def test_who_keeps_too_much_is_stopped_says_why_and_stays_so(rig: Rig, where: int) -> None:
+    home = rig.kept[where] / "dcu-services" / "watch"
+    home.mkdir(parents=True)
+    rig.installed.activate("watch", "1")
+    rig.apply()
+    (home / "data").write_bytes(b"x" * (200 << 10))
+    rig.backend.step()
+    (found,) = rig.backend.statuses()
+    assert (found.state, found.kept_kib) == ("running", 200)
+    (home / "more").write_bytes(b"x" * (100 << 10))
+    rig.systemctl.calls.clear()
+    rig.systemctl.refuses = "stop"
+    rig.backend.step()
+    assert rig.backend.statuses()[0].state == "running"  # it is, as long as systemd does not stop it
+    rig.systemctl.refuses = ""
+    for _ in range(3):
+        rig.backend.step()
+    assert rig.systemctl.calls == [f"stop {UNIT}"] * 2
+    why = "keeps 300 KiB in its folder, 256 KiB are allowed"
+    (found,) = rig.backend.statuses()
+    assert (found.state, found.kept_kib, found.detail) == ("over", 300, why)
+    assert rig.alarms == [("watch", "1", why)]
+    assert rig.apply() == []
+    assert rig.backend.statuses()[0].state == "over"
+    (home / "more").unlink()
+    rig.installed.activate("watch", "2")
+    assert rig.apply() == ["daemon-reload", f"--no-block restart {UNIT}"]
+    assert rig.backend.statuses()[0].state == "running"
+
+
 def test_logs_are_the_journals(rig: Rig) -> None:
     assert rig.backend.log("watch", 10) == ["2026-11-28T10:00:00+0000 board run[77]: up"]
 
@@ -180,6 +218,7 @@ def test_the_unit_has_the_limits_and_nothing_that_systemd_would_expand() -> None
         "CPUQuota=50%",
         "LimitNOFILE=64",
         "TasksMax=16",
+        "LimitFSIZE=16388K",
         "Restart=on-failure",
         "PartOf=dcu-agent.service",
         "StateDirectory=dcu-services/watch",
