@@ -161,7 +161,7 @@ class ServiceStatus:
     """A program of a software component. `state`: starting | running | waiting (ended by itself, is started again) |
     ending | stopping | stopped | over (ended, is not started again) | unusable. `since`: epoch seconds. `restarts`: all
     starts but the first; `failed_starts`: ends before it was ready. `memory_kib` is what it had when last looked at, 0
-    for not known; `kept_kib` what lies in its folder, up to twice of what it may keep. `warning`: what is
+    for not known; `kept_kib` what lies in its folder, as far as that is counted. `warning`: what is
     weaker here than its package asks for."""
 
     id: str
