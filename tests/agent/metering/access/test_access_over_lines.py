@@ -283,6 +283,34 @@ def test_another_key_is_tried_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("known", [False, True], ids=["never read", "read with a key before"])
+def test_a_wait_of_hours_ends_with_a_new_key_for_that_meter_and_for_no_other(tmp_path: Path, *, known: bool) -> None:
+    meters = [counting(KINDS["gmac"], serial) for serial in (WRONG, WRONG + 1)]
+    rig = PlcRig(tmp_path, meters)
+
+    def provision(*keys: bytes) -> None:
+        rules = [KINDS["gmac"].rule(WRONG + at, encryption_key=key) for at, key in enumerate(keys)]
+        rig.collector.configure(Provisioning((TASK,), access_rules=tuple(rules)))
+
+    if known:
+        provision(EK, EK)
+        rig.run(60)
+        for meter in meters:
+            rekey(meter, bytes(16))
+    provision(NEW_EK, NEW_EK)
+    rig.run(12 * 3600)
+    rig.run(EVERY_S - (rig.clock.wall() - RUN) % EVERY_S + 300)
+    before, read = [tried(meter)[-1] for meter in meters], rig.count()
+    assert not any(rig.clock.now - at < 300 for at in before), "both rest for long"
+    provision(bytes(16) if known else EK, NEW_EK)
+    rig.run(60)
+    newest = max(int(str(run)) for _, run in rig.count())
+    assert {meter for meter, run in rig.count() if (meter, run) not in read} == {meters[0].id}
+    assert newest == RUN + (rig.clock.wall() - RUN) // EVERY_S * EVERY_S
+    assert tried(meters[1])[-1] == before[1]
+
+
+@pytest.mark.slow
 def test_a_wrong_key_does_not_slow_the_others(tmp_path: Path) -> None:
     def last_read(wrong: int) -> float:
         folder = tmp_path / str(wrong)
