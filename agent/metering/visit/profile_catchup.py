@@ -486,7 +486,8 @@ class ProfileReading:
         last, latest = self.position.local, self.position.latest
         for at, row in enumerate(rows):
             if row.stray:  # rows that were captured after it are stamped earlier
-                judged.append(replace(row, doubt=self._doubt(row, last, None) or OFF_SEQUENCE))
+                doubt = self._doubt(row, last, None)
+                judged.append(replace(row, doubt=doubt if doubt in (AHEAD, DEVIATION) else OFF_SEQUENCE))
                 continue
             later = next((local for other in rows[at + 1 :] if (local := other.local) is not None), None)
             doubt = self._doubt(row, last, later)
