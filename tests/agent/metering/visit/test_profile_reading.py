@@ -514,6 +514,30 @@ def test_rows_that_were_plausible_when_nobody_knew_better_do_not_come_again_as_r
     assert reader.missing == 0
 
 
+@pytest.mark.slow
+def test_in_an_answer_without_a_known_row_those_of_a_clock_that_was_ahead_are_told_from_new_ones() -> None:
+    """The meter does not count its rows, and was without power where the last window begins."""
+    wrong = [True]
+    meter = meter_at(by_entry=False, refused=(7,), offset_at=lambda _at: 60 + 365 * 24 * 60 * wrong[0])
+    reader = Reader(meter, first_s=ALWAYS, trusted=False)
+    for _ in range(12):
+        meter.live(6 * HOUR)
+        reader.visit()
+    wrong[0], reader.trusted = False, True
+    for _ in range(20):
+        meter.live(900)
+        reader.visit()
+        meter.live(6 * HOUR)
+    for minute in range(3):
+        meter.capture(stamp(f"2028-06-01 00:0{minute}"))
+    meter.live(3 * DAY, off=True)
+    for _ in range(3):
+        meter.live(2 * HOUR)
+        reader.visit()
+    assert Counter(reader.held()) == Counter(meter.history)
+    assert [row.doubt for row in reader.taken if row.doubt] == ["ahead"] * 3
+
+
 @WAYS
 def test_a_doubtful_row_is_no_sign_of_the_end_of_a_selection(*, by_entry: bool) -> None:
     meter = meter_at(by_entry=by_entry)
