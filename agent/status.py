@@ -41,7 +41,8 @@ class MeterStatus:
     """One registered meter. `state`: expected (added by hand, never heard) | joined | read | silent | failing | left |
     unlisted (not on the whitelist, so not read). Times in seconds since the epoch, 0 never. `key_failures`: how often
     it refused its keys since the start; `security`: how it is associated with; `model`: what it is, `None` while that
-    is not known; `named`: `meter_id` is its own name."""
+    is not known; `named`: `meter_id` is its own name; `away`: it is not in the network now, which it has left once that
+    lasts."""
 
     meter_id: str
     port: str
@@ -56,6 +57,7 @@ class MeterStatus:
     model: str | None = None
     named: bool = True
     eui48: str = ""
+    away: bool = False
 
 
 @dataclass(frozen=True, slots=True)

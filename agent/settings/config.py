@@ -7,12 +7,13 @@ names the file that holds one, and that file must belong to its reader alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.settings.mqtt import MqttConfig, mqtt_config
+from agent.settings.places import Place, place_of, place_of_endpoint
 from agent.settings.reader import REQUIRED, ConfigError, Problem, Section, compose
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import LocalError
@@ -535,8 +536,31 @@ def _ports(top: Section) -> tuple[PortConfig, ...]:
             section.note("name", f"another port has the name {port.name!r}")
         if port.url and any(port.url == other.url for other in ports):
             section.note("url", f"another port has the URL {port.url!r}")
+        else:
+            _note_same_place(section, port, ports)
         ports.append(port)
     return tuple(ports)
+
+
+def _note_same_place(section: Section, port: PortConfig, others: Sequence[PortConfig]) -> None:
+    """Note where a port, or a meter of its own, leads to what a port before it leads to under another name."""
+    taken = {place: where for other in others for place, where in _places(other)}
+    for place, where in _places(port):
+        if place in taken:
+            section.note("url" if port.url else "meters", f"{where} is the same as {taken[place]}")
+
+
+def _places(port: PortConfig) -> Iterator[tuple[Place, str]]:
+    """What a port leads to, each in words as well."""
+    if port.url:
+        yield place_of(port.url), f"{port.url!r} of port {port.name}"
+    for meter in port.meters if port.protocol.own_urls else ():
+        try:
+            endpoint = port.endpoint(meter.address)
+        except PlcLocalError:
+            continue  # which is said of the meter
+        if endpoint is not None:
+            yield place_of_endpoint(endpoint), f"{meter.url!r} of meter {meter.address} of port {port.name}"
 
 
 def _port(section: Section) -> PortConfig:
@@ -573,6 +597,8 @@ def _port_meters(section: Section, port: PortConfig) -> tuple[PortMeterConfig, .
             entry.note("address", f"another meter of this port has the address {meter.address}")
         if meter.url and any(meter.url == other.url for other in meters):
             entry.note("url", f"another meter of this port has the URL {meter.url!r}")
+        elif meter.url and (same := [other for other in meters if place_of(other.url) == place_of(meter.url)]):
+            entry.note("url", f"{meter.url!r} is the same as {same[0].url!r} of meter {same[0].address}")
         meters.append(meter)
     opened = [meter for meter in meters if meter.mode_e is not None]
     if len(opened) > 1 and not all(meter.mode_e for meter in opened):

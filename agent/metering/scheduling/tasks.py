@@ -645,8 +645,12 @@ class TaskBook:
             return Reason.PORT
         if meter.state == "left":
             return Reason.ABSENT
-        passed = Reason.STORE if self._store_failed else Reason.DEADLINE if deadline else Reason.LATE
-        return self._troubles.of(meter.meter_id) or passed
+        trouble = self._troubles.of(meter.meter_id)
+        if trouble is not None:
+            return trouble
+        if meter.away:  # it has not left yet, and could not be read all the same
+            return Reason.ABSENT
+        return Reason.STORE if self._store_failed else Reason.DEADLINE if deadline else Reason.LATE
 
     def _summarise(self, task: ReadingTask, tally: RunTally) -> None:
         """Log how a run went, once."""

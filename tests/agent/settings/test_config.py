@@ -199,6 +199,76 @@ def test_one_device_under_two_spellings_is_one_url(tmp_path: Path) -> None:
     assert problems(tmp_path, MINIMAL + ports) == [f"13: ports[1].url: another port has the URL '{tmp_path}/dev/a'"]
 
 
+def two_ports(first: str, second: str) -> str:
+    return MINIMAL + (
+        f"ports:\n- {{name: a, protocol: prime-usi, url: '{first}'}}\n"
+        f"- {{name: b, protocol: prime-usi, url: '{second}'}}\n"
+    )
+
+
+def test_one_device_under_two_names_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ttyUSB0").touch()
+    (tmp_path / "by-id").mkdir()
+    (tmp_path / "by-id" / "usb-FTDI").symlink_to("../ttyUSB0")
+    first, second = tmp_path / "ttyUSB0", tmp_path / "by-id" / "usb-FTDI"
+    assert problems(tmp_path, two_ports(str(first), str(second))) == [
+        f"13: ports[1].url: '{second}' of port b is the same as '{first}' of port a"
+    ]
+
+
+def test_two_nodes_of_one_device_are_refused(tmp_path: Path) -> None:
+    assert problems(tmp_path, two_ports("/dev/null", "/proc/self/root/dev/null")) == [
+        "13: ports[1].url: '/proc/self/root/dev/null' of port b is the same as '/dev/null' of port a"
+    ]
+    assert read(tmp_path, two_ports("/dev/null", "/dev/zero")).ports[1].url == "/dev/zero"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("socket://Host:4059", "socket://host:4059"),
+        ("socket://host:4059", "socket://host.:4059"),
+        ("socket://host:4059", "rfc2217://HOST:4059?poll_modem"),
+        ("socket://localhost:1", "socket://127.0.0.1:1"),
+        ("socket://[fe80::0:1]:1", "socket://[FE80::1]:1"),
+        ("socket://[::ffff:10.0.0.1]:1", "socket://10.0.0.1:1"),
+        ("udp://Host:4059", "udp://host:4059"),
+    ],
+)
+def test_one_place_on_the_network_under_two_spellings_is_refused(tmp_path: Path, first: str, second: str) -> None:
+    assert problems(tmp_path, two_ports(first, second)) == [
+        f"13: ports[1].url: {second!r} of port b is the same as {first!r} of port a"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("socket://host:4059", "socket://host:4060"),
+        ("socket://host:4059", "udp://host:4059"),
+        ("socket://host:4059", "socket://host2:4059"),
+        ("socket://[fe80::1%eth0]:1", "socket://[fe80::1%eth1]:1"),
+        ("/dev/ttyS8", "/dev/ttyS9"),
+    ],
+)
+def test_two_places_are_two(tmp_path: Path, first: str, second: str) -> None:
+    assert [port.url for port in read(tmp_path, two_ports(first, second)).ports] == [first, second]
+
+
+def test_a_meter_at_the_place_of_another_port_or_meter_is_refused(tmp_path: Path) -> None:
+    ports = (
+        "ports:\n- {name: a, protocol: prime-usi, url: 'socket://Host:1'}\n"
+        "- {name: b, protocol: wrapper, meters: [{address: 1, url: 'socket://host:1'}]}\n"
+        "- {name: c, protocol: wrapper, meters: [{address: 7, url: 'socket://g:1'}, {address: 8, url: 'socket://G:1'}]}\n"
+        "- {name: d, protocol: wrapper, meters: [{address: 9, url: 'socket://G:1'}]}\n"
+    )
+    assert [line.partition(": ")[2] for line in problems(tmp_path, MINIMAL + ports)] == [
+        "ports[1].meters: 'socket://host:1' of meter 1 of port b is the same as 'socket://Host:1' of port a",
+        "ports[2].meters[1].url: 'socket://G:1' is the same as 'socket://g:1' of meter 7",
+        "ports[3].meters: 'socket://G:1' of meter 9 of port d is the same as 'socket://G:1' of meter 8 of port c",
+    ]
+
+
 def test_the_value_is_immutable(tmp_path: Path) -> None:
     config = read(tmp_path, MINIMAL)
     with pytest.raises(dataclasses.FrozenInstanceError):
