@@ -67,11 +67,13 @@ def _here(engine: Engine, ids: Sequence[int]) -> dict[int, list[int]]:
             counted = select(gaps.c.id, columns.run, _VALUES, _ERRORS, *series).join(readings, within).where(wanted)
             counted = counted.group_by(gaps.c.id, columns.run, *series).order_by(gaps.c.id, columns.run)
             for gap, run, values, errors, *key in connection.execute(counted).all():
-                if tuple(key) not in usual:
-                    usual[tuple(key)] = _attributes_of(connection, *key)
-                lacking = len(usual[tuple(key)]) - values
+                device, meter, task = key
+                if (device, meter, task) not in usual:
+                    usual[device, meter, task] = _attributes_of(connection, device, meter, task)
+                wanted_of = usual[device, meter, task]
+                lacking = len(wanted_of) - values
                 if lacking > 0 and values and errors >= lacking:
-                    lacking -= len(_errors_of(connection, *key, run) & usual[tuple(key)])
+                    lacking -= len(_errors_of(connection, device, meter, task, run) & wanted_of)
                 if values and lacking <= 0:
                     found[gap].append(run)
     return found
