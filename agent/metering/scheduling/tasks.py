@@ -510,7 +510,8 @@ class TaskBook:
         judged = self._epochs.to_list_again
         if not judged:
             return
-        for meter in self._meters() if self._store.losses() else ():
+        damaged = any(loss.reason != "full" for loss in self._store.losses())
+        for meter in self._meters() if damaged else ():
             begun = self._slots.reckoned(meter.joined, now) or meter.joined
             for one in judged:
                 schedule = self._keeper.ledger.schedule(meter.meter_id, one.task)
