@@ -16,11 +16,16 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from agent.tree import alerts
 from agent.tree.tree import Transaction
 
-FATE_UNKNOWN = "the record of the order was damaged: it is not known what became of it"
+FATE_UNKNOWN = "its record was damaged: it is not known what became of it"
 DAMAGED_KEPT = 8  # of each record, the newest
 DAMAGED_CHARS_MAX = 1024  # of each; the tree is written as a whole
 DAMAGED_TEXT_CHARS_MAX = 1024  # of a text in one; a correlator has less
-DAMAGED_OF = {"scomo": "software jobs", "orders": "orders to meters", "lawmo": "orders to the device"}  # for a person
+DAMAGED_OF = {  # for a person
+    "fumo": "firmware jobs",
+    "scomo": "software jobs",
+    "orders": "orders to meters",
+    "lawmo": "orders to the device",
+}
 DAMAGED_SHOWN_S = 7 * 86_400.0  # what nobody cared for in a week is history
 
 

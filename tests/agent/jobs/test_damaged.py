@@ -11,13 +11,13 @@ import pytest
 
 from agent.daemon.device_orders import MARKER_FILE, WATCH_EVERY_S, DeviceOrders
 from agent.daemon.order_jobs import OrderJobs
-from agent.jobs import device, orders, software
+from agent.jobs import device, firmware, orders, software
 from agent.jobs.waiting import DAMAGED_CHARS_MAX, DAMAGED_KEPT, DAMAGED_SHOWN_S, FATE_UNKNOWN, damaged_warnings
 from agent.metering.orders.journal import Journal
 from agent.metering.orders.order_book import OrderBook
 from agent.tree import alerts
-from tests.agent.dm.server import FakeDmServer, add, execute, get
-from tests.agent.dm_device import STATE, Device, FakeManifest
+from tests.agent.dm.server import FakeDmServer, add, execute, get, put
+from tests.agent.dm_device import STATE, UPDATE, Device, FakeManifest
 from updateagent.package.manifest import Kind
 
 NODE = "./SCOMO/Download/a"
@@ -131,6 +131,55 @@ def test_damaged_records_are_kept_within_bounds_and_shown_for_a_week(one: Device
     assert warnings(one)
     one.clock.advance(DAMAGED_SHOWN_S + 1)
     assert warnings(one) == []
+
+
+FIRMWARE: dict[str, Any] = {
+    "id": "f1", "state": 30, "active": True, "operation": "downloadandupdate", "correlator": "c1",
+    "url": "https://packages.example/2.swu", "reported": "f0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "correlator"),
+    [
+        ({"state": "x"}, "c1"),
+        ({"resumes": None}, "c1"),
+        ({"full_bytes": [1], "correlator": 5}, ""),
+        ({"state": {}}, "c1"),
+    ],
+)
+def test_a_firmware_job_that_cannot_be_read_ends_with_its_alert(
+    one: Device, changes: dict[str, object], correlator: str
+) -> None:
+    put_record(one, firmware.RECORD, **{**FIRMWARE, **changes})
+    one.session([put("./FUMO/Firmware/DownloadAndUpdate/PkgURL", "https://packages.example/3.swu")])
+    one.session([execute("./FUMO/Firmware/DownloadAndUpdate", "c2")])
+    assert one.server.codes == [500]
+    one.work()
+    assert told(one) == [(correlator, "<ResultCode>400</ResultCode>")]
+    job = firmware.load(one.tree.view())
+    assert (job.state, job.active, job.reported, job.error) == (80, False, "f0", FATE_UNKNOWN)
+    assert warnings(one) == ["records of firmware jobs that were damaged, and ended as failed: 1"]
+    one.work()
+    one.session([execute("./FUMO/Firmware/DownloadAndUpdate", "c2")])
+    assert (one.server.codes, told(one)) == ([202], [])
+
+
+def test_a_firmware_job_that_was_over_before_its_record_was_damaged_is_not_told_again(one: Device) -> None:
+    put_record(one, firmware.RECORD, **{**FIRMWARE, "active": False, "resumes": None})
+    one.work()
+    assert told(one) == []
+    assert not firmware.is_damaged(one.tree.view())
+
+
+def test_a_firmware_job_that_the_update_agent_has_is_told_by_its_result(one: Device) -> None:
+    request = b'{"version": 1, "id": "f1", "correlator": "c1"}'
+    one.disk.mkdir_durable(UPDATE / "inbox")
+    one.disk.write_durable(UPDATE / "inbox" / "request.json", request)
+    put_record(one, firmware.RECORD, **{**FIRMWARE, "state": "x"})
+    one.work()
+    assert told(one) == []
+    assert firmware.is_damaged(one.tree.view())
 
 
 def order_jobs(one: Device) -> Callable[[], object]:
