@@ -174,9 +174,9 @@ class ServiceStatus:
     failed_starts: int = 0
     pid: int = 0
     memory_kib: int = 0
-    kept_kib: int = 0
     detail: str = ""
     warning: str = ""
+    kept_kib: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit, urlunsplit
 
+from omadm.addresses import check_address
 from omadm.bootstrap import APP_ID, Account, BootstrapError, dmacc, parse_profile
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import MgmtTree
@@ -314,6 +315,7 @@ def _address(application: Characteristic) -> str:
 
 def _with_port(url: str, port: str) -> str:
     try:
+        check_address(url, schemes=())  # splitting drops a tab or a line break without a word
         parts = urlsplit(url)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
     except ValueError as error:

@@ -18,6 +18,7 @@ from agent.settings.reader import REQUIRED, ConfigError, Problem, Section, compo
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import LocalError
 from dlms.link.datalink import PARITIES, PUBLIC_CLIENT, LineSettings
+from omadm.addresses import AddressError, check_address
 from omadm.auth import ACCOUNT_SECURITY, ALGORITHMS, AUTH_TYPES
 from omadm.ssmp.limits import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
 from plc.endpoint import Endpoint, OptionValue
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Config", "ConfigError", "load"]
 
 DAY_S = 86_400
+ADVERTISE_CHARS_MAX = 248  # below what registration and head-end take
 EXIT_CONFIG = 2  # of programs that a `ConfigError` or `SecretError` ends
 MANAGEMENT_LOGICAL_DEVICE = 1  # its SAP; every meter has one
 OWN_HABIT = Asking()
@@ -466,9 +468,19 @@ def _registered(section: Section, key: str) -> str:
     return text
 
 
+def _address(section: Section, key: str, text: str, *schemes: str, ascii_max: int = 0) -> str:
+    """The text of a key, which is a URL as everybody reads it (`omadm.addresses`) and names no user, or empty."""
+    try:
+        if text:
+            check_address(text, schemes, user=False, ascii_max=ascii_max)
+    except AddressError as error:
+        section.note(key, f"wanted an {' or '.join(schemes)} URL: it {error}")
+    return text
+
+
 def _security_server(section: Section) -> SecurityServerConfig:
     server = SecurityServerConfig(
-        url=section.text("url", pattern=r"https://[^/\s@]+(/\S*)?", wanted="an https URL"),
+        url=_address(section, "url", section.text("url"), "https"),
         ca_file=section.path("ca_file"),
     )
     section.end()
@@ -483,12 +495,13 @@ def _dm(section: Section) -> DmConfig:
         push = PushConfig(
             host=listen.text("host", "0.0.0.0"),  # noqa: S104 - pushes come from the head-end's network
             port=listen.integer("port", REQUIRED, 0, 65_535),
-            advertise=listen.text(
+            advertise=_address(
+                listen,
                 "advertise",
-                "",
-                pattern=r"https?://[!-~]{1,240}",
-                wanted="an http or https URL of up to 240 ASCII characters",
-                filled=False,
+                listen.text("advertise", "", filled=False),
+                "http",
+                "https",
+                ascii_max=ADVERTISE_CHARS_MAX,
             ),
             standard=listen.flag("standard", default=False),
         )

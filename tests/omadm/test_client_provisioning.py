@@ -16,6 +16,7 @@ import pytest
 from omadm.bootstrap import Account, BootstrapError, account_from_tnds, emit_profile
 from omadm.client_provisioning import Characteristic, account, bootstrap_tree, check_mac, is_client_provisioning, parse
 from tests.agent.dm.server import ACCOUNT
+from tests.omadm.test_addresses import UNUSABLE
 from tests.omadm.test_bootstrap import NO_URLS
 
 HEAD = (
@@ -249,11 +250,25 @@ def test_every_port_is_taken(port: int) -> None:
     assert made.url == f"https://dm.example:{port}/dm"
 
 
-@pytest.mark.parametrize("url", NO_URLS)
+@pytest.mark.parametrize("url", [url.replace("\t", "&#9;") for url in NO_URLS])
 @pytest.mark.parametrize("place", ['<parm name="ADDR" value="{}"/>', ADDRESS_ALONE])
 def test_an_address_that_is_no_url_is_refused_by_name(place: str, url: str) -> None:
-    with pytest.raises(BootstrapError, match=re.escape(repr(url))):
+    with pytest.raises(BootstrapError, match=re.escape(repr(url.replace("&#9;", "\t")))):
         bootstrap_tree(document(place.format(url), CLIENT))
+
+
+@pytest.mark.parametrize("url", [url for url, _ in UNUSABLE.values()])
+def test_what_a_port_is_put_into_is_an_address_too(url: str) -> None:
+    given = ADDRESS.replace("https://dm.example/dm", url.replace("\t", "&#9;"))
+    with pytest.raises(BootstrapError, match=re.escape(repr(url))):
+        bootstrap_tree(document(given, CLIENT))
+
+
+def test_an_account_with_an_empty_secret_is_refused_by_name() -> None:
+    empty = re.sub(r'(name="AAUTHSECRET" value=)"[^"]*"', r'\1""', CLIENT)
+    assert empty != CLIENT
+    with pytest.raises(BootstrapError, match="secret is empty"):
+        bootstrap_tree(document(ADDRESS, empty))
 
 
 def test_an_address_that_a_port_cannot_be_put_into_is_refused_by_name() -> None:

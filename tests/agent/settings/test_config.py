@@ -349,7 +349,7 @@ def test_missing_sections_are_named(tmp_path: Path) -> None:
         ("dm: {account: {file: /a, security: USERPIN}}", "dm.account.security: unknown key; known here: file, mac"),
         (
             "dm: {push_listen: {port: 1, advertise: 'http://a/\u00e9'}}",
-            "dm.push_listen.advertise: wanted an http or https URL of up to 240 ASCII characters, got 'http://a/\u00e9'",
+            "dm.push_listen.advertise: wanted an http or https URL: it holds a character that is not ASCII",
         ),
         ("dm: [1, 2]", "dm: wanted a section of keys, got a list"),
         ("dm: yes", "dm: wanted a section of keys, got true or false 'yes'"),
@@ -424,10 +424,27 @@ def test_two_ports_may_not_share_name_or_device(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("url", ["http://server/ssmp", "https://", "https://user@server/", "server"])
-def test_the_security_server_is_reached_by_https_only(tmp_path: Path, url: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://server/ssmp", "is no https URL"),
+        ("https://", "is no URL with a host and a port that exist"),
+        ("https://user@server/", "names a user"),
+        ("server", "is no https URL"),
+        ("https://server/a b", "holds a space"),
+        ('"https://server/\\t"', "holds a control character"),
+        ('"https://server/#x"', "has a fragment (#)"),
+    ],
+)
+def test_the_security_server_is_reached_by_https_only(tmp_path: Path, url: str, why: str) -> None:
     found = problems(tmp_path, MINIMAL.replace("https://127.0.0.1:8443/ssmp", url))
-    assert found == [f"8: security_server.url: wanted an https URL, got {url!r}"]
+    assert found == [f"8: security_server.url: wanted an https URL: it {why}"]
+
+
+@pytest.mark.parametrize("url", ["http://h/a b", "http://h/#x", "ftp://h/", "http://u@h/", "http://h/" + "x" * 240])
+def test_what_the_head_end_is_told_is_an_address(tmp_path: Path, url: str) -> None:
+    (found,) = problems(tmp_path, MINIMAL + f'dm:\n  push_listen: {{port: 1, advertise: "{url}"}}\n')
+    assert "dm.push_listen.advertise: wanted an http or https URL: it " in found
 
 
 @pytest.mark.parametrize(
