@@ -14,7 +14,7 @@ from agent.daemon.control import ControlServer
 from agent.daemon.views.services import ServiceViews
 from agent.status import ServiceStatus, Status, StatusBoard
 
-WATCH = ServiceStatus("watch", "1.0", "waiting", 1_800_000_000, 3, 1, 0, 0, 0, "ended by signal 11", "runs as ours")
+WATCH = ServiceStatus("watch", "1.0", "waiting", 1_800_000_000, 3, 1, 0, 0, "ended by signal 11", "runs as ours")
 OTHER = ServiceStatus("other", "2.0", "running", 1_800_000_000, 0, 0, 77, 2048)
 
 
