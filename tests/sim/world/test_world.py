@@ -46,11 +46,11 @@ def no_places(patch: pytest.MonkeyPatch) -> None:
 
 def no_marks(patch: pytest.MonkeyPatch) -> None:
     """What a meter was read for is not durable."""
-    append = KillableStore.append
+    append_all = KillableStore.append_all
     patch.setattr(
         KillableStore,
-        "append",
-        lambda self, readings, _marks=(), *rest, **more: append(self, readings, (), *rest, **more),
+        "append_all",
+        lambda self, visits, *also: append_all(self, [replace(visit, progress=()) for visit in visits], *also),
     )
 
 
