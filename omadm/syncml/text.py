@@ -10,7 +10,8 @@ from omadm.syncml.element import Element
 from omadm.syncml.errors import SyncmlError
 
 DIGITS_MAX = 10  # 32 bits
-NO_XML_CHAR = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, Char
+# All but Char of XML 1.0, named one by one: the complement of Char takes ten times as long to compile.
+NO_XML_CHAR = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def to_base64(data: bytes) -> str:
