@@ -35,11 +35,10 @@ from typing import TypeVar
 
 from agent.clock import Clock
 from agent.metering.store import events, resend, sinks
-from agent.metering.store.blocks import BLOCKS_PER_BATCH_MAX, block_rows, blocks, pack, row_time, unpack
+from agent.metering.store.blocks import BLOCKS_PER_BATCH_MAX, block_rows, blocks, marks_of, pack, row_time, unpack
 from agent.metering.store.delivery import bounded_start, count, delivered_above, empty, mark, open_ranges
 from agent.metering.store.recovery import note_loss
 from agent.metering.store.resend import ResendBatch
-from agent.metering.store.salvage import marks_of
 from agent.metering.store.sinks import BY_A_SINK, REFUSED_AT, REFUSED_BY, SinkBatch, SinkState
 from agent.metering.store.store_file import StoreDefectError, StoreError, StoreFile
 from agent.metering.store.store_schema import NO_MARKS
