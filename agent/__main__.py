@@ -713,6 +713,7 @@ class Daemon:
 
     def _views(self) -> Views:
         from agent.daemon.views.daemon import Views
+        from agent.jobs.waiting import damaged_warnings
         from agent.ota.handover import HandOver
         from agent.tree import newer
 
@@ -735,6 +736,7 @@ class Daemon:
                 *([self.push.warnings] if self.push is not None else []),
                 self._renewal_warnings,
                 lambda: newer.warnings(self.disk, self._state_folders()),
+                lambda: damaged_warnings(self.tree.view(), self.clock.wall()),
             ],
             sinks=[self.uplink.sink_status, *([self.sink.sink_status] if self.sink else [])],
         )

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from agent.clock_floor import CertificateTime, Validity
 from agent.tls import Fault, TlsError, by_system_clock, client_context, connection_validity, explain
+from omadm.addresses import check_address
 
 BODY_BYTES_MAX = 1 << 20  # no answer of the DM, SSMP or metering server is legitimately larger
 CHUNK_BYTES = 64 * 1024
@@ -431,6 +432,7 @@ def _explained(url: str, error: Exception) -> HttpsError:
 def _target(url: str) -> tuple[str, int, str]:
     """Return (host, port, path with query). Raises `HttpsRefused` for what is no https URL."""
     try:
+        check_address(url, schemes=())
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or 443
         path = parts.path or "/"

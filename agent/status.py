@@ -41,7 +41,8 @@ class MeterStatus:
     """One registered meter. `state`: expected (added by hand, never heard) | joined | read | silent | failing | left |
     unlisted (not on the whitelist, so not read). Times in seconds since the epoch, 0 never. `key_failures`: how often
     it refused its keys since the start; `security`: how it is associated with; `model`: what it is, `None` while that
-    is not known; `named`: `meter_id` is its own name."""
+    is not known; `named`: `meter_id` is its own name; `away`: it is not in the network now, which it has left once that
+    lasts."""
 
     meter_id: str
     port: str
@@ -56,6 +57,7 @@ class MeterStatus:
     model: str | None = None
     named: bool = True
     eui48: str = ""
+    away: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,7 @@ class ServiceStatus:
     """A program of a software component. `state`: starting | running | waiting (ended by itself, is started again) |
     ending | stopping | stopped | over (ended, is not started again) | unusable. `since`: epoch seconds. `restarts`: all
     starts but the first; `failed_starts`: ends before it was ready. `memory_kib` is what it had when last looked at, 0
-    for not known; `kept_kib` what lies in its folder, up to twice of what it may keep. `warning`: what is
+    for not known; `kept_kib` what lies in its folder, as far as that is counted. `warning`: what is
     weaker here than its package asks for."""
 
     id: str
@@ -172,9 +174,9 @@ class ServiceStatus:
     failed_starts: int = 0
     pid: int = 0
     memory_kib: int = 0
-    kept_kib: int = 0
     detail: str = ""
     warning: str = ""
+    kept_kib: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ class Door(StrEnum):
     READINGS = "readings"
     DOWNLOADS = "downloads"
     TOKEN = "token"
+    REPORT = "report"  # of an installation, in the name of a device and without its pass: whose it was is not known
 
 
 devices = Table(
@@ -127,7 +128,8 @@ def forget_refusals(connection: Connection, device_id: str) -> None:
 
 
 class RefusalLog:
-    """Writes down who was refused where. Only for a device that has proven who it is: a name alone proves nothing."""
+    """Writes down who was refused where. For a device that has proven who it is, as a name alone proves nothing; where
+    that is the reason (`Door.REPORT`), for one that is enrolled."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -136,7 +138,7 @@ class RefusalLog:
         self._unwritten: dict[tuple[str, Door], int] = {}
 
     def note(self, device_id: str, door: Door, peer: str, now: float) -> None:
-        """A device that is switched off was refused. `now`: seconds since the epoch."""
+        """A device, or who has named it, was refused. `now`: seconds since the epoch."""
         key = (device_id, door)
         with self._lock:
             count = self._unwritten.pop(key, 0) + 1

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
 from headend.sealing.sources import KeyFile, KeySource, Sources
 from headend.sealing.token import TokenKeys, TokenSettings
+from omadm.addresses import AddressError, check_address
 
 VERSION = 1
 SERVERS = ("security", "dm", "software", "metering", "operator")
@@ -321,16 +321,10 @@ def _listener_problems(entry: dict[str, Any], where: str) -> Iterator[str]:
     if isinstance(port, int) and not 0 <= port <= PORT_MAX:
         yield f"{where}port: 0 to {PORT_MAX} is expected"
     if isinstance(url, str) and url:
-        if not _is_https(url):
-            yield f"{where}public_url: an https URL is expected"
-
-
-def _is_https(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # such as https://[
-        return False
-    return parts.scheme == "https" and bool(parts.hostname)
+        try:
+            check_address(url)
+        except AddressError as error:
+            yield f"{where}public_url: an https URL is expected: it {error}"
 
 
 def _check(

@@ -83,9 +83,10 @@ async def read_json(request: Request, size_max: int = JSON_BODY_BYTES_MAX) -> di
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """A JSON object without NaN and infinities, and without text that cannot be stored. Raises `HttpProblem` 400."""
+    """A JSON object without NaN and infinities, without text that cannot be stored, and with each name once. Raises
+    `HttpProblem` 400."""
     try:
-        document = json.loads(body, parse_constant=_no_constant)
+        document = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_each_once)
     except (ValueError, RecursionError):
         raise HttpProblem(400, "the body is not JSON") from None
     if not isinstance(document, dict):
@@ -93,6 +94,15 @@ def parse_json(body: bytes) -> dict[str, Any]:
     if why := unfit(document, _NO_TEXT):
         raise HttpProblem(400, why)
     return document
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in made:
+            raise HttpProblem(400, f"{ascii(name)[1:-1]}: stands more than once")
+        made[name] = value
+    return made
 
 
 def _no_constant(name: str) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-from omadm.auth import AUTH_TYPES
+from omadm.addresses import AddressError, check_address
+from omadm.auth import AUTH_TYPES, SECRET_TYPES
 from omadm.schemes import Credentials
 from omadm.ssmp.limits import FINGERPRINT_BYTES
 from omadm.syncml.codec import DM_WBXML, decode, encode
@@ -71,28 +72,27 @@ class Account:
         return self.auth_type, self.server_auth_type or self.auth_type
 
     def __post_init__(self) -> None:
+        try:
+            check_address(self.url, schemes=())
+        except AddressError as error:
+            shown = f" {self.url[:TEXT_CHARS_MAX]!r}" if self.url else ""
+            raise ValueError(f"account: url{shown} {error}") from error
         for name in ("server_id", "url", "client_name", "server_name"):
             value = getattr(self, name)
             if not value or len(value) > TEXT_CHARS_MAX or not value.isprintable():
                 raise ValueError(f"account: {name} is empty, too long or not printable")
-        if not _is_url(self.url):
-            raise ValueError(f"account: url {self.url!r} is none with a host and a port that exist")
-        for kind in self.auth_types:
+        for kind, secret, whose in zip(
+            self.auth_types, (self.client_secret, self.server_secret), ("client", "server"), strict=True
+        ):
             if kind not in AUTH_TYPES:
                 raise ValueError(f"account: authentication type {kind!r} is not supported")
+            if kind in SECRET_TYPES and not secret:
+                raise ValueError(f"account: {whose}_secret is empty, which proves nothing with {kind}")
 
     def fingerprint(self) -> bytes:
         """What tells one account of a device from another, 16 bytes: the start of a SHA-256 over its secret of 256
         random bits, which nobody can reverse."""
         return hashlib.sha256(b"dcu-ssmp 2 account " + self.client_secret.encode()).digest()[:FINGERPRINT_BYTES]
-
-
-def _is_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets that do not close, a port that is no number or above 65535
-        return False
 
 
 def _leaf(name: str, value: str) -> TndsNode:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit, urlunsplit
 
+from omadm.addresses import check_address
 from omadm.bootstrap import APP_ID, Account, BootstrapError, dmacc, parse_profile
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import MgmtTree
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 WHAT: Final = "client provisioning document"
 DOCUMENT_BYTES_MAX: Final = 64 * 1024
 CHARACTERISTICS_MAX: Final = 1000
+PORT_DIGITS_MAX: Final = 5
 CHARACTERISTIC_DEPTH_MAX: Final = 8  # an account needs three
 
 _ROOT, _CHARACTERISTIC, _PARM = "wap-provisioningdoc", "characteristic", "parm"
@@ -92,8 +94,12 @@ class Characteristic:
     children: list[Characteristic] = field(default_factory=list)
 
     def parm(self, name: str) -> str:
-        """The first parameter of that name; empty without one."""
-        return next((value for key, value in self.parms if key.upper() == name), "")
+        """The parameter of that name; empty without one. Raises `BootstrapError` for two, but for `ADDR`, of which an
+        application may have more than one: the first counts."""
+        found = [value for key, value in self.parms if key.upper() == name]
+        if len(found) > 1 and name != "ADDR":
+            raise BootstrapError(f"{self.type or 'the account'}: {name} stands more than once")
+        return found[0] if found else ""
 
     def all(self, kind: str) -> Iterator[Characteristic]:
         """The characteristics of that type directly below."""
@@ -221,11 +227,17 @@ class _Attributes:
         """The attributes up to their END. A value may come in any number of pieces."""
         found: dict[str, list[str]] = {}
         pieces: list[str] = []
+
+        def begin(name: str, *prefix: str) -> list[str]:
+            if name in found:  # as in XML, where it is no document then
+                raise self._reader.fail(f"the attribute {name[:40]} stands twice")
+            return found.setdefault(name, [*prefix])
+
         while (token := self._reader.u8()) != _END:
             if token == _SWITCH_PAGE:
                 self._page = self._reader.u8()
             elif token == _LITERAL:
-                pieces = found[self._reader.table_string(self._reader.number())] = []
+                pieces = begin(self._reader.table_string(self._reader.number()))
             elif (text := self._reader.text(token)) is not None:
                 pieces.append(text if isinstance(text, str) else text.decode("utf-8", "replace"))
             elif self._page > 1:
@@ -234,7 +246,7 @@ class _Attributes:
                 pieces.append(_VALUES[self._page].get(token, f"{self._page}:{token:#04x}"))
             else:
                 name, prefix = _STARTS[self._page].get(token, (f"{self._page}:{token:#04x}", ""))
-                pieces = found[name] = [prefix]
+                pieces = begin(name, prefix)
         return {name: "".join(parts) for name, parts in found.items()}
 
 
@@ -295,19 +307,22 @@ def _address(application: Characteristic) -> str:
     """The server's URL; a PORT replaces the one in it."""
     for address in application.all("APPADDR"):
         url = address.parm("ADDR")
-        port = next((each.parm("PORTNBR") for each in address.all("PORT")), "")
+        ports = [each.parm("PORTNBR") for each in address.all("PORT")]
         if url:
-            return _with_port(url, port) if port else url
+            return _with_port(url, ports[0]) if ports else url
     return application.parm("ADDR")
 
 
 def _with_port(url: str, port: str) -> str:
     try:
+        check_address(url, schemes=())  # splitting drops a tab or a line break without a word
         parts = urlsplit(url)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
-        number = int(port)
     except ValueError as error:
-        raise BootstrapError(f"the account's address {url!r} or its port {port!r} is invalid") from error
+        raise BootstrapError(f"the account's address {url!r} is invalid") from error
+    if not (port.isascii() and port.isdigit() and len(port) <= PORT_DIGITS_MAX):
+        raise BootstrapError(f"the account's port {port[:20]!r} is no number")
+    number = int(port)
     if not 0 < number < 65_536:
         raise BootstrapError(f"the account's port {number} does not exist")
     return urlunsplit(parts._replace(netloc=f"{host}:{number}"))

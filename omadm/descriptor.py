@@ -254,6 +254,8 @@ def _collect(data: bytes) -> tuple[dict[str, list[str]], dict[str, str]]:
             if tag in texts:
                 raise DescriptorError(Report.INVALID_DESCRIPTOR, f"{tag} stands twice")
             texts[tag] = text
+        if len(element) and (tag in lists or tag in texts):
+            raise DescriptorError(Report.INVALID_DESCRIPTOR, f"{tag} holds elements, where a text is wanted")
     return lists, texts
 
 

@@ -41,6 +41,7 @@ RAW_CHARS_MAX = 16 * 1024  # of one value, as JSON
 DEPTH_MAX = 8  # of lists in lists
 EVENT_VALUES_MAX = 512  # of one event
 EVENT_OCTETS_MAX = 8192  # of what could not be decoded
+FLOAT_MAX = 2**1024 - 2**970  # the largest double: a reader would take what is beyond it for Infinity
 FLOAT_DIGITS_MAX = 400  # written without exponent; a double needs about 330
 ID_MAX = 2**63 - 1
 REREAD_CHARS = 8  # of the name of a second reading of a profile: two have the same once in 10^9
@@ -491,7 +492,10 @@ def parse(body: bytes) -> Batch:
 
 
 def _later_of(members: _Fields, record_id: int, kind: str) -> LaterRecord:
-    text = json.dumps(members.entries, default=float)
+    try:
+        text = json.dumps(members.entries, default=float, allow_nan=False)
+    except ValueError:
+        raise BatchError(f"{members.where}kind: a number that no double can hold") from None
     if not members.text("kind") or len(text) > LATER_CHARS_MAX:
         raise BatchError(f"{members.where}kind: a name, and at most {LATER_CHARS_MAX} characters, are expected")
     return LaterRecord(record_id, kind, text)
@@ -775,7 +779,9 @@ def _fits_float(raw: Any) -> bool:
     if isinstance(raw, bool) or not isinstance(raw, int | Decimal):
         return False
     _, digits, exponent = Decimal(raw).as_tuple()
-    return isinstance(exponent, int) and abs(exponent) + len(digits) <= FLOAT_DIGITS_MAX
+    if not isinstance(exponent, int) or abs(exponent) + len(digits) > FLOAT_DIGITS_MAX:
+        return False
+    return bool(-FLOAT_MAX <= raw <= FLOAT_MAX)
 
 
 def _plain(raw: Any) -> Any:

@@ -27,14 +27,19 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from dlms.errors import LinkError, LocalError
+from dlms.errors import LinkError, LocalError, PortBusyError
 from dlms.link.datalink import MAY_BE_UNSOLICITED, LineSettings
+from dlms.link.exclusive import THIS_PROCESS
 from dlms.link.port import open_port
 from plc.errors import PlcDefectError, PlcError, PlcLocalError, PlcPortError, PlcSilentError
 from plc.events import DataConfirmed, DataFailed, DataReceived, NodeEvent, ProtocolBroken
+from plc.peers import Claim, Peer
 from plc.protocols import NodeLink, PortProtocol
+
+if TYPE_CHECKING:
+    import socket
 
 WRITE_TIMEOUT_S = 5.0  # a port that takes no bytes for so long is dead
 SILENT_REQUESTS_MIN = 8  # a few unanswered questions, hours apart, say nothing about the port
@@ -258,15 +263,24 @@ def open_bridge(
     parity: str = "none",
     silence_s: float = 0.0,
     clock: Callable[[], float] = time.monotonic,
+    claim: Claim = lambda _peer, _is_open: "",
 ) -> Bridge:
     """Open a port (8 data bits, 1 stop bit) and speak `protocol`. `url` is anything `dlms.link.port.open_port`
     takes: `/dev/ttyS1`, `socket://host:port`, `rfc2217://host:port`. A `baudrate` of 0 is the protocol's own;
-    `silence_s`: see `Bridge`.
+    `silence_s`: see `Bridge`. `claim` is asked whether anybody else is connected to the same place.
 
     Raises `PlcPortError` when the port cannot be opened.
     """
     try:
         port = open_port(url, baudrate or protocol.baudrate, parity=parity, write_timeout_s=WRITE_TIMEOUT_S)
+    except PortBusyError as error:
+        mine = error.holder == THIS_PROCESS
+        raise PlcPortError(f"{error}: another port has it under another name" if mine else str(error)) from error
     except (LocalError, LinkError) as error:
         raise PlcPortError(str(error)) from error
+    network: socket.socket | None = getattr(port, "network", None)
+    peer = Peer.of_socket(network) if network is not None else None
+    if network is not None and peer is not None and (holder := claim(peer, lambda: network.fileno() >= 0)):
+        port.close()
+        raise PlcPortError(f"{url}: leads to {peer}, to which {holder} is connected")
     return Bridge(port, protocol.make_core(), clock, silence_s=silence_s)

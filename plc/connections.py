@@ -25,6 +25,7 @@ from plc.bridge import CHANNEL_EVENTS_MAX, ChannelEvent
 from plc.endpoint import Endpoint
 from plc.errors import PlcLocalError
 from plc.events import DataFailed, DataReceived, FailReason, NodeEvent
+from plc.peers import Peer
 from plc.protocols import NodeLink
 
 CONNECT_TIMEOUT_S = 10.0
@@ -123,6 +124,12 @@ class Connection:
         wanted = socket.SOCK_DGRAM if endpoint.datagrams else socket.SOCK_STREAM
         try:
             family, kind, proto, _, address = socket.getaddrinfo(endpoint.host, endpoint.port, type=wanted)[0]
+            peer = Peer.of(address, datagrams=endpoint.datagrams)
+            holder = self._owner.claim(self.address, peer, lambda: self._socket is not None)
+            if holder:
+                where = f"{endpoint.host}:{endpoint.port}"
+                self.fail(FailReason.NO_CONNECTION, f"{where} leads to {peer}, to which {holder} is connected")
+                return
             self._socket = socket.socket(family, kind, proto)
             self._socket.settimeout(0.0)
             if not endpoint.datagrams:
@@ -150,11 +157,14 @@ class MeterConnections:
         find_endpoint: Callable[[int], Endpoint | None],
         make_core: Callable[[], NodeLink],
         clock: Callable[[], float] = time.monotonic,
+        claim: Callable[[int, Peer, Callable[[], bool]], str] = lambda _address, _peer, _is_open: "",
     ) -> None:
         """`find_endpoint` is asked for each conversation: `None` for a number that no meter has. It raises
-        `PlcLocalError` for what is no endpoint."""
+        `PlcLocalError` for what is no endpoint. `claim` is asked whether anybody else is connected to the place of a
+        meter (its number, `plc.peers.Claim`)."""
         self._find_endpoint = find_endpoint
         self._make_core = make_core
+        self.claim = claim
         self.clock = clock
         self.octets_heard = 0
         self.overhear: Callable[[int, bytes], None] | None = None  # gets (address, octets) as they come from a meter

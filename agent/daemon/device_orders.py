@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.jobs import device, firmware
+from agent.jobs import device, firmware, waiting
 from agent.jobs.device import DeviceOrder
 from agent.metering.store.store_file import StoreError
 from omadm.codes import Refusal
@@ -96,6 +96,9 @@ class DeviceOrders:
     def tick(self) -> float | None:
         """Do what is due. Returns in how many seconds to look again, `None` where nothing waits for a time."""
         view = self._tree.view()
+        if device.is_damaged(view) and not self._disk.exists(self._marker):  # a reset under way is told by its marker
+            self._end_damaged()
+            return WATCH_EVERY_S
         order = device.load(view)
         if not order.under_way:
             return None
@@ -113,6 +116,16 @@ class DeviceOrders:
             else:
                 self._finish(order, f"this version does not know {order.operation}")
         return WATCH_EVERY_S
+
+    def _end_damaged(self) -> None:
+        try:
+            with self._tree.transaction() as changing:
+                device.end_damaged(changing)
+        except Refusal as refusal:
+            LOG.debug("the order waits for the storage: %s", refusal)
+            return
+        LOG.error(waiting.FATE_UNKNOWN, extra={"event": "device.order.damaged"})
+        self._report()
 
     def _reboot_for(self, order: DeviceOrder, since_s: float) -> None:
         if self._asked == order.id:

@@ -55,7 +55,10 @@ class OrderJobs:
         """Look for results, and for what the journal takes by now. Returns in how many seconds to look again, `None`
         for whenever."""
         with self._lock:
-            open_jobs = jobs.jobs(self._tree.view())
+            view = self._tree.view()
+            if jobs.is_damaged(view):
+                self._end_damaged()
+            open_jobs = jobs.jobs(view)
             for job in open_jobs:
                 found = self._book.describe(job.id)
                 if found is None and job.id in self._late:
@@ -65,6 +68,16 @@ class OrderJobs:
                     self._finish(job, jobs.Result.DONE if done else jobs.Result.NOT_ON_ALL, found)
             self._late &= {job.id for job in open_jobs}
             return LOOK_EVERY_S if open_jobs else None
+
+    def _end_damaged(self) -> None:
+        try:
+            with self._tree.transaction() as changing:
+                jobs.end_damaged(changing)
+        except (Refusal, OSError) as error:  # the storage fails: a later tick tries again
+            LOG.debug("the end of damaged jobs cannot be kept yet: %s", error)
+            return
+        LOG.error("jobs of the DM server cannot be read: ended as failed", extra={"event": "order.job.damaged"})
+        self._on_alert()
 
     def _hand_over(self, job: jobs.Job) -> None:
         try:

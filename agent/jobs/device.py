@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+from agent.jobs import waiting
 from agent.tree import alerts
 from agent.tree.schema import Path
 from agent.tree.tree import Transaction
@@ -42,21 +43,45 @@ class DeviceOrder:
 
 
 def load(looking: Transaction) -> DeviceOrder:
-    """The last order; one without an id where there is none."""
+    """The last order; one without an id where there is none. Of one that is damaged, what can be read of it, which is
+    not under way: `end_damaged`."""
     stored = looking.record(RECORD).get("order", {})
+    found = replace(DeviceOrder(), **_readable(stored))
+    return replace(found, result=FAILED, error=waiting.FATE_UNKNOWN) if _damaged(stored) and not found.result else found
+
+
+def _readable(stored: object) -> dict[str, Any]:
     if not isinstance(stored, Mapping):
-        return DeviceOrder()
-    standard = DeviceOrder()
-    known: dict[str, Any] = {
-        name: stored[name]
-        for name in DeviceOrder.__slots__
-        if isinstance(stored.get(name), type(getattr(standard, name)))
-    }
-    return replace(standard, **known)
+        return {}
+    kinds = {name: type(getattr(DeviceOrder(), name)) for name in DeviceOrder.__slots__}
+    return {name: stored[name] for name, kind in kinds.items() if isinstance(stored.get(name), kind)}
+
+
+def _damaged(stored: object) -> bool:
+    """Whether this is the record of an order, and not whole."""
+    return stored not in (None, {}) and _readable(stored).keys() != set(DeviceOrder.__slots__)
+
+
+def is_damaged(looking: Transaction) -> bool:
+    """Whether the last order cannot be read."""
+    return _damaged(looking.record(RECORD).get("order", {}))
+
+
+def end_damaged(changing: Transaction) -> None:
+    """End an order that cannot be read, with its final alert unless it had that: it is not known what became of it."""
+    stored = changing.record(RECORD).get("order", {})
+    waiting.keep_damaged(changing, RECORD, stored)
+    order = load(changing)
+    changing.update_record(RECORD, order={})  # what is not readable of it is not kept in it
+    order = replace(order, id=order.id or "damaged")
+    if order.error == waiting.FATE_UNKNOWN:
+        finish(changing, order, waiting.FATE_UNKNOWN)
+    else:
+        save(changing, order)
 
 
 def save(changing: Transaction, order: DeviceOrder) -> None:
-    before = changing.record(RECORD).get("order", {})  # with what a later version keeps there
+    before = waiting.members(changing, RECORD, "order")  # with what a later version keeps there
     changing.update_record(RECORD, order={**before, **asdict(order)})
 
 

@@ -9,10 +9,12 @@ The states are FUMO's own (OMA-TS-DM_FUMO 1.0, section 5.1). Between `DOWNLOADIN
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import Enum, IntEnum, auto
 from typing import Any, Final
 
+from agent.jobs import waiting
 from agent.tree import alerts
 from agent.tree.schema import Path
 from agent.tree.tree import Transaction
@@ -25,6 +27,7 @@ ERROR_CHARS_MAX = 1024
 LOG_CHARS_MAX = 8192  # some forty lines
 
 OK_RESULT = 200
+RESULT_DAMAGED = 400  # "management client error", of no kind that has a number of its own (FUMO 1.0, section 7)
 DOWNLOAD, UPDATE, BOTH = "download", "update", "downloadandupdate"
 
 
@@ -130,14 +133,45 @@ class Job:
 
 
 def load(looking: Transaction) -> Job:
-    """The stored job; a fresh one where there is none or one that cannot be read."""
+    """The stored job; a fresh one where there is none. Where it cannot be read, one that knows what was reported of
+    those before it: `end_damaged`."""
     record = looking.record(RECORD)
+    job = _read(record)
+    if job is None:
+        return Job(reported=waiting.text(record, "reported"), replaced=waiting.text(record, "replaced"))
+    return job if job.state in set(State) else replace(job, state=int(_known_state(job)))
+
+
+def _read(record: Mapping[str, Any]) -> Job | None:
     kinds = {name: type(getattr(Job(), name)) for name in Job.__slots__} | {"state": int}
     try:
-        job = Job(**{name: kind(record[name]) for name, kind in kinds.items() if name in record})
-    except (TypeError, ValueError):
-        return Job()
-    return job if job.state in set(State) else replace(job, state=int(_known_state(job)))
+        return Job(**{name: kind(record[name]) for name, kind in kinds.items() if name in record})
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def is_damaged(looking: Transaction) -> bool:
+    """Whether there is a job that cannot be read."""
+    return _read(looking.record(RECORD)) is None
+
+
+def end_damaged(changing: Transaction) -> None:
+    """End a job that cannot be read, with its final alert unless it had that: it is not known what became of it."""
+    record = changing.record(RECORD)
+    kept = {name: record[name] for name in ("damaged",) if name in record}
+    job = replace(
+        load(changing),
+        state=int(State.FAILED),
+        id=waiting.text(record, "id") or "damaged",
+        operation=waiting.text(record, "operation"),
+        correlator=waiting.text(record, "correlator"),
+    )
+    changing.set_record(RECORD, kept)
+    waiting.keep_damaged(changing, RECORD, {name: value for name, value in record.items() if name not in kept})
+    if record.get("active") is False:
+        save(changing, job)
+    else:
+        finish(changing, job, None, RESULT_DAMAGED, FailureDetails(waiting.FATE_UNKNOWN))
 
 
 def _known_state(job: Job) -> State:

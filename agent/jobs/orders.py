@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from agent.jobs.waiting import set_waiting
+from agent.jobs import waiting
 from agent.tree import alerts
 from agent.tree.schema import Path
 from agent.tree.tree import Transaction
@@ -57,54 +57,80 @@ class Job:
         return (*ORDERS, self.name)
 
 
-def jobs(looking: Transaction) -> tuple[Job, ...]:
-    """The jobs that are not reported yet, in order. An entry that cannot be read is left out."""
+def _read(entry: Mapping[str, Any]) -> Job | None:
     # The meters are a tuple until they have been on the disk.
     kinds: dict[str, tuple[type, ...]] = {"priority": (int,), "deadline_s": (int,), "meters": (list, tuple)}
-    known = {name: kinds.get(name, (str,)) for name in Job.__slots__}
-    return tuple(
-        Job(**{name: entry[name] for name in known} | {"meters": tuple(map(str, entry["meters"]))})
-        for entry in looking.record(RECORD).get("jobs", [])
-        if isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in known.items())
-    )
+    if not all(isinstance(entry.get(name), kinds.get(name, (str,))) for name in Job.__slots__):
+        return None
+    return Job(**{name: entry[name] for name in Job.__slots__} | {"meters": tuple(map(str, entry["meters"]))})
+
+
+def jobs(looking: Transaction) -> tuple[Job, ...]:
+    """The jobs that are not reported yet, in order, but for those that cannot be read: `end_damaged`."""
+    return waiting.waiting(looking, RECORD, _read)
+
+
+def is_damaged(looking: Transaction) -> bool:
+    """Whether there are jobs that cannot be read."""
+    return waiting.is_damaged(looking, RECORD, _read)
+
+
+def end_damaged(changing: Transaction) -> None:
+    """End the jobs that cannot be read, each with its result and its final alert: what became of them is not known."""
+
+    def alert(entry: Mapping[str, Any], alert_id: str) -> alerts.GenericAlert:
+        name = waiting.text(entry, "name")
+        if name and changing.find((*ORDERS, name)) and not waiting_id(changing, name):
+            _keep_result(changing, name, {"error": waiting.FATE_UNKNOWN, "id": waiting.text(entry, "id")})
+        base = (*ORDERS, name) if name else ORDERS
+        return _alert(alert_id, base, waiting.text(entry, "correlator"), Result.NOT_ON_ALL)
+
+    waiting.end_damaged(changing, RECORD, _read, alert)
 
 
 def set_jobs(changing: Transaction, wanted: Sequence[Job]) -> None:
     """Make these the jobs, in order."""
-    set_waiting(changing, RECORD, wanted)
+    waiting.set_waiting(changing, RECORD, wanted, _read)
 
 
 def state_of(looking: Transaction, name: str) -> str:
     """`waiting`, `over`, or `idle` for an order that was never run."""
     if any(job.name == name for job in jobs(looking)):
         return "waiting"
-    return "over" if name in looking.record(RECORD).get("results", {}) else "idle"
+    return "over" if name in waiting.members(looking, RECORD, "results") else "idle"
 
 
 def result_of(looking: Transaction, name: str) -> str:
     """The result of the last run as JSON text; empty before there is one."""
-    return str(looking.record(RECORD).get("results", {}).get(name, ""))
+    return str(waiting.members(looking, RECORD, "results").get(name, ""))
 
 
 def finish(changing: Transaction, job: Job, code: Result, result: Mapping[str, Any]) -> None:
     """End a job: out of the list, its result kept, and its alert into the queue."""
-    results = changing.record(RECORD).get("results", {})
+    _keep_result(changing, job.name, result)
+    set_jobs(changing, [each for each in jobs(changing) if each.id != job.id])
+    alerts.put(changing, _alert(f"order-{job.id}", job.base, job.correlator, code))
+
+
+def _keep_result(changing: Transaction, order: str, result: Mapping[str, Any]) -> None:
+    results = waiting.members(changing, RECORD, "results")
     there = {name: text for name, text in results.items() if changing.find((*ORDERS, name))}
-    there.pop(job.name, None)
-    there[job.name] = result_text(result)
+    there.pop(order, None)
+    there[order] = result_text(result)
     newest = list(there)[-RESULTS_MAX:]
     kept = {name: text if name in newest else "" for name, text in there.items()}
     changing.update_record(RECORD, results=kept)
-    set_jobs(changing, [each for each in jobs(changing) if each.id != job.id])
-    alert = alerts.GenericAlert(
-        id=f"order-{job.id}",
+
+
+def _alert(alert_id: str, base: Path, correlator: str, code: Result) -> alerts.GenericAlert:
+    return alerts.GenericAlert(
+        id=alert_id,
         type=ALERT_TYPE,
-        source=show(job.base),
+        source=show(base),
         data=f"<ResultCode>{int(code)}</ResultCode>",
-        correlator=job.correlator,
+        correlator=correlator,
         mark="informational" if code is Result.DONE else "critical",
     )
-    alerts.put(changing, alert)
 
 
 def waiting_id(looking: Transaction, name: str) -> str:

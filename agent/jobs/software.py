@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import IntEnum
+from typing import Any
 
-from agent.jobs.waiting import set_waiting
+from agent.jobs import waiting
 from agent.tree import alerts
 from agent.tree.schema import Path
 from agent.tree.tree import Transaction
@@ -32,6 +33,7 @@ OPERATIONS: Mapping[str, Sequence[str]] = {
     "Deployed": ("Activate", "Deactivate", "Remove"),
 }
 SUCCESS = 1200
+DEVICE_ERROR = 1400  # an error of the device, of no kind that has a number of its own
 DEPLOYED_INACTIVE, DEPLOYED_ACTIVE = "10", "20"
 DELIVERED_STATE, INSTALLED_STATE = "10", "20"
 
@@ -111,15 +113,42 @@ def set_trial(changing: Transaction, wanted: Trial) -> None:
     changing.update_record(RECORD, trial=asdict(wanted))
 
 
+def _read(entry: Mapping[str, Any]) -> Job | None:
+    values = {name: entry.get(name, "" if name == "software_id" else None) for name in Job.__slots__}
+    return Job(**values) if all(isinstance(value, str) for value in values.values()) else None
+
+
 def jobs(looking: Transaction) -> tuple[Job, ...]:
-    """The jobs that wait or are under way, in order. An entry that cannot be read is left out."""
-    known = set(Job.__slots__)
-    entries = [
-        {name: value for name, value in entry.items() if name in known}
-        for entry in looking.record(RECORD).get("jobs", [])
-        if isinstance(entry, dict) and set(entry) >= known - {"software_id"}
-    ]
-    return tuple(Job(**entry) for entry in entries if all(isinstance(value, str) for value in entry.values()))
+    """The jobs that wait or are under way, in order, but for those that cannot be read: `end_damaged`."""
+    return waiting.waiting(looking, RECORD, _read)
+
+
+def is_damaged(looking: Transaction) -> bool:
+    """Whether there are jobs that cannot be read."""
+    return waiting.is_damaged(looking, RECORD, _read)
+
+
+def end_damaged(changing: Transaction) -> None:
+    """End the jobs that cannot be read, each with its final alert: what became of them is not known, and the inventory
+    says what is installed."""
+
+    def alert(entry: Mapping[str, Any], alert_id: str) -> alerts.GenericAlert:
+        kind, name = waiting.text(entry, "kind"), waiting.text(entry, "name")
+        is_named = kind in OPERATIONS and bool(name)
+        job = Job("", "", kind if is_named else "", name, "", waiting.text(entry, "correlator"))
+        if (
+            kind == "Download"
+            and is_named
+            and all((other.kind, other.name) != (kind, name) for other in jobs(changing))
+        ):
+            installing = status_of(changing, name) == DownloadStatus.INSTALLING
+            _over(changing, name, DownloadStatus.INSTALL_FAILED if installing else DownloadStatus.DOWNLOAD_FAILED)
+        return _alert(alert_id, job, DEVICE_ERROR, name or "unknown")
+
+    waiting.end_damaged(changing, RECORD, _read, alert)
+    known = trial(changing)
+    if known is not None and all(job.id != known.job for job in jobs(changing)):
+        _drop_trial(changing)
 
 
 def forget_ended(changing: Transaction) -> None:
@@ -129,10 +158,9 @@ def forget_ended(changing: Transaction) -> None:
     """
     busy = {job.name for job in jobs(changing) if job.kind == "Download"}
     unheard = {alert.source for alert in alerts.pending(changing)}
-    record = changing.record(RECORD)
-    ended = record.get("ended", [])
+    ended = _ended(changing)
     # Names of before this list are in no order: they go first.
-    names = [*(name for name in record.get("status", {}) if name not in ended), *ended]
+    names = [*(name for name in waiting.members(changing, RECORD, "status") if name not in ended), *ended]
     over = [
         name
         for name in names
@@ -146,41 +174,57 @@ def forget_ended(changing: Transaction) -> None:
 
 
 def status_of(looking: Transaction, name: str) -> int:
-    found = looking.record(RECORD).get("status", {}).get(name, DownloadStatus.IDLE)
+    found = waiting.members(looking, RECORD, "status").get(name, DownloadStatus.IDLE)
     return found if isinstance(found, int) else int(DownloadStatus.IDLE)  # a word of a later version says nothing here
 
 
 def set_status(changing: Transaction, name: str, status: DownloadStatus) -> None:
-    statuses = changing.record(RECORD).get("status", {})
+    statuses = waiting.members(changing, RECORD, "status")
     known = {key: value for key, value in statuses.items() if changing.find((*DOWNLOAD, key))}
     changing.update_record(RECORD, status={**known, name: int(status)})
 
 
 def set_jobs(changing: Transaction, wanted: Sequence[Job]) -> None:
     """Make these the waiting jobs, in order."""
-    set_waiting(changing, RECORD, wanted)
+    waiting.set_waiting(changing, RECORD, wanted, _read)
 
 
 def finish(changing: Transaction, job: Job, result: int, identifier: str, status: DownloadStatus | None = None) -> None:
     """End a job: out of the list, and its alert into the queue."""
     set_jobs(changing, [each for each in jobs(changing) if each.id != job.id])
+    _drop_trial(changing)
+    if status is not None and job.kind == "Download":
+        _over(changing, job.name, status)
+    alerts.put(changing, _alert(f"scomo-{job.id}", job, result, identifier or job.name))
+
+
+def _drop_trial(changing: Transaction) -> None:
     record = changing.record(RECORD)
     if record.pop("trial", None) is not None:
         changing.set_record(RECORD, record)
-    if status is not None and job.kind == "Download":
-        set_status(changing, job.name, status)
-        record = changing.record(RECORD)
-        before = [name for name in record.get("ended", []) if name != job.name and changing.find((*DOWNLOAD, name))]
-        changing.set_record(RECORD, {**record, "ended": [*before, job.name]})
-    alert = alerts.GenericAlert(
-        id=f"scomo-{job.id}",
+
+
+def _ended(looking: Transaction) -> list[str]:
+    found = looking.record(RECORD).get("ended", [])
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+
+def _over(changing: Transaction, name: str, status: DownloadStatus) -> None:
+    """A download has ended, with this status."""
+    set_status(changing, name, status)
+    before = [other for other in _ended(changing) if other != name and changing.find((*DOWNLOAD, other))]
+    changing.update_record(RECORD, ended=[*before, name])
+
+
+def _alert(alert_id: str, job: Job, result: int, identifier: str) -> alerts.GenericAlert:
+    return alerts.GenericAlert(
+        id=alert_id,
         type=alerts.SCOMO_TYPE,
         source=show(job.base),
-        data=f"<ResultCode>{result}</ResultCode><Identifier>{_escaped(identifier or job.name)}</Identifier>",
+        data=f"<ResultCode>{result}</ResultCode><Identifier>{_escaped(identifier)}</Identifier>",
         correlator=job.correlator,
         mark="informational" if result == SUCCESS else "critical",
     )
-    alerts.put(changing, alert)
 
 
 def _escaped(text: str) -> str:

@@ -109,6 +109,8 @@ class Fumo:
             raise Refusal(Code.NOT_ALLOWED, "nothing to execute")
         if len(call.correlator) > NAME_CHARS_MAX:
             raise Refusal(Code.TOO_LARGE, f"a correlator has at most {NAME_CHARS_MAX} characters")
+        if firmware.is_damaged(changing):  # its server hears of it before the record is another job's
+            raise Refusal(Code.COMMAND_FAILED, "the record of the job before is damaged, and is being ended")
         job = firmware.load(changing)
         url = changing.text((*call.path, "PkgURL"))
         if job.active:
@@ -144,7 +146,7 @@ class Fumo:
         if path != PKG_DATA:
             return
         job = firmware.load(changing)
-        if job.active:
+        if job.active or firmware.is_damaged(changing):
             raise Refusal(Code.COMMAND_FAILED, "a firmware job is under way")
         firmware.save(changing, firmware.Job(state=job.after(firmware.Event.DATA_BROUGHT).state, reported=job.reported))
 

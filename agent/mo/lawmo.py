@@ -67,6 +67,8 @@ class Lawmo:
         if operation in LOCKS:
             device.set_locked(changing, LOCKS[operation])
             return Code.OK
+        if device.is_damaged(changing):
+            device.end_damaged(changing)  # its server hears of it before the record is another order's
         last = device.load(changing)
         if call.correlator and (last.operation, last.correlator) == (operation, call.correlator):
             return Code.ACCEPTED  # the server has lost our answer

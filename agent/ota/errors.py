@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
+from omadm.addresses import AddressError, check_address
 from omadm.descriptor import Report
 from updateagent.errors import Code
 
@@ -58,12 +58,9 @@ class RetryableDownloadError(Exception):
 def check_url(url: str) -> None:
     """Check that a URL is one of https with a host. Raises `DownloadError` 411 for what can never be fetched."""
     try:
-        parts = urlsplit(url)
-        usable = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or len(url) > URL_CHARS_MAX or not url.isascii() or not url.isprintable() or " " in url:
-        raise DownloadError(411, 1402, f"not an https URL: {url[:80]!r}")
+        check_address(url, ascii_max=URL_CHARS_MAX)
+    except AddressError as error:
+        raise DownloadError(411, 1402, f"not an https URL: {url[:80]!r} {error}") from error
 
 
 def status_error(status: int, headers: Mapping[str, str]) -> Exception:

@@ -22,7 +22,7 @@ from updateagent.errors import NOT_FOUND as NOT_INSTALLED
 
 LOG = logging.getLogger("agent.update")
 
-NOT_FOUND = UNKNOWN = 1400  # an error of the device, of no kind that has a number of its own
+NOT_FOUND = UNKNOWN = software.DEVICE_ERROR
 NO_ROOM_DOWNLOAD = 1404  # "memory error at download" (SCOMO 1.0, section 7)
 NO_ROOM_INSTALL = 1406
 TRIALS_MAX = 3  # of one activation; the device may have restarted because of what was started
@@ -63,6 +63,11 @@ class SoftwareJobs:
 
     def step(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Carry out the first waiting job, if there is one."""
+        if software.is_damaged(self._tree.view()):
+            with self._tree.transaction() as changing:
+                software.end_damaged(changing)
+            LOG.error("software jobs cannot be read: ended as failed", extra={"event": "software.job.damaged"})
+            self._deps.on_alert()
         waiting = software.jobs(self._tree.view())
         if not waiting:
             return

@@ -144,6 +144,8 @@ class PackageWorker:
             self._prepared = True
         self._show()
         self._take_result()
+        if firmware.is_damaged(self._tree.view()):
+            self._end_damaged()
         job = firmware.load(self._tree.view())
         if job.active and job.state in {State.DOWNLOADING, State.DOWNLOADED}:
             self._firmware_job(job, stop, beat)
@@ -152,6 +154,15 @@ class PackageWorker:
         else:
             self._software.look()
             self._software.step(stop, beat)
+
+    def _end_damaged(self) -> None:
+        """End a job that cannot be read. What is with the Update Agent is told by its result, which names the job."""
+        if self._handover.requested() or self._handover.result() or self._handover.status().state != "idle":
+            return
+        with self._tree.transaction() as changing:
+            firmware.end_damaged(changing)
+        LOG.error("a firmware job cannot be read: ended as failed", extra={"event": "update.job.damaged"})
+        self._deps.on_alert()
 
     def _discard_leftovers(self) -> None:
         """The package of a job that had ended when the power went."""

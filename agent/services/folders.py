@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 from agent.services.active import ActiveService, user_of
-from agent.services.room import ENTRY_KIB
+from agent.services.room import COUNTED_TIMES, ENTRY_KIB
 from updateagent.disk import RealDisk
 from updateagent.software.component import DYNAMIC_USER
 
@@ -102,9 +102,9 @@ class ServiceFolders:
 
 
 def kept_kib(folder: Path, limit_kib: int) -> int:
-    """How much lies in a folder, as it is on the disk. Counts on to twice the limit only, so that it takes a bounded
-    time, and takes folders that are too deep to be looked into for as much as that. Links are not followed."""
-    most, found, folders = 2 * limit_kib, 0, [str(folder)]
+    """How much lies in a folder, as it is on the disk. Counts to `COUNTED_TIMES` the limit only, so that it takes a
+    bounded time, and takes folders that are too deep to be looked into for as much as that. Links are not followed."""
+    most, found, folders = COUNTED_TIMES * limit_kib, 0, [str(folder)]
     while folders and found < most:
         try:
             with os.scandir(folders.pop()) as entries:

@@ -153,7 +153,7 @@ class OwnSupervisor:
         sweep(self._mark, service_id)
 
     def kept_kib(self, service_id: str) -> int:
-        """What a service keeps, up to twice of what it may."""
+        """What a service keeps, as far as it is counted."""
         return kept_kib(self._folders.home(service_id), self._kept_kib_max)
 
     def stopped_for_room(self, active: ActiveService, why: str) -> str:
@@ -231,7 +231,9 @@ class _Running:
             self._tell(wall)
 
     def look_at_room(self, now: float) -> None:
-        """See whether it keeps too much."""
+        """See whether it keeps too much, unless that is settled."""
+        if self.core.keeps_too_much and self.core.state is State.OVER:
+            return
         self.kept_kib = self._home.kept_kib(self.active.id)
         self.core.keeps(self.kept_kib, now)
 

@@ -14,6 +14,7 @@ from omadm.readings import EventReport
 
 KEPT_KIB = 16 << 10  # unless the settings say otherwise
 ENTRY_KIB = 4  # what an entry takes at least, with its inode and its place in a folder
+COUNTED_TIMES = 64  # the limit: what is more is not counted, so that looking takes a bounded time
 CLEAN_UP_S = 60.0  # that a program has which finds too much at its start, such as a version that mends the one before
 NAME = "the program of a software package was stopped: it keeps too much"
 
@@ -35,13 +36,13 @@ class Room:
         at first was there before: it may become less for `CLEAN_UP_S`, and not more."""
         limit = self.limit_kib
         if self._allowed is None:
-            self._allowed, self._until = (kib if kib < 2 * limit else limit), now + CLEAN_UP_S
+            self._allowed, self._until = (kib if kib < COUNTED_TIMES * limit else limit), now + CLEAN_UP_S
         if kib <= limit:
             self._allowed = limit
             return ""
         if kib <= self._allowed and now < self._until:
             return ""
-        shown = f"{kib} KiB" if kib < 2 * limit else f"{2 * limit} KiB and more"
+        shown = f"{kib} KiB" if kib < COUNTED_TIMES * limit else f"{kib} KiB and more"
         return f"keeps {shown} in its folder, {limit} KiB are allowed"
 
 

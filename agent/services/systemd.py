@@ -74,7 +74,7 @@ class Systemd:
         self._kept_kib_max = kept_kib_max
         self._on_alarm = on_alarm
         self._rooms: dict[ActiveService, Room] = {}
-        self._full: dict[ActiveService, str] = {}  # stopped for what it keeps, and why
+        self._full: dict[ActiveService, tuple[str, int]] = {}  # stopped for what it keeps: why, and how much
         self._clock = clock
         self._unit_dir = unit_dir
         self._folders = ServiceFolders(state_dir, root=True)
@@ -181,19 +181,23 @@ class Systemd:
         found: dict[str, int] = {}
         stopped = False
         for service_id, active in self._wanted.items():
+            if active in self._full:
+                found[service_id] = self._full[active][1]
+                continue
             found[service_id] = kept_kib(self._home(service_id), self._kept_kib_max)
             why = self._rooms[active].exceeded(found[service_id], self._clock.monotonic())
-            if why and active not in self._full and not stopped:
-                self._stop_for_room(active, why)
+            if why and not stopped:
+                self._stop_for_room(active, why, found[service_id])
                 stopped = True
         return found
 
-    def _stop_for_room(self, active: ActiveService, why: str) -> None:
+    def _stop_for_room(self, active: ActiveService, why: str, kib: int) -> None:
         code, _ = self._systemctl("stop", unit_name(active.id))
         if code != 0:
             return  # it is tried again with the next look
-        why += make_room(self._home(active.id))
-        self._full[active] = why
+        gone = make_room(self._home(active.id))
+        why += gone
+        self._full[active] = why, 0 if gone else kib
         LOG.warning("service %s %s: over: %s", active.id, active.version, why, extra={"event": "service.over"})
         self._on_alarm(active.id, active.version, why)
 
@@ -204,7 +208,7 @@ class Systemd:
 
     def _status(self, active: ActiveService) -> ServiceStatus:
         if active in self._full:
-            return ServiceStatus(active.id, active.version, "over", detail=self._full[active])
+            return ServiceStatus(active.id, active.version, "over", detail=self._full[active][0])
         if active.id in self._failed:
             return ServiceStatus(active.id, active.version, "over", failed_starts=1, detail=self._failed[active.id])
         code, text = self._run(["systemctl", "show", unit_name(active.id), f"--property={','.join(PROPERTIES)}"])

@@ -7,16 +7,18 @@ names the file that holds one, and that file must belong to its reader alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.settings.mqtt import MqttConfig, mqtt_config
+from agent.settings.places import Place, place_of, place_of_endpoint
 from agent.settings.reader import REQUIRED, ConfigError, Problem, Section, compose
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import LocalError
 from dlms.link.datalink import PARITIES, PUBLIC_CLIENT, LineSettings
+from omadm.addresses import AddressError, check_address
 from omadm.auth import ACCOUNT_SECURITY, ALGORITHMS, AUTH_TYPES
 from omadm.ssmp.limits import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
 from plc.endpoint import Endpoint, OptionValue
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Config", "ConfigError", "load"]
 
 DAY_S = 86_400
+ADVERTISE_CHARS_MAX = 248  # below what registration and head-end take
 EXIT_CONFIG = 2  # of programs that a `ConfigError` or `SecretError` ends
 MANAGEMENT_LOGICAL_DEVICE = 1  # its SAP; every meter has one
 OWN_HABIT = Asking()
@@ -465,9 +468,19 @@ def _registered(section: Section, key: str) -> str:
     return text
 
 
+def _address(section: Section, key: str, text: str, *schemes: str, ascii_max: int = 0) -> str:
+    """The text of a key, which is a URL as everybody reads it (`omadm.addresses`) and names no user, or empty."""
+    try:
+        if text:
+            check_address(text, schemes, user=False, ascii_max=ascii_max)
+    except AddressError as error:
+        section.note(key, f"wanted an {' or '.join(schemes)} URL: it {error}")
+    return text
+
+
 def _security_server(section: Section) -> SecurityServerConfig:
     server = SecurityServerConfig(
-        url=section.text("url", pattern=r"https://[^/\s@]+(/\S*)?", wanted="an https URL"),
+        url=_address(section, "url", section.text("url"), "https"),
         ca_file=section.path("ca_file"),
     )
     section.end()
@@ -482,12 +495,13 @@ def _dm(section: Section) -> DmConfig:
         push = PushConfig(
             host=listen.text("host", "0.0.0.0"),  # noqa: S104 - pushes come from the head-end's network
             port=listen.integer("port", REQUIRED, 0, 65_535),
-            advertise=listen.text(
+            advertise=_address(
+                listen,
                 "advertise",
-                "",
-                pattern=r"https?://[!-~]{1,240}",
-                wanted="an http or https URL of up to 240 ASCII characters",
-                filled=False,
+                listen.text("advertise", "", filled=False),
+                "http",
+                "https",
+                ascii_max=ADVERTISE_CHARS_MAX,
             ),
             standard=listen.flag("standard", default=False),
         )
@@ -535,8 +549,31 @@ def _ports(top: Section) -> tuple[PortConfig, ...]:
             section.note("name", f"another port has the name {port.name!r}")
         if port.url and any(port.url == other.url for other in ports):
             section.note("url", f"another port has the URL {port.url!r}")
+        else:
+            _note_same_place(section, port, ports)
         ports.append(port)
     return tuple(ports)
+
+
+def _note_same_place(section: Section, port: PortConfig, others: Sequence[PortConfig]) -> None:
+    """Note where a port, or a meter of its own, leads to what a port before it leads to under another name."""
+    taken = {place: where for other in others for place, where in _places(other)}
+    for place, where in _places(port):
+        if place in taken:
+            section.note("url" if port.url else "meters", f"{where} is the same as {taken[place]}")
+
+
+def _places(port: PortConfig) -> Iterator[tuple[Place, str]]:
+    """What a port leads to, each in words as well."""
+    if port.url:
+        yield place_of(port.url), f"{port.url!r} of port {port.name}"
+    for meter in port.meters if port.protocol.own_urls else ():
+        try:
+            endpoint = port.endpoint(meter.address)
+        except PlcLocalError:
+            continue  # which is said of the meter
+        if endpoint is not None:
+            yield place_of_endpoint(endpoint), f"{meter.url!r} of meter {meter.address} of port {port.name}"
 
 
 def _port(section: Section) -> PortConfig:
@@ -573,6 +610,8 @@ def _port_meters(section: Section, port: PortConfig) -> tuple[PortMeterConfig, .
             entry.note("address", f"another meter of this port has the address {meter.address}")
         if meter.url and any(meter.url == other.url for other in meters):
             entry.note("url", f"another meter of this port has the URL {meter.url!r}")
+        elif meter.url and (same := [other for other in meters if place_of(other.url) == place_of(meter.url)]):
+            entry.note("url", f"{meter.url!r} is the same as {same[0].url!r} of meter {same[0].address}")
         meters.append(meter)
     opened = [meter for meter in meters if meter.mode_e is not None]
     if len(opened) > 1 and not all(meter.mode_e for meter in opened):

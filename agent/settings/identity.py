@@ -36,7 +36,7 @@ def read_password(file: Path) -> str:
         lines = read_private(file).decode("utf-8").splitlines()
     except ValueError:
         raise SecretError(f"{file}: is no text") from None
-    if not lines or not lines[0]:
+    if not lines or not lines[0].strip():
         raise SecretError(f"{file}: holds no password")
     return lines[0]
 

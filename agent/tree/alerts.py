@@ -39,22 +39,28 @@ class GenericAlert:
 
 def pending(looking: Transaction) -> tuple[GenericAlert, ...]:
     """In the order they were put."""
-    return tuple(_alert(entry) for entry in looking.record(RECORD).get("list", []))
+    return tuple(_alert(entry) for entry in _entries(looking))
 
 
 def put(changing: Transaction, alert: GenericAlert) -> None:
     """Queue; an alert with the same id is replaced."""
-    entries = [entry for entry in changing.record(RECORD).get("list", []) if entry.get("id") != alert.id]
+    entries = [entry for entry in _entries(changing) if entry.get("id") != alert.id]
     changing.set_record(RECORD, {"list": [*entries, asdict(alert)][-PENDING_MAX:]})
 
 
 def take(changing: Transaction, alert_id: str) -> GenericAlert | None:
     """Remove an acknowledged alert; `None` when it is not there any more."""
-    entries = changing.record(RECORD).get("list", [])
+    entries = _entries(changing)
     found = [_alert(entry) for entry in entries if entry.get("id") == alert_id]
     if found:
         changing.set_record(RECORD, {"list": [entry for entry in entries if entry.get("id") != alert_id]})
     return found[0] if found else None
+
+
+def _entries(looking: Transaction) -> list[Mapping[str, Any]]:
+    """Without those that are none, which must not keep the others from the server."""
+    found = looking.record(RECORD).get("list", [])
+    return [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
 
 
 def _alert(entry: Mapping[str, Any]) -> GenericAlert:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Flag, StrEnum, auto
 
+from omadm.addresses import AddressError, check_address
+
 Path = tuple[str, ...]
 
 ANY = "*"
@@ -259,6 +261,9 @@ def one_of(*words: str) -> Callable[[str], None]:
 
 
 def https_url(text: str) -> None:
-    """A check for `NodeSpec.check`: an absolute https URL, or nothing."""
-    if text and (not text.startswith("https://") or len(text) <= len("https://") or not text.isprintable()):
-        raise ValueError("an https URL expected")
+    """A check for `NodeSpec.check`: an absolute https URL of a host (`omadm.addresses`), or nothing."""
+    if text:
+        try:
+            check_address(text)
+        except AddressError as error:
+            raise ValueError(f"an https URL expected: it {error}") from error

@@ -57,6 +57,11 @@ class Transaction:
 
     # -- looking ----------------------------------------------------------------------------------------------
 
+    @property
+    def wall(self) -> int:
+        """Seconds since 1970 when this was begun."""
+        return self._wall
+
     def find(self, path: Path) -> ExistingNode | None:
         """The node at `path`, whoever asks."""
         spec, node = self._schema, self.state.root

@@ -7,10 +7,10 @@ from functools import lru_cache
 
 from agent.tree.schema import DEPTH_MAX, PATH_CHARS_MAX, SEGMENT_CHARS_MAX, Path
 from omadm.codes import Code, Refusal
+from omadm.syncml.tnds import PROPERTIES
 
-PROPERTIES = ("ACL", "Format", "Name", "Size", "Title", "TStamp", "Type", "VerNo")
 LISTS = ("Struct", "StructData", "TNDS")
-TNDS_PROPERTIES = ("ACL", "Format", "Name", "Size", "Title", "TStamp", "Type", "VerNo", "Value")
+TNDS_PROPERTIES = (*PROPERTIES, "Value")
 _FORBIDDEN = frozenset("/?*")
 
 

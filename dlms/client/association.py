@@ -311,6 +311,7 @@ class Association(Stateful[State, Event]):
         """Send the first APDU of a service. Raises `LocalError` unless READY."""
         self._step(Event.REQUEST)
         self._invoke_ids.clear()
+        self._answered_asking = None
         self._start(exchange)
 
     @property
@@ -498,6 +499,7 @@ class Association(Stateful[State, Event]):
         following = exchange.advance(apdu)
         self._stale_refusals = 0  # packets do not overtake each other: what was behind has come or is lost
         if isinstance(following, bytes):
+            del self._invoke_ids[:-1]  # the next block is asked for by the number of this one
             self._step(Event.BLOCK)
             self._send(following)
         elif self._state is State.PROVING:

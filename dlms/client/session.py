@@ -386,7 +386,7 @@ class MeterSession(Stateful[State, Event]):
             self._on_association(event)
         while apdu := self._association.take_output():
             if not again:  # the next block is asked for, so the one before has come
-                self._answer_came(None)
+                self._answer_came(self._association.answered_asking)
                 self._asked_at = [self._now]
             self._link.send(apdu, self._now)
             self._arm()

@@ -20,6 +20,7 @@ from pathlib import Path
 BUSY = frozenset({errno.EBUSY, errno.EWOULDBLOCK})  # of TIOCEXCL, of flock
 PSEUDO_TERMINALS = range(136, 144)  # majors of Unix98 slaves, Documentation/admin-guide/devices.txt
 PROC = Path("/proc")
+THIS_PROCESS = "this process"  # where it holds a device itself
 
 
 def keep_others_out(descriptor: int) -> None:
@@ -37,7 +38,7 @@ def holder_of(device: str, proc: Path = PROC) -> str:
     """Return who has `device` open, such as `dcu-agent (process 417)`; empty where /proc does not tell."""
     for pid in (*_lockers(device, proc), *_openers(device, proc)):
         if pid == os.getpid():
-            return "this process"
+            return THIS_PROCESS
         try:
             name = (proc / str(pid) / "comm").read_text(errors="replace").strip()
         except OSError:

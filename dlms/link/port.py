@@ -54,6 +54,11 @@ class SocketPort:
         self._write_timeout_s = write_timeout_s
         self._wake: list[int] = []
 
+    @property
+    def network(self) -> socket.socket:
+        """The socket that this is."""
+        return self._socket
+
     def wake_by(self, descriptor: int) -> None:
         """Have a `read` return b"" early while this file descriptor is readable."""
         self._wake = [descriptor]
@@ -146,6 +151,12 @@ class SerialPort:
             self._port.write(data)
         except (OSError, ValueError) as error:
             raise LinkError(f"serial port {self._name}: {error}") from error
+
+    @property
+    def network(self) -> socket.socket | None:
+        """The socket to the port of another machine; `None` for one of this machine."""
+        found = getattr(self._port, "_socket", None)  # pyserial has no other way to it
+        return found if hasattr(found, "getpeername") else None
 
     @property
     def baudrate(self) -> int:

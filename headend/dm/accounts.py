@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, insert, select, update
 
 from headend.dm.tables import accounts
 from headend.sealing import columns
+from omadm.addresses import AddressError, check_address
 from omadm.auth import NONCE_BYTES
 from omadm.bootstrap import Account
 
 SECRET_BYTES = 32
 MESSAGE, SESSION = "message", "session"  # what the device's credentials are accepted for
 PUSH_URL_CHARS_MAX = 255
-_PUSH_URL = re.compile(rf"https?://[!-~]{{1,{PUSH_URL_CHARS_MAX - 8}}}", re.ASCII)
 
 
 class UnknownDevice(LookupError):
@@ -145,7 +143,9 @@ def set_push_url(conn: Connection, device_id: str, url: str) -> bool:
     Returns False and keeps the old one when it is not an http or https URL. Call it only with what a device sent in an
     authenticated session.
     """
-    if url and not _usable(url):
+    try:
+        check_push_url(url)
+    except AddressError:
         return False
     conn.execute(
         update(accounts)
@@ -155,14 +155,10 @@ def set_push_url(conn: Connection, device_id: str, url: str) -> bool:
     return True
 
 
-def _usable(url: str) -> bool:
-    if not _PUSH_URL.fullmatch(url):
-        return False
-    try:
-        parts = urlsplit(url)
-        return bool(parts.hostname) and parts.username is None and parts.port != 0
-    except ValueError:
-        return False
+def check_push_url(url: str) -> None:
+    """Check that a device can be called there; empty: nowhere. Raises `AddressError`."""
+    if url:
+        check_address(url, ("http", "https"), user=False, ascii_max=PUSH_URL_CHARS_MAX)
 
 
 def next_push(conn: Connection, device_id: str) -> tuple[Account, str, int]:

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, String, and_, cast, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, String, and_, case, cast, func, or_, select
 
 from headend import db
 from headend.metering import gaps as listed
@@ -44,8 +44,9 @@ def listing(
 def _here(engine: Engine, ids: Sequence[int]) -> dict[int, list[int]]:
     """The slots of these ranges of which all readings are here, trusted, by range.
 
-    Batches cut visits, and damage takes what was not sent: of some slots a part is here. How many attributes a task
-    reads of a meter is known from its other runs: a slot with fewer stays missing.
+    Batches cut visits, and damage takes what was not sent: of some slots a part is here. Which attributes a task reads
+    of a meter is known from its other runs: a slot with fewer stays missing. An error in the place of a value is what
+    the visit gave, where there is a value beside it.
     """
     columns = readings.c
     within = and_(
@@ -56,36 +57,53 @@ def _here(engine: Engine, ids: Sequence[int]) -> dict[int, list[int]]:
         or_(gaps.c.last.is_(None), columns.run <= gaps.c.last),
         columns.profile.is_(None),
         columns.trusted,
-        columns.error.is_(None),
     )
     found: dict[int, list[int]] = defaultdict(list)
     series = (gaps.c.device, gaps.c.meter, gaps.c.task)
-    whole: dict[tuple[object, ...], int] = {}
+    usual: dict[tuple[object, ...], set[str]] = {}
     with db.reader(engine).begin() as connection:
         for at in range(0, len(ids), IDS_PER_QUERY):
             wanted = gaps.c.id.in_(ids[at : at + IDS_PER_QUERY])
-            counted = select(gaps.c.id, columns.run, _ATTRIBUTES, *series).join(readings, within).where(wanted)
-            for gap, run, attributes, *key in connection.execute(counted.group_by(gaps.c.id, columns.run, *series)):
-                if tuple(key) not in whole:
-                    whole[tuple(key)] = _attributes_of(connection, *key)
-                if attributes >= whole[tuple(key)]:
+            counted = select(gaps.c.id, columns.run, _VALUES, _ERRORS, *series).join(readings, within).where(wanted)
+            counted = counted.group_by(gaps.c.id, columns.run, *series).order_by(gaps.c.id, columns.run)
+            for gap, run, values, errors, *key in connection.execute(counted).all():
+                device, meter, task = key
+                if (device, meter, task) not in usual:
+                    usual[device, meter, task] = _attributes_of(connection, device, meter, task)
+                wanted_of = usual[device, meter, task]
+                lacking = len(wanted_of) - values
+                if lacking > 0 and values and errors >= lacking:
+                    lacking -= len(_errors_of(connection, device, meter, task, run) & wanted_of)
+                if values and lacking <= 0:
                     found[gap].append(run)
     return found
 
 
-_ATTRIBUTES = func.count(func.distinct(readings.c.obis + "/" + cast(readings.c.attr, String)))
+_ATTRIBUTE = readings.c.obis + "/" + cast(readings.c.attr, String)
+_VALUES = func.count(func.distinct(case((readings.c.error.is_(None), _ATTRIBUTE))))
+_ERRORS = func.count(func.distinct(case((readings.c.error.is_not(None), _ATTRIBUTE))))
 
 
-def _attributes_of(connection: Connection, device: str, meter: str, task: str) -> int:
-    """How many attributes the fullest of the newest runs of a task has brought of a meter."""
+def _of_task(device: str, meter: str, task: str) -> ColumnElement[bool]:
     columns = readings.c
-    of_task = and_(
-        columns.device == device, columns.meter == meter, columns.task == task, columns.profile.is_(None),
-        columns.trusted, columns.error.is_(None),
-    )  # fmt: skip
-    newest = select(columns.run, _ATTRIBUTES.label("attributes")).where(of_task).group_by(columns.run)
-    newest = newest.order_by(columns.run.desc()).limit(RUNS_COMPARED)
-    return max((attributes for _, attributes in connection.execute(newest)), default=0)
+    mine = and_(columns.device == device, columns.meter == meter, columns.task == task)
+    return and_(mine, columns.profile.is_(None), columns.trusted)
+
+
+def _attributes_of(connection: Connection, device: str, meter: str, task: str) -> set[str]:
+    """The attributes of which the fullest of the newest runs of a task has brought values of a meter."""
+    run, of_task = readings.c.run, and_(_of_task(device, meter, task), readings.c.error.is_(None))
+    newest = select(run, _VALUES.label("values")).where(of_task).group_by(run).order_by(run.desc())
+    fullest = max(connection.execute(newest.limit(RUNS_COMPARED)).all(), key=lambda row: row[1], default=None)
+    if fullest is None:
+        return set()
+    return set(connection.scalars(select(_ATTRIBUTE).where(of_task, run == fullest[0])))
+
+
+def _errors_of(connection: Connection, device: str, meter: str, task: str, run: int) -> set[str]:
+    """The attributes that one run has brought errors of."""
+    of_run = and_(_of_task(device, meter, task), readings.c.run == run, readings.c.error.is_not(None))
+    return set(connection.scalars(select(_ATTRIBUTE).where(of_run)))
 
 
 def _parts(row: Row, here: Sequence[int]) -> Iterator[Row]:

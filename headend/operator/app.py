@@ -34,6 +34,7 @@ from headend.operator.zones import posix_zone
 from headend.security import certificates, devices, records
 from headend.software.repository import DEFAULT_TYPE, PackageStore, PackageStoreError
 from headend.software.repository import shown as described
+from omadm.addresses import AddressError
 from omadm.auth import SECRET_TYPES
 from omadm.bootstrap import Account
 from omadm.local_time import ZoneError
@@ -287,6 +288,10 @@ def _device_action_routes(deps: OperatorDeps) -> list[Route]:
             raise web.HttpProblem(400, f"auth is one of {', '.join(SECRET_TYPES)}, push_url a URL")
         if accepts not in (accounts.MESSAGE, accounts.SESSION) or (accepts == accounts.SESSION and kind == "HMAC"):
             raise web.HttpProblem(400, "accepts: message, or session for DIGEST and BASIC")
+        try:
+            accounts.check_push_url(push_url)
+        except AddressError as error:
+            raise web.HttpProblem(400, f"push_url: an http or https URL is expected: it {error}") from error
         device_id = request.path_params["device"]
         await require_in_service(request, device_id)
         url = f"{deps.urls()['dm']}{dm_routes.PATH}"
@@ -302,8 +307,7 @@ def _device_action_routes(deps: OperatorDeps) -> list[Route]:
                 accepts=accepts,
                 now=deps.wall(),
             )
-            if not accounts.set_push_url(connection, device_id, push_url):
-                raise web.HttpProblem(400, "push_url: an http or https URL is expected")
+            accounts.set_push_url(connection, device_id, push_url)
             return made
 
         account = await _write(deps, work)

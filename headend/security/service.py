@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,6 +27,7 @@ from headend.security import certificate_renewals, certificates, clones, devices
 from headend.security.clones import Registering
 from headend.security.limits import Limits, network_of
 from omadm import bootstrap
+from omadm.addresses import AddressError
 from omadm.bootstrap import Account
 from omadm.ssmp import certificates as x509
 from omadm.ssmp import wire
@@ -274,7 +276,8 @@ class SecurityService:
         who = Registering(device_id, confirmed.held, peer)
         unexpected = clones.observe(connection, who, now)
         lost = not clones.lost_nothing(connection, who)
-        install_account(connection, device_id, account, confirmed.info.push_url, now, lost=lost)
+        info, unusable = _callable(confirmed.info)
+        install_account(connection, device_id, account, info.push_url, now, lost=lost)
         clones.remember(connection, who, account, now, unexpected=unexpected)
         unable = confirmed.unable or session.unable
         if (session.renews or session.renews_certificate) and not unable:
@@ -289,9 +292,9 @@ class SecurityService:
             certificates.used(connection, device_id, session.certificate)
             certificate_renewals.used(connection, device_id, x509.read(session.certificate), now)
             issued = self._issue(connection, device_id, session.certificate, confirmed.request)
-        devices.registered(connection, device_id, confirmed.info, now)
+        devices.registered(connection, device_id, info, now)
         text = "registered, and another certificate issued" if issued else "registered"
-        devices.note(connection, device_id, peer, 200, f"{text}; {ended}" if ended else text, now)
+        devices.note(connection, device_id, peer, 200, "; ".join(each for each in (text, ended, unusable) if each), now)
         session.acknowledge(issued)
 
     def _end_order(self, connection: Connection, session: ServerSession, unable: str, now: float) -> str:
@@ -337,6 +340,16 @@ class SecurityService:
         LOG.warning("%s refused from %s", session.device_id, peer, extra={"event": "ssmp.refused"})
         with self._engine.begin() as connection:
             devices.note(connection, session.device_id, peer, refusal.code, refusal.text, self._wall())
+
+
+def _callable(info: wire.RegistrationInfo) -> tuple[wire.RegistrationInfo, str]:
+    """What a device has told, without a push URL at which nobody can call it; and what is wrong with that. It registers
+    all the same: it polls."""
+    try:
+        accounts.check_push_url(info.push_url)
+    except AddressError as error:
+        return replace(info, push_url=""), f"its push URL {error}, and is not used"
+    return info, ""
 
 
 def _is_of(session: ServerSession, *keys: bytes) -> bool:

@@ -3,7 +3,8 @@
 `GET|HEAD /packages/NAME`: the package, with ranges. `GET /descriptors/NAME`: its download descriptor (OMA Download OTA
 1.0), which for a delta names what it was made from and where the full package is. `POST /install-notify/NAME`: a report
 on it. `?device=ID&pass=PASS`, as the URLs of jobs have it, says who downloads, so that a device that is switched off is
-refused. Packages are signed, not secret: unless the server is told otherwise, whoever names no device is served too.
+refused. Packages are signed, not secret: unless the server is told otherwise, whoever names no device is served too. A
+report counts as the device's, so it needs the device's own pass in any case.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from omadm import descriptor as dd
 
 LOG = logging.getLogger("headend.software")
 
+NEEDS_PASS = "the URL of a device's own job is needed, and that it is switched on"
 CHUNK_BYTES = 64 * 1024
 REPORT_BYTES_MAX = 256
 _REPORT = re.compile(rb"(\d{3})(?:[ \t]+([ -~]*))?\s*", re.ASCII)
@@ -47,7 +49,7 @@ class PackageAnswer(Response):
         package: Package,
         part: Slice,
         headers: dict[str, str],
-        admit: Callable[[], None],
+        admit: Callable[[], object],
         done: Callable[[int], None],
     ) -> None:
         super().__init__(status_code=part.status, media_type=None, headers=headers)
@@ -101,7 +103,8 @@ async def _watch(receive: Receive, gone: asyncio.Event) -> None:
 
 
 class _Admission:
-    """Decides who may download: a device by its pass, and others where the server is open to all."""
+    """Decides who may download: a device by its pass, and others where the server is open to all. A report is taken
+    from a device only."""
 
     def __init__(self, engine: Engine, open_to_all: bool, wall: Callable[[], float]) -> None:
         self._engine = engine
@@ -109,16 +112,33 @@ class _Admission:
         self._wall = wall
         self._refusals = access.RefusalLog(engine)
 
-    def admit(self, device: str, shown: str, peer: str) -> None:
-        """Let a client pass, or write down that a device was refused. Raises `HttpProblem` 403 for the latter and for
-        who shows no pass where one is needed."""
+    def admit(self, device: str, shown: str, peer: str) -> bool:
+        """Let a client pass, or write down that a device was refused. Returns whether it has proven to be the device.
+        Raises `HttpProblem` 403 for one that was refused, and for who shows no pass where one is needed."""
         with db.reader(self._engine).begin() as connection:
             proven = passes.shows_pass(connection, device, shown) and access.knows(connection, device)
             admitted = access.admits(connection, device)
         if proven and not admitted:
             self._refusals.note(device, access.Door.DOWNLOADS, peer, self._wall())
         if not admitted or not (proven or self._open_to_all):
-            raise web.HttpProblem(403, "the URL of a device's own job is needed, and that it is switched on")
+            raise web.HttpProblem(403, NEEDS_PASS)
+        return proven
+
+    def admit_report(self, device: str, shown: str, peer: str) -> None:
+        """Take a report of a device that shows its own pass, and is switched on. Raises `HttpProblem` 403 otherwise,
+        and writes that down under the name of a device that is enrolled."""
+        with db.reader(self._engine).begin() as connection:
+            known = access.knows(connection, device)
+            proven = known and passes.shows_pass(connection, device, shown)
+            admitted = access.admits(connection, device)
+        if proven and admitted:
+            return
+        if known:
+            door = access.Door.DOWNLOADS if proven else access.Door.REPORT
+            self._refusals.note(device, door, peer, self._wall())
+        event = {"event": "software.report.refused"}
+        LOG.info("a report from %s in the name of %r: refused", peer, device, extra=event)
+        raise web.HttpProblem(403, NEEDS_PASS)
 
 
 class _Endpoints:
@@ -132,12 +152,14 @@ class _Endpoints:
         self._admission = admission
         self._wall = wall
 
-    def _admit(self, request: Request) -> None:
-        peer = request.client.host if request.client else "unknown"
-        self._admission.admit(_device(request), request.query_params.get("pass", ""), peer)
+    def _admit(self, request: Request) -> bool:
+        return self._admission.admit(*_claim(request))
 
     async def _find(self, request: Request) -> Package:
         await run_in_threadpool(self._admit, request)
+        return await self._package(request)
+
+    async def _package(self, request: Request) -> Package:
         package = await run_in_threadpool(self._store.find, request.path_params["name"])
         if package is None:
             raise web.HttpProblem(404, "there is no package of this name")
@@ -182,7 +204,8 @@ class _Endpoints:
         return done
 
     async def get_descriptor(self, request: Request) -> Response:
-        package = await self._find(request)
+        proven = await run_in_threadpool(self._admit, request)
+        package = await self._package(request)
         release, full = await run_in_threadpool(self._store.release, package.name)
         base, query = self._public_url(), _again(request)
         delta = None
@@ -193,18 +216,19 @@ class _Endpoints:
             types=(package.content_type,),
             size=package.size,
             object_uri=f"{base}/packages/{package.name}{query}",
-            install_notify_uri=f"{base}/install-notify/{package.name}{query}",
+            install_notify_uri=f"{base}/install-notify/{package.name}{query}" if proven else None,
             name=package.name,
             delta=delta,
         ).emit()
         return Response(body, media_type=dd.CONTENT_TYPE, headers={"Cache-Control": "no-cache"})
 
     async def post_report(self, request: Request) -> Response:
-        package = await self._find(request)
+        await run_in_threadpool(self._admission.admit_report, *_claim(request))
+        package = await self._package(request)
         match = _REPORT.fullmatch(await web.read_body(request, REPORT_BYTES_MAX))
         if match is None:
             raise web.HttpProblem(400, "three digits and a text are expected")
-        await run_in_threadpool(self._admit, request)  # again: the body may have taken its time
+        await run_in_threadpool(self._admission.admit_report, *_claim(request))  # again: the body took its time
         code, text = int(match[1]), (match[2] or b"").decode("ascii").strip()
         await run_in_threadpool(self._store.note_report, package.name, _device(request), code, text, self._wall())
         return Response(status_code=200)
@@ -233,6 +257,11 @@ def create_app(
 
 def _device(request: Request) -> str:
     return request.query_params.get("device", "").replace("\0", "")[:128]
+
+
+def _claim(request: Request) -> tuple[str, str, str]:
+    """The device that the request names, the pass that it shows for it, and where it comes from."""
+    return _device(request), request.query_params.get("pass", ""), request.client.host if request.client else "unknown"
 
 
 def _again(request: Request) -> str:

@@ -21,7 +21,7 @@ FORMATS = frozenset({"b64", "bin", "bool", "chr", "date", "float", "int", "node"
 BINARY_FORMATS = frozenset({"b64", "bin"})
 _ONCE_IN_TREE = frozenset(("VerDTD", "Man", "Mod"))
 _ONCE_IN_NODE = frozenset(("NodeName", "Path", "RTProperties", "DFProperties", "Value"))
-_ONCE_IN_PROPERTIES = frozenset(["ACL", "Format", "Name", "Size", "Title", "TStamp", "Type", "VerNo"])
+PROPERTIES = ("ACL", "Format", "Name", "Size", "Title", "TStamp", "Type", "VerNo")  # of a node; each stands once
 
 
 def read(root: Element, *, binary: bool) -> MgmtTree:
@@ -66,7 +66,7 @@ def _read_node(element: Element, where: str, *, binary: bool) -> TndsNode:
         -WHERE_CHARS_MAX:
     ]  # a long name above thousands of nodes is copied often
     properties = element.child("RTProperties") or Element("RTProperties", PAGE_DDF)
-    _once(properties, where, _ONCE_IN_PROPERTIES)
+    _once(properties, where, PROPERTIES)
     if element.child("Value") is not None and element.child("Node") is not None:
         raise SyncmlError(WHAT, where, "a value, and nodes below it")
     node_format = _choice(properties.child("Format"), where)

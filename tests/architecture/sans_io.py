@@ -68,6 +68,7 @@ DRIVERS = {
     "plc/connections.py": "connections to meters that have a network address each",
     "headend/dm/jobs/desired.py": "keeps what jobs have set in the database",
     "headend/dm/jobs/queue.py": "keeps the jobs in the database",
+    "plc/peers.py": "knows whom the ports of this process are connected to, for several threads",
     "plc/protocols.py": "looks for the entry points of what is installed",
     "plc/bridge.py": "drives a bridge over its port",
     "updateagent/package/payload.py": "draws the keys of its integrity tags from the system",

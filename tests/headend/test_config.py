@@ -18,6 +18,7 @@ from sqlalchemy import inspect, text
 from headend import config, db, pki
 from headend.metering import readings
 from tests.headend.database import empty_database, open_database
+from tests.omadm.test_addresses import UNUSABLE
 
 PORTS = {name: 1000 + number for number, name in enumerate(config.SERVERS)}
 TLS = {"certificate": "server.pem", "key": "server.key", "ca": "/etc/ca.pem"}
@@ -118,13 +119,22 @@ def test_what_is_no_configuration_is_an_error(tmp_path: Path, content: str) -> N
     assert problems(path)
 
 
-@pytest.mark.parametrize("url", ["https://[", "https://", "http://h"])
-def test_what_is_no_https_url_is_named(tmp_path: Path, url: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("https://[", "is no URL with a host and a port that exist"),
+        ("https://", "is no URL with a host and a port that exist"),
+        ("http://h", "is no https URL"),
+        *UNUSABLE.values(),
+    ],
+)
+def test_what_is_no_https_url_is_named(tmp_path: Path, url: str, why: str) -> None:
     path = written(tmp_path)
     document = yaml.safe_load(path.read_text())
     document["servers"]["dm"]["public_url"] = url
     path.write_text(yaml.safe_dump(document))
-    assert problems(path) == [f"{path}: servers.dm.public_url: an https URL is expected"]
+    (problem,) = problems(path)
+    assert problem.startswith(f"{path}: servers.dm.public_url: an https URL is expected: it {why}")
 
 
 def test_a_head_end_on_loopback_may_call_devices_there_and_no_other_is_given_a_network(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def variants(document: Any) -> Iterator[tuple[str, bytes]]:
     for place in members(document):
         for text in WRONG:
             changed: Any = {"": copy.deepcopy(document)}
-            *above, last = ("", *place)
+            above, last = ("", *place)[:-1], ("", *place)[-1]
             inner = changed
             for name in above:
                 inner = inner[name]
@@ -157,6 +157,19 @@ def test_a_body_of_the_operators_with_another_type_is_refused_in_words(
             assert answer["error"], what
     for lists in LISTS:
         assert ask(server, "GET", lists)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        (b'{"id": "a", "key": "b", "id": "c"}', "id"),
+        (b'{"kind": "get", "params": {"paths": [], "paths": ["./A"]}}', "paths"),
+        (b'{"\\ud800": 1, "\\ud800": 2}', "\\ud800"),
+    ],
+)
+def test_a_name_that_stands_twice_in_a_body_is_refused(server: Starlette, body: bytes, where: str) -> None:
+    for path in ("/v1/devices", f"{AT}/jobs"):
+        assert ask(server, "POST", path, body) == (400, {"error": f"{where}: stands more than once"})
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", "", "9" * 30, "\u0661", "1e5", "true", "null", "\ufffd", "\x00"])

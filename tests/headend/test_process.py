@@ -30,8 +30,9 @@ from agent.settings.device import DeviceInfo
 from agent.settings.provisioning import UplinkSettings
 from agent.ssmp.registration import Registrar
 from headend import config as configuration
-from headend import db
+from headend import db, passes
 from headend.operator.client import OperatorClient, device_path
+from headend.sealing.keyring import KeyRing
 from headend.software.repository import PackageStore
 from omadm import bootstrap
 from omadm.ssmp import wire
@@ -164,12 +165,18 @@ def logged_downloads(config: configuration.Config) -> list[dict[str, Any]]:
 
 
 def test_a_descriptor_leads_to_the_package_and_the_report_arrives(
-    headend: Child, operator: OperatorClient, https: HttpsClient, tmp_path: Path
+    headend: Child, operator: OperatorClient, https: HttpsClient, folder: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "package.bin"
     file.write_bytes(b"package")
     operator.put_file("/v1/packages/small", file, "application/octet-stream")
-    url = f"https://127.0.0.1:{headend.ready['software']}/descriptors/small?device=urn:dcu:T-1"
+    operator.post("/v1/devices", {"id": DEVICE.device_id, "key": KEY.hex(), "replace": True})
+    config = configuration.load(folder / "headend.yaml")
+    engine = db.open_engine(config.database, KeyRing(config.sealing.source()))
+    with engine.begin() as connection:
+        url = f"https://127.0.0.1:{headend.ready['software']}/descriptors/small"
+        url = passes.with_pass(connection, url, DEVICE.device_id)
+    engine.dispose()
     done = Downloader(https, RealDisk(), SystemClock()).fetch(url, tmp_path / "got", stop=threading.Event())
     assert done.path.read_bytes() == b"package"
     assert done.descriptor is not None

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from omadm.auth import SECRET_TYPES
 from omadm.bootstrap import DMACC_URN, Account, BootstrapError, account_from_tnds, dmacc, emit_profile, parse_profile
 from omadm.syncml.codec import DM_WBXML, DM_XML, decode, encode
 from omadm.syncml.messages import Add, Delete, Item, Meta, MgmtTree, SyncHdr, SyncML, TndsNode
+from tests.omadm.test_addresses import UNUSABLE
 
 ACCOUNT = Account(
     server_id="headend",
@@ -64,7 +66,18 @@ def test_an_account_without_sense_is_not_made(change: dict[str, str]) -> None:
         replace(ACCOUNT, **change)  # type: ignore[arg-type]
 
 
-NO_URLS = ["https://h:99999/dm", "https://h:x/dm", "https://[::1/dm", "https://h:0/dm", "https:///dm", "dm"]
+@pytest.mark.parametrize("kind", SECRET_TYPES)
+@pytest.mark.parametrize("whose", ["client", "server"])
+def test_an_empty_secret_is_none(kind: str, whose: str) -> None:
+    with pytest.raises(ValueError, match=f"{whose}_secret is empty, which proves nothing with {kind}"):
+        replace(ACCOUNT, auth_type=kind, **{f"{whose}_secret": ""})  # type: ignore[arg-type]
+    assert replace(ACCOUNT, server_auth_type="TRANSPORT", server_secret="").server.secret == ""
+
+
+NO_URLS = [
+    *(url for url, _ in UNUSABLE.values()),
+    *("https://h:99999/dm", "https://h:x/dm", "https://[::1/dm", "https://h:0/dm", "https:///dm", "dm"),
+]
 
 
 def with_value(node: TndsNode, name: str, value: str) -> TndsNode:

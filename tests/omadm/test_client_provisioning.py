@@ -16,6 +16,7 @@ import pytest
 from omadm.bootstrap import Account, BootstrapError, account_from_tnds, emit_profile
 from omadm.client_provisioning import Characteristic, account, bootstrap_tree, check_mac, is_client_provisioning, parse
 from tests.agent.dm.server import ACCOUNT
+from tests.omadm.test_addresses import UNUSABLE
 from tests.omadm.test_bootstrap import NO_URLS
 
 HEAD = (
@@ -196,7 +197,31 @@ def test_the_address_may_stand_in_the_application_itself() -> None:
         (document(ADDRESS, CLIENT.replace("DIGEST", "X509")), "'X509' is not supported"),
         (document(ADDRESS.replace("8443", "0"), CLIENT), "port 0"),
         (document(ADDRESS.replace("8443", "65536"), CLIENT), "port 65536"),
-        (document(ADDRESS.replace("8443", "x"), CLIENT), "its port"),
+        *(
+            (document(ADDRESS.replace("8443", port), CLIENT), "port .* is no number")
+            for port in ("x", "", " 443", "+443", "4_43", "\u0664\u0664\u0663", "000443", "-1")
+        ),
+        *(
+            (
+                document(ADDRESS, CLIENT.replace(parm, parm + parm.replace("value=", "value =")), SERVER),
+                "more than once",
+            )
+            for parm in (
+                '<parm name="AAUTHLEVEL" value="APPSRV"/>',
+                '<parm name="AAUTHTYPE" value="DIGEST"/>',
+                '<parm name="AAUTHNAME" value="urn:dcu:1"/>',
+                '<parm name="AAUTHSECRET" value="client secret"/>',
+                '<parm name="AAUTHDATA" value="bm9uY2U="/>',
+            )
+        ),
+        (document('<parm name="PROVIDER-ID" value="another"/>', ADDRESS, CLIENT, SERVER), "PROVIDER-ID stands more"),
+        (document('<parm name="APPID" value="w7"/>', ADDRESS, CLIENT, SERVER), "APPID stands more"),
+        (
+            document(
+                ADDRESS.replace("</characteristic>", '<parm name="PORTNBR" value="1"/></characteristic>', 1), CLIENT
+            ),
+            "PORTNBR stands more",
+        ),
         (document()[:-5], "not XML"),
         (WBXML[:-5], "ends too early"),
         (b"<parm/>", "not expected"),
@@ -225,11 +250,25 @@ def test_every_port_is_taken(port: int) -> None:
     assert made.url == f"https://dm.example:{port}/dm"
 
 
-@pytest.mark.parametrize("url", NO_URLS)
+@pytest.mark.parametrize("url", [url.replace("\t", "&#9;") for url in NO_URLS])
 @pytest.mark.parametrize("place", ['<parm name="ADDR" value="{}"/>', ADDRESS_ALONE])
 def test_an_address_that_is_no_url_is_refused_by_name(place: str, url: str) -> None:
-    with pytest.raises(BootstrapError, match=re.escape(repr(url))):
+    with pytest.raises(BootstrapError, match=re.escape(repr(url.replace("&#9;", "\t")))):
         bootstrap_tree(document(place.format(url), CLIENT))
+
+
+@pytest.mark.parametrize("url", [url for url, _ in UNUSABLE.values()])
+def test_what_a_port_is_put_into_is_an_address_too(url: str) -> None:
+    given = ADDRESS.replace("https://dm.example/dm", url.replace("\t", "&#9;"))
+    with pytest.raises(BootstrapError, match=re.escape(repr(url))):
+        bootstrap_tree(document(given, CLIENT))
+
+
+def test_an_account_with_an_empty_secret_is_refused_by_name() -> None:
+    empty = re.sub(r'(name="AAUTHSECRET" value=)"[^"]*"', r'\1""', CLIENT)
+    assert empty != CLIENT
+    with pytest.raises(BootstrapError, match="secret is empty"):
+        bootstrap_tree(document(ADDRESS, empty))
 
 
 def test_an_address_that_a_port_cannot_be_put_into_is_refused_by_name() -> None:
@@ -276,3 +315,13 @@ def test_the_mac_is_the_known_answer() -> None:
 def test_a_secret_or_mac_that_is_none_is_refused(security: str, secret: str, mac: str) -> None:
     with pytest.raises(BootstrapError):
         check_mac(b"x", security, secret, mac)
+
+
+def test_an_attribute_that_stands_twice_is_no_document_in_either_form() -> None:
+    """Of two values the last one was taken, in WBXML; XML has no such documents."""
+    with pytest.raises(BootstrapError, match="cannot be read"):
+        parse(document('<parm name="A" name="B" value="x"/>'))
+    twice = WBXML.replace(b"\x87\x07\x06\x03Meters\0", b"\x87\x07\x06\x03Meters\0\x06\x03Others\0")
+    assert twice != WBXML
+    with pytest.raises(BootstrapError, match="value stands twice"):
+        parse(twice)

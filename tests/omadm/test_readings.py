@@ -300,3 +300,28 @@ def test_a_gap_of_calendar_runs_says_which_and_one_of_an_earlier_device_does_not
 def test_what_is_no_report_of_a_gap_is_refused(fields: dict[str, Any], where: str) -> None:
     with pytest.raises(readings.BatchError, match=where):
         readings.parse(a_batch(a_gap(**fields)))
+
+
+@pytest.mark.parametrize("raw", ["1.8e308", "-1.8e308", "1e309", "1e999", "9" * 400, '"\\ud800"'])
+def test_a_number_that_no_double_can_hold_is_no_value(raw: str) -> None:
+    """It was stored as Infinity, beside a value that is finite."""
+    body = a_batch(a_record(tag="f64", raw="@")).replace(b'"@"', raw.encode())
+    with pytest.raises(readings.BatchError, match=r"records\[0\].raw: no value of tag 'f64'"):
+        readings.parse(body)
+    event = a_batch({"id": 1, "kind": "of a later release", "x": "@"}).replace(b'"@"', b"1e999")
+    with pytest.raises(readings.BatchError, match="no double can hold"):
+        readings.parse(event)
+
+
+@pytest.mark.parametrize("raw", [1.7976931348623157e308, -1.7976931348623157e308, 5e-324, 0.0])
+def test_every_double_is_a_value(raw: float) -> None:
+    (found,) = readings.parse(a_batch(a_record(tag="f64", raw=raw, scaler=None))).records
+    assert float(found.raw) == float(str(found.value)) == raw
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfff"])
+def test_a_text_that_no_database_takes_is_no_value(text: str) -> None:
+    for tag, raw in (("str", text), ("struct", [["str", text]])):
+        with pytest.raises(readings.BatchError, match="no value of tag 'str'"):
+            readings.parse(a_batch(a_record(tag=tag, raw=raw, scaler=None)))
+    assert readings.parse(a_batch(a_record(tag="str", raw="padded\0", scaler=None))).records[0].value == "padded\0"

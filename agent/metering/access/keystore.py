@@ -108,6 +108,7 @@ class KeyStore:
         self._trouble = ""  # why the files cannot be read or written
         self._damage = ""  # what was found to be lost, until secrets are provisioned again
         self._try_at: float | None = None
+        self._saved = False  # in this life
 
     def __repr__(self) -> str:
         return f"KeyStore({self._folder})"
@@ -327,7 +328,8 @@ class KeyStore:
                 self._try_at = now + TRY_EVERY_S
                 with suppress(KeyStoreError):  # `problem` has it
                     self._open()
-                    self._save()
+                    if self._trouble or not self._saved:
+                        self._save()
             if self._unsaved or self._seen_unsaved:
                 due = now + (PROVEN_FLUSH_S if self._unsaved else SEEN_FLUSH_S)
                 self._flush_at = due if self._flush_at is None else min(self._flush_at, due)
@@ -374,7 +376,7 @@ class KeyStore:
         except OSError as error:
             self._trouble = f"the keys' files cannot be written: {error}"
             raise KeyStoreError(self._trouble) from error
-        self._unsaved, self._trouble = False, ""
+        self._unsaved, self._saved, self._trouble = False, True, ""
 
     def _make_room(self) -> None:
         """Forget the keys that have counters for the longest time, in a way that their counters never come back."""
@@ -391,22 +393,20 @@ class KeyStore:
         try:
             keys = TwoGenerations(self._disk, self._folder, "keys")
             seen = TwoGenerations(self._disk, self._folder, "seen")
-            content, seen_content = keys.load(), seen.load()
-            document = _parse(content)
+            document, seen_document = _parse(keys.load()), _parse(seen.load())
         except OSError as error:
             self._trouble = f"the keys' files cannot be read: {error}"
             raise KeyStoreError(self._trouble) from error
         except KeyStoreError as error:
             self._trouble = str(error)
             raise
-        self._trouble = ""
         if document is not None:
             self._load(document, behind=keys.damaged + keys.newer > 0)
         elif keys.damaged or keys.newer:
             self._floor = LOST_FLOOR
             self._damage = "the keys of the meters are lost, no file of them can be read: provision them again"
             LOG.error("%s", self._damage, extra={"event": "meter.keystore.lost"})
-        self._seen = _seen(_parse(seen_content))
+        self._seen = _seen(seen_document)
         self._files = keys, seen
         if not self._title:
             self._title = TITLE_HEAD + self._random_octets(SYSTEM_TITLE_OCTETS - len(TITLE_HEAD))

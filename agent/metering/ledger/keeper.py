@@ -158,7 +158,8 @@ class LedgerKeeper:
             self._add([Change(None, gap) for gap in self._gaps() if gap.key not in told])
 
     def list_judged(self, meter: str, task: str, runs: Range, good: Sequence[Range]) -> None:
-        """See `Ledger.list_judged`. Raises `StoreError`."""
+        """List these runs, whose readings were judged, but for those that are known to be `good`: what the ledger had
+        made of that may be lost. Raises `StoreError`."""
         self._add(self.ledger.list_judged(meter, task, runs, good, self._gaps(meter, task)))
 
     # --- how gaps are closed ---

@@ -143,6 +143,7 @@ class PortReader:
         self._held = HeldVisits()
         self._leftovers = Leftovers()
         self._rests = Rests()
+        self._rests_at = 0.0  # when it is looked again whether one of them can go on
         self._patience = Patience(port.response_timeout_s)
         self._watch = LineWatch(port.name, "HDLC" if port.scan is not None else port.protocol.name)
         self._probe = Probe(port, deps.registry, self._patience, self._watch)
@@ -492,12 +493,18 @@ class PortReader:
 
     def _go_on_with_rests(self, bridge: Bridge, now: float) -> None:
         """Visit meters again whose profiles were not read to their ends, until the next run begins."""
-        waiting, start = self._rests.waiting(), self._deps.tasks.next_start()
-        if not waiting or self._line or self._deps.orders.waiting or (start is not None and start < QUIET_S):
+        waiting = self._rests.waiting()
+        if not waiting or self._line or self._deps.orders.waiting or self._room(bridge) <= 0 or now < self._rests_at:
+            return
+        self._rests_at = now + LOOK_EVERY_S
+        start = self._deps.tasks.next_start()
+        if start is not None and start < QUIET_S:
             return
         present = {meter.key: meter for meter in self._deps.registry.present(self._port.name)}
         for key in waiting:
             meter = present.get(key)
+            if meter is None and self._deps.registry.get(key) is not None:
+                continue  # it may be back before the next run
             if meter is not None and (self._room(bridge) <= 0 or not self._may_visit(meter, now)):
                 continue
             runs, left = self._rests.take(key)
@@ -747,6 +754,7 @@ class PortReader:
     def _went_well(self, visit: Visit, meter: Meter) -> None:
         if visit.left and visit.steps:  # one that could come forward in none is not followed by another
             self._rests.note(visit, visit.left)
+            self._rests_at = 0.0
         if visit.runs or visit.extra:
             self._retries.reset(meter)
             if not visit.goes_on:
@@ -859,6 +867,7 @@ class PortReader:
             return
         visit.channel.close()
         del self._visits[visit.meter.address]
+        self._rests_at = 0.0
         self._heard(visit.meter)
         if not visit.extra and not visit.goes_on:
             self._busy_at = self._clock.monotonic()

@@ -38,13 +38,15 @@ class Meter:
 
 @dataclass(slots=True)
 class Entry:
-    """What changes, beside the meter. `absent_since`: monotonic seconds, `None` while it is in the network.
+    """What changes, beside the meter. `absent_since`: monotonic seconds, `None` while it is in the network. `away`: it
+    was there in this life of the process, and is not now; `left` once that has lasted.
     `asked_name`: a visit has ended well without the meter telling its name. `claims`: a name that it has told, and that
     is another meter's, which may have been there before and be gone. `flaw`: what a good visit had errors for."""
 
     meter: Meter
     absent_since: float | None
     left: bool = False
+    away: bool = False
     last_success: float = 0.0
     last_attempt: float = 0.0
     last_error: str = ""
@@ -81,6 +83,7 @@ class Entry:
             model=self.meter.model,
             named=self.meter.named,
             eui48=self.meter.eui48,
+            away=self.away,
         )
 
 

@@ -88,7 +88,7 @@ class Registry:
                 self._touch(identity=True)
             if entry.left:
                 LOG.info("meter %s is back", entry.meter.meter_id, extra={"event": "meter.back"})
-            entry.absent_since, entry.left, entry.asked_name = None, False, False
+            entry.absent_since, entry.left, entry.away, entry.asked_name = None, False, False, False
             self._touch()
             return entry.meter
 
@@ -378,7 +378,7 @@ class Registry:
 
     def _set_absent(self, entry: Entry) -> None:
         if entry.absent_since is None:
-            entry.absent_since = self._clock.monotonic()
+            entry.absent_since, entry.away = self._clock.monotonic(), True
 
     def _touch(self, *, identity: bool = False) -> None:
         self._changed = True

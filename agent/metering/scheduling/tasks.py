@@ -510,7 +510,8 @@ class TaskBook:
         judged = self._epochs.to_list_again
         if not judged:
             return
-        for meter in self._meters() if self._store.losses() else ():
+        damaged = any(loss.reason != "full" for loss in self._store.losses())
+        for meter in self._meters() if damaged else ():
             begun = self._slots.reckoned(meter.joined, now) or meter.joined
             for one in judged:
                 schedule = self._keeper.ledger.schedule(meter.meter_id, one.task)
@@ -645,8 +646,12 @@ class TaskBook:
             return Reason.PORT
         if meter.state == "left":
             return Reason.ABSENT
-        passed = Reason.STORE if self._store_failed else Reason.DEADLINE if deadline else Reason.LATE
-        return self._troubles.of(meter.meter_id) or passed
+        trouble = self._troubles.of(meter.meter_id)
+        if trouble is not None:
+            return trouble
+        if meter.away:  # it has not left yet, and could not be read all the same
+            return Reason.ABSENT
+        return Reason.STORE if self._store_failed else Reason.DEADLINE if deadline else Reason.LATE
 
     def _summarise(self, task: ReadingTask, tally: RunTally) -> None:
         """Log how a run went, once."""

@@ -6,8 +6,8 @@ writes and a meter a visit. So attempts are spaced, for everybody who wants to w
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 AGAIN_FIRST_S, AGAIN_MAX_S = 5.0, 300.0  # pauses between attempts, which double
 MARGIN_BYTES = 64 << 10  # beside what is to be written: pages of the tables, the log's frames, the sign of life
@@ -51,5 +51,7 @@ class Trouble:
 
     def text(self) -> str:
         """Return the problem with its beginning; empty without one."""
-        since = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(self.since))
-        return f"{self.problem}; nothing is stored since {since}" if self.problem else ""
+        if not self.problem:
+            return ""
+        since = f"{datetime.fromtimestamp(self.since, UTC):%Y-%m-%d %H:%M:%SZ}"
+        return f"{self.problem}; nothing is stored since {since}"

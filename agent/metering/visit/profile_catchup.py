@@ -24,6 +24,7 @@ from agent.metering.visit.profile_cursors import WHOLE, Buffer, Cursor, EntryCur
 from agent.metering.visit.profile_position import (
     AHEAD,
     ANSWER,
+    BACK_MAX_S,
     CLOCK_STATUS,
     DEVIATION,
     KEPT_ROWS,
@@ -70,7 +71,6 @@ STEP_ROWS_MAX = 384  # four days of quarter-hours: some 16 kB, what a visit hold
 STEP_ROWS_MIN = 4
 REREAD_MARGIN_S = 6 * 3600  # before what was lost: a clock set back once or twice, and the row that a time follows from
 CLOCK_TOLERANCE_S = 3 * 3600  # ahead of now: an hour of daylight saving, an hour that a clock is wrong, and room
-BACK_MAX_S = 86_400  # a row stamped longer before the last plausible one has lost its clock
 DEVIATION_CHANGE_MAX = 120  # minutes, by which a meter's deviation changes: an hour of summer time, in few places two
 ROWS_NOT_FOUND = "rows-not-found"  # there should be more rows than came
 ROWS_UNRESOLVED = "rows-unresolved"  # the rows are relative to others that the meter did not give
@@ -432,6 +432,7 @@ class ProfileReading:
         """The rows up to the end that is selected; no more is asked for once it is reached."""
         selected = self._selected
         if selected.end is not None:
+            rows = [row for row in rows if not row.stray or (row.local or selected.end) <= selected.end]
             times = [None if row.doubt else row.local for row in rows]  # a doubtful one is no sign of the end
             beyond = next((at for at, time in enumerate(times) if time and time > selected.end), len(rows))
             if beyond < len(rows):
@@ -486,7 +487,8 @@ class ProfileReading:
         last, latest = self.position.local, self.position.latest
         for at, row in enumerate(rows):
             if row.stray:  # rows that were captured after it are stamped earlier
-                judged.append(replace(row, doubt=self._doubt(row, last, None) or OFF_SEQUENCE))
+                doubt = self._doubt(row, last, None)
+                judged.append(replace(row, doubt=doubt if doubt in (AHEAD, DEVIATION) else OFF_SEQUENCE))
                 continue
             later = next((local for other in rows[at + 1 :] if (local := other.local) is not None), None)
             doubt = self._doubt(row, last, later)

@@ -355,6 +355,8 @@ class RangeCursor:
     def _new(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
         place, in_order = self._place, self._buffer.in_order
         new = place.unknown(rows, in_order=in_order)
+        if self._buffer.newest:  # nothing tells that a stray one is among the newest
+            new = [row for row in new if not row.stray]
         first = self._begin_first.local()
         if not in_order and place.known:  # nothing tells old rows from new ones but their time
             return [row for row in new if first is None or (row.local or first) >= first]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import blake2b
 
 from dlms import axdr
@@ -28,6 +28,7 @@ DIGEST_OCTETS = 8  # of the rows of a few hours two are alike once in 10^15 posi
 OVERLAP_S = 3600  # a clock may be set back by so much, or daylight saving end, without a row being missed
 KEPT_ROWS = range(16, 256)  # digests kept: as many as are stamped in two overlaps, at least, at most
 DOUBTFUL_KEPT = 256  # rows stamped ahead of now; as long as they are in the buffer, a range up to its end has them
+BACK_MAX_S = 86_400  # a row stamped longer before one in front of it has lost its clock, or that one had
 BASE_OCTETS_MAX = 2048  # of the last row, encoded; what is longer is not kept
 
 # A time stamp that nothing tells; whose deviation cannot be right; that is ahead of now; that is far behind the rows in
@@ -322,16 +323,37 @@ class ProfilePosition:
                 found, met = self._strays(found[doubtful_to:]), True
             elif not met:
                 doubtful_to = len(found)  # those before were captured, and taken, before this one
+        if in_order and not met:
+            found = self._apart(found, doubtful_to)
         if in_order and not met and self.astray >= KEPT_ROWS.stop - KEPT_ROWS.start:  # the last ones are forgotten
             return [row for row in found if self.local is None or (row.local or self.local) > self.local]
         return found
 
+    @property
+    def _mark(self) -> datetime | None:
+        """The latest time stamp of all rows that were taken, but for the doubtful ones that are remembered."""
+        times = [_local(octets) for octets in (self.clock, self.top, self.overtaken) if octets]
+        return max((time for time in times if time is not None), default=None)
+
     def _strays(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
         """Those of these rows that are stamped ahead of all rows that were ever taken, as stray ones."""
-        marks = [local for octets in (self.clock, self.top, self.overtaken) if octets and (local := _local(octets))]
-        if not marks:
-            return []
-        return [replace(row, stray=True) for row in rows if (local := row.local) is not None and local > max(marks)]
+        mark = self._mark
+        return [replace(row, stray=True) for row in rows if mark is not None and row.local and row.local > mark]
+
+    def _apart(self, rows: Sequence[CapturedRow], doubtful_to: int) -> list[CapturedRow]:
+        """The rows of an answer without a known one in its place: those that are stamped far ahead of rows behind them
+        are stray, or were taken."""
+        mark, found = self._mark, list[CapturedRow]()
+        lowest: datetime | None = None
+        for at in reversed(range(len(rows))):
+            row, local = rows[at], rows[at].local
+            if mark and local and lowest and local - lowest > timedelta(seconds=BACK_MAX_S):
+                found += self._strays([row]) if at >= doubtful_to else []
+                continue
+            found.append(row)
+            if local is not None:
+                lowest = local if lowest is None else min(local, lowest)
+        return found[::-1]
 
     def _after_clock(self, rows: Sequence[CapturedRow]) -> int | None:
         """The same by the time stamp alone, for a position of the first version."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headend.dm.jobs.params import HTTPS_URL, JobError, known_keys, text
+from headend.dm.jobs.params import JobError, address, known_keys, text
 from headend.dm.jobs.steps import (
     DONE,
     Batch,
@@ -44,15 +44,18 @@ LEAVES = {
     "time_servers": "TimeServers",
     "access": "Access",
 }
-_URL_OR_DEFAULT = rf"default|{HTTPS_URL}"
+DEFAULT = "default"  # back to what the device's own configuration says
 _CHECKS = {
-    "server": (HTTPS_URL, "an https URL"),
-    "registration": (_URL_OR_DEFAULT, "an https URL, or default,"),
-    "uplink": (HTTPS_URL, "an https URL"),
     "anchors": (r"default|[\x09\x0a\x0d -~]{1,32768}", "PEM of up to 32768 characters, or default,"),
     "time_servers": (r"[A-Za-z0-9 .:-]{1,1024}", "names or addresses separated by spaces, or default,"),
     "access": (r"[^\x00-\x08\x0b\x0c\x0e-\x1f]{1,4096}", "up to 4096 characters, or default,"),
 }
+
+
+def _checked(params: Mapping[str, Any], name: str) -> str:
+    if name in _CHECKS:
+        return text(params, name, *_CHECKS[name])
+    return DEFAULT if name == "registration" and params[name] == DEFAULT else address(params, name)
 
 
 class ConnectivityJob:
@@ -66,7 +69,7 @@ class ConnectivityJob:
 
     def check(self, params: Mapping[str, Any]) -> Json:
         known_keys(params, {*LEAVES, "within_s"}, set())
-        checked: Json = {name: text(params, name, *_CHECKS[name]) for name in LEAVES if params.get(name) is not None}
+        checked: Json = {name: _checked(params, name) for name in LEAVES if params.get(name) is not None}
         if not checked:
             raise JobError(f"nothing to change; there are {', '.join(LEAVES)}")
         within_s = params.get("within_s", 900)

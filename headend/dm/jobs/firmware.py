@@ -12,7 +12,7 @@ from collections.abc import Generator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from headend.dm.jobs.params import HTTPS_URL, JobError, known_keys, text
+from headend.dm.jobs.params import JobError, address, known_keys, text
 from headend.dm.jobs.steps import (
     Batch,
     Checkpoint,
@@ -63,11 +63,11 @@ class FirmwareJob:
     def check(self, params: Mapping[str, Any]) -> Json:
         if "url" in params:
             known_keys(params, {"url", "version"}, {"url"})
-            checked: Json = {"url": text(params, "url", HTTPS_URL, "an https URL")}
+            checked: Json = {"url": address(params, "url")}
         else:
             known = {"version", "packages_url", "pass", "delta", "full_after_delta"}
             known_keys(params, known, {"version", "packages_url"})
-            checked = {"packages_url": text(params, "packages_url", HTTPS_URL, "an https URL")}
+            checked = {"packages_url": address(params, "packages_url")}
             if "pass" in params:
                 checked["pass"] = text(params, "pass", r"[0-9a-f]{32}", "32 hexadecimal digits")
             for name, default in (("delta", True), ("full_after_delta", False)):

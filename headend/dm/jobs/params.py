@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from headend.dm.jobs.steps import URI_CHARS_MAX, Json
+from omadm.addresses import AddressError, check_address
 from omadm.syncml.text import NO_XML_CHAR, unfit
 from omadm.syncml.tnds import BINARY_FORMATS
 
 NODES_PER_JOB_MAX = 1000
 FORMATS = ("b64", "bin", "bool", "chr", "date", "float", "int", "time", "xml")
 ROOT = "."
-HTTPS_URL = r"https://[!-~]{1,1000}"
+URL_CHARS_MAX = 1008
 
 _URI = re.compile(r"\.(/[^/?\x00-\x1f]+)+")
 _QUERY = re.compile(r"\?(prop=[A-Za-z]{1,16}|list=[A-Za-z+-]{1,64})")
@@ -55,6 +56,16 @@ def text(params: Mapping[str, Any], name: str, pattern: str, wanted: str) -> str
     value = params[name]
     if not isinstance(value, str) or not re.fullmatch(pattern, value):
         raise JobError(f"{name}: {wanted} wanted, not {value!r}")
+    return value
+
+
+def address(params: Mapping[str, Any], name: str) -> str:
+    """The parameter `name`, an https URL that every device can call."""
+    value = text(params, name, r"(?s:.+)", "an https URL")
+    try:
+        check_address(value, ascii_max=URL_CHARS_MAX)
+    except AddressError as error:
+        raise JobError(f"{name}: an https URL wanted: {value[:80]!r} {error}") from error
     return value
 
 

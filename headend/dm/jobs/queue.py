@@ -8,6 +8,7 @@ running → queued   when the session breaks off or the server restarts; `ATTEMP
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from headend import access
 from headend.dm.accounts import UnknownDevice, exists, void
 from headend.dm.jobs import desired
 from headend.dm.jobs.firmware import FIRMWARE
+from headend.dm.jobs.order import OrderJob
 from headend.dm.jobs.params import sendable
 from headend.dm.jobs.steps import Done, Failed, Job, Json, Outcome, Waiting
 from headend.dm.jobs.types import JOB_TYPES, JobError
@@ -37,6 +39,8 @@ UNREADABLE_MAX = 3  # answers of a device to one job, each of which ended a sess
 BROKEN_MAX = 3  # sessions that ended at one job through a fault of the head-end's own
 HOLD_VALUES = ("nodes", "commands")  # parameters whose entries carry values to set
 SECRET_VALUES = frozenset({"access", "pass"})  # parameters that are such a value themselves
+ACCESS = "AMI/Access"  # in the paths of keys of meters
+KEYS = "keys"  # the kind of an order that transfers them
 OPEN_STATES = ("queued", "running", "waiting")
 
 
@@ -164,6 +168,7 @@ def next_for(conn: Connection, device_id: str, now: float) -> Job | None:
         if isinstance(job, SealedValueError):
             finish(conn, row.id, Failed({"error": f"the database is damaged: {job}"}), now)
         elif row.attempts < ATTEMPTS_MAX:
+            _fail_overtaken(conn, job, now)
             break
         else:
             finish(conn, row.id, Failed({"error": f"given up after {row.attempts} broken sessions"}), now)
@@ -175,6 +180,19 @@ def next_for(conn: Connection, device_id: str, now: float) -> Job | None:
     if row.kind == FIRMWARE and "url" not in job.params and isinstance(version, str) and not unfit(version):
         packages = of_version(conn, version)
     return Job(row.id, row.kind, job.params, row.correlator, job.progress, packages, device_id)
+
+
+def _fail_overtaken(conn: Connection, job: SimpleNamespace, now: float) -> None:
+    """End orders of keys that were queued before `job`, which writes keys: the device would take them for orders of
+    these, and a meter would get others that nobody has (docs/meter-security.md)."""
+    if ACCESS not in json.dumps(job.params):
+        return
+    earlier = (jobs.c.device_id == job.device_id) & (jobs.c.id < job.id) & (jobs.c.kind == OrderJob.name)
+    for row in conn.execute(select(jobs).where(earlier, jobs.c.state == "queued")).all():
+        order = _opened(conn, row)
+        if not isinstance(order, SealedValueError) and order.params["order"] == KEYS and "alert" not in order.progress:
+            error = f"job {job.id} writes keys: this is not sent any more; the device may have it from a broken session"
+            finish(conn, row.id, Failed({"error": error}), now)
 
 
 def checkpoint(conn: Connection, job: Job, progress: Json, now: float) -> None:

@@ -202,7 +202,9 @@ class Run:
         if self._mode is Mode.PLAIN:
             return True
         whole = self._nested([_command(slot.request, "9") for slot in self._slots], "9")
-        size = self._measured(measure, replace(empty, commands=(whole,)))
+        for slot in self._slots:  # one by one first: the error names the node
+            self._measured(measure, replace(empty, commands=(_command(slot.request, "9"),)))
+        size = measure(replace(empty, commands=(whole,)))
         return size + SIZE_MARGIN_BYTES * len(self._slots) <= limit
 
     @staticmethod

@@ -17,9 +17,9 @@ from headend.dm.jobs.firmware import FirmwareJob
 from headend.dm.jobs.log import LogJob
 from headend.dm.jobs.order import OrderJob
 from headend.dm.jobs.params import (
-    HTTPS_URL,
     NODES_PER_JOB_MAX,
     JobError,
+    address,
     data,
     known_keys,
     node_value,
@@ -247,7 +247,7 @@ class SoftwareJob:
         known_keys(params, {"id", "url", "name", "version"}, {"id", "url"})
         checked: Json = {
             "id": text(params, "id", _NODE_NAME, "up to 32 letters, digits and _.-"),
-            "url": text(params, "url", HTTPS_URL, "an https URL"),
+            "url": address(params, "url"),
         }
         for name in ("name", "version"):
             if params.get(name) is not None:

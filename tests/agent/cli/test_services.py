@@ -38,9 +38,9 @@ def socket(tmp_path: Path) -> Iterator[Path]:
 def test_services_are_listed_with_what_is_wrong(socket: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--socket", str(socket), "services"]) == 0
     head, other, watch = capsys.readouterr().out.splitlines()
-    assert head.split() == ["service", "version", "state", "since", "restarts", "memory"]
+    assert head.split() == ["service", "version", "state", "since", "restarts", "memory", "keeps"]
     assert other.split()[:3] == ["other", "2.0", "running"]
-    assert other.rstrip().endswith("2048 KiB")
+    assert other.rstrip().endswith("2048 KiB  -")
     assert watch.rstrip().endswith("ended by signal 11; runs as ours")
     assert main(["--socket", str(socket), "services", "--json"]) == 0
     assert [one["pid"] for one in json.loads(capsys.readouterr().out)] == [77, 0]

@@ -419,7 +419,8 @@ def test_a_damaged_bootstrap_document_is_applied_whole_or_not_at_all(seed: int) 
 
 @pytest.mark.parametrize("url", NO_URLS)
 def test_a_bootstrap_whose_address_is_no_url_is_refused_with_the_reason(url: str) -> None:
-    address = f'<characteristic type="APPADDR"><parm name="ADDR" value="{url}"/></characteristic>'
+    written = url.replace("\t", "&#9;")
+    address = f'<characteristic type="APPADDR"><parm name="ADDR" value="{written}"/></characteristic>'
     device = Device(FakeDmServer(), profile=document(address, CLIENT))
     device.turn()
     assert device.board.current.dm.state == "unregistered"

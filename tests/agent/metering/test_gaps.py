@@ -138,6 +138,18 @@ def test_what_a_meter_owed_before_it_told_its_name_it_owes_under_its_name(tmp_pa
     assert [how for _, _, _, _, _, how in told(rig) if how] == ["renamed"]
 
 
+def test_a_run_that_passes_before_a_meter_counts_as_left_says_that_it_was_away(tmp_path: Path) -> None:
+    """A run that can be read for 20 seconds only, and has passed before `leave_after_s`."""
+    rig = PlcRig(tmp_path, meters=2)
+    rig.collector.configure(provisioning(ReadingTask("t1", EVERY_S, "residential-108", deadline_s=20)))
+    rig.run(60)
+    rig.run(EVERY_S - 20 - (rig.clock.wall() - RUN) % EVERY_S)
+    rig.network.command({"cmd": "leave", "meter": rig.meters[0].id}, rig.clock.now)
+    rig.run(60)
+    assert {meter.state for meter in rig.collector.meters()} == {"read"}, "none counts as left"
+    assert told(rig) == [("open", 0, 1, None, "meter-absent", None)]
+
+
 def test_a_meter_that_left_and_a_port_that_is_lost_are_told_apart(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path, meters=2)
     rig.collector.configure(provisioning())

@@ -199,6 +199,76 @@ def test_one_device_under_two_spellings_is_one_url(tmp_path: Path) -> None:
     assert problems(tmp_path, MINIMAL + ports) == [f"13: ports[1].url: another port has the URL '{tmp_path}/dev/a'"]
 
 
+def two_ports(first: str, second: str) -> str:
+    return MINIMAL + (
+        f"ports:\n- {{name: a, protocol: prime-usi, url: '{first}'}}\n"
+        f"- {{name: b, protocol: prime-usi, url: '{second}'}}\n"
+    )
+
+
+def test_one_device_under_two_names_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ttyUSB0").touch()
+    (tmp_path / "by-id").mkdir()
+    (tmp_path / "by-id" / "usb-FTDI").symlink_to("../ttyUSB0")
+    first, second = tmp_path / "ttyUSB0", tmp_path / "by-id" / "usb-FTDI"
+    assert problems(tmp_path, two_ports(str(first), str(second))) == [
+        f"13: ports[1].url: '{second}' of port b is the same as '{first}' of port a"
+    ]
+
+
+def test_two_nodes_of_one_device_are_refused(tmp_path: Path) -> None:
+    assert problems(tmp_path, two_ports("/dev/null", "/proc/self/root/dev/null")) == [
+        "13: ports[1].url: '/proc/self/root/dev/null' of port b is the same as '/dev/null' of port a"
+    ]
+    assert read(tmp_path, two_ports("/dev/null", "/dev/zero")).ports[1].url == "/dev/zero"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("socket://Host:4059", "socket://host:4059"),
+        ("socket://host:4059", "socket://host.:4059"),
+        ("socket://host:4059", "rfc2217://HOST:4059?poll_modem"),
+        ("socket://localhost:1", "socket://127.0.0.1:1"),
+        ("socket://[fe80::0:1]:1", "socket://[FE80::1]:1"),
+        ("socket://[::ffff:10.0.0.1]:1", "socket://10.0.0.1:1"),
+        ("udp://Host:4059", "udp://host:4059"),
+    ],
+)
+def test_one_place_on_the_network_under_two_spellings_is_refused(tmp_path: Path, first: str, second: str) -> None:
+    assert problems(tmp_path, two_ports(first, second)) == [
+        f"13: ports[1].url: {second!r} of port b is the same as {first!r} of port a"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("socket://host:4059", "socket://host:4060"),
+        ("socket://host:4059", "udp://host:4059"),
+        ("socket://host:4059", "socket://host2:4059"),
+        ("socket://[fe80::1%eth0]:1", "socket://[fe80::1%eth1]:1"),
+        ("/dev/ttyS8", "/dev/ttyS9"),
+    ],
+)
+def test_two_places_are_two(tmp_path: Path, first: str, second: str) -> None:
+    assert [port.url for port in read(tmp_path, two_ports(first, second)).ports] == [first, second]
+
+
+def test_a_meter_at_the_place_of_another_port_or_meter_is_refused(tmp_path: Path) -> None:
+    ports = (
+        "ports:\n- {name: a, protocol: prime-usi, url: 'socket://Host:1'}\n"
+        "- {name: b, protocol: wrapper, meters: [{address: 1, url: 'socket://host:1'}]}\n"
+        "- {name: c, protocol: wrapper, meters: [{address: 7, url: 'socket://g:1'}, {address: 8, url: 'socket://G:1'}]}\n"
+        "- {name: d, protocol: wrapper, meters: [{address: 9, url: 'socket://G:1'}]}\n"
+    )
+    assert [line.partition(": ")[2] for line in problems(tmp_path, MINIMAL + ports)] == [
+        "ports[1].meters: 'socket://host:1' of meter 1 of port b is the same as 'socket://Host:1' of port a",
+        "ports[2].meters[1].url: 'socket://G:1' is the same as 'socket://g:1' of meter 7",
+        "ports[3].meters: 'socket://G:1' of meter 9 of port d is the same as 'socket://G:1' of meter 8 of port c",
+    ]
+
+
 def test_the_value_is_immutable(tmp_path: Path) -> None:
     config = read(tmp_path, MINIMAL)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -279,7 +349,7 @@ def test_missing_sections_are_named(tmp_path: Path) -> None:
         ("dm: {account: {file: /a, security: USERPIN}}", "dm.account.security: unknown key; known here: file, mac"),
         (
             "dm: {push_listen: {port: 1, advertise: 'http://a/\u00e9'}}",
-            "dm.push_listen.advertise: wanted an http or https URL of up to 240 ASCII characters, got 'http://a/\u00e9'",
+            "dm.push_listen.advertise: wanted an http or https URL: it holds a character that is not ASCII",
         ),
         ("dm: [1, 2]", "dm: wanted a section of keys, got a list"),
         ("dm: yes", "dm: wanted a section of keys, got true or false 'yes'"),
@@ -354,10 +424,27 @@ def test_two_ports_may_not_share_name_or_device(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("url", ["http://server/ssmp", "https://", "https://user@server/", "server"])
-def test_the_security_server_is_reached_by_https_only(tmp_path: Path, url: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://server/ssmp", "is no https URL"),
+        ("https://", "is no URL with a host and a port that exist"),
+        ("https://user@server/", "names a user"),
+        ("server", "is no https URL"),
+        ("https://server/a b", "holds a space"),
+        ('"https://server/\\t"', "holds a control character"),
+        ('"https://server/#x"', "has a fragment (#)"),
+    ],
+)
+def test_the_security_server_is_reached_by_https_only(tmp_path: Path, url: str, why: str) -> None:
     found = problems(tmp_path, MINIMAL.replace("https://127.0.0.1:8443/ssmp", url))
-    assert found == [f"8: security_server.url: wanted an https URL, got {url!r}"]
+    assert found == [f"8: security_server.url: wanted an https URL: it {why}"]
+
+
+@pytest.mark.parametrize("url", ["http://h/a b", "http://h/#x", "ftp://h/", "http://u@h/", "http://h/" + "x" * 240])
+def test_what_the_head_end_is_told_is_an_address(tmp_path: Path, url: str) -> None:
+    (found,) = problems(tmp_path, MINIMAL + f'dm:\n  push_listen: {{port: 1, advertise: "{url}"}}\n')
+    assert "dm.push_listen.advertise: wanted an http or https URL: it " in found
 
 
 @pytest.mark.parametrize(

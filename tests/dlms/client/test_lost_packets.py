@@ -362,3 +362,21 @@ def test_a_get_in_blocks_that_is_asked_again_begins_with_its_first_block() -> No
     association.receive_apdu(bytes((0xC4, 2, again[2], 1, 0, 0, 0, 2, 0, 3, 1, 2, 3)))
     answered = association.next_event()
     assert getattr(answered, "answer", None) == GetAnswer((ITEM,), "value", bytes.fromhex("0903010203"))
+
+
+@pytest.mark.parametrize("lost", [3, 4, 5, 6, 7, 8])
+def test_an_answer_to_the_second_asking_for_a_block_ends_the_doubling_of_timeouts(lost: int) -> None:
+    """3 and 4 are the request and the first block of an answer, and so on."""
+    waits: dict[int, float] = {}
+
+    def fate(number: int) -> list[float]:
+        waits[number] = place.trips.timeout_s("meter")
+        return [] if number == lost else [LATENCY_S]
+
+    place = Place(Lls(b"secret"), ciphered=False, fate=fate)
+    place.session.read(TEXTS, 0.0)
+    place.run()
+    assert len(place.read()) == len(TEXTS)
+    repeat = lost + 1
+    assert waits[repeat] == 2 * BOUNDS.shortest_s  # it is asked again
+    assert waits[repeat + 2] == BOUNDS.shortest_s  # and what follows its answer is waited for as before

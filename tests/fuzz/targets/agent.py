@@ -268,7 +268,7 @@ def run_meter_rows(data: bytes) -> None:
 
 
 def meter_rows() -> list[bytes]:
-    device = Device("KFM1", "T", "V1", Offered(7, 1024, None), "ab", "V1", "", 2, 1.5, Counters(1, 2))
+    device = Device("KFM1", "T", "V1", Offered(7, 1024, None), "ab", "V1", "", 2, 1.5, "", Counters(1, 2))
     change = NetworkChange(3, 1.5, "promote", "02dc00000001", 0, 3)
     rows = {**device.dump(), **ObjectList("ab", 1, ("3/1.0.1.8.0.255/0",)).dump(), "events": [change.row()]}
     return [json.dumps(rows).encode()]

@@ -12,6 +12,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import yaml
@@ -21,6 +22,10 @@ from headend import config, db, web
 from headend.access import devices as device_table
 from headend.config import ConfigError
 from headend.dm.engine import Accepted, ServerSession, State
+from headend.dm.jobs.order import told_by_device
+from headend.dm.jobs.params import sendable
+from headend.dm.jobs.run import _command
+from headend.dm.jobs.steps import Job, Note
 from headend.dm.jobs.types import JOB_TYPES, JobError
 from headend.operator import lifecycle
 from headend.operator.commands import read_key
@@ -60,17 +65,27 @@ def run_json_body(data: bytes) -> None:
 
 
 def run_job(data: bytes) -> None:
-    """`{"kind": …, "params": …}` as the operator's interface takes it; what was checked is checked again as it is."""
+    """`{"kind": …, "params": …}` as the operator's interface takes it; what was checked is checked again as it is, and
+    what the job says first can be written in both encodings."""
     document = web.parse_json(data)
     kind, params = document.get("kind"), document.get("params", {})
     if not isinstance(kind, str) or kind not in JOB_TYPES or not isinstance(params, dict):
         return
+    sendable(params)
     checked = JOB_TYPES[kind].check(params)
-    assert JOB_TYPES[kind].check(checked) == checked
+    if kind != "tasks":  # its canonical form is that of the nodes
+        assert JOB_TYPES[kind].check(checked) == checked
     json.dumps(checked).encode()
+    steps = JOB_TYPES[kind].steps(Job(1, kind, checked, "c", {}, device_id="urn:d"))
+    said = next(steps)
+    while isinstance(said, Note):
+        said = steps.send([])
+    header = SyncHdr("1", 1, target="urn:d", source="https://h/dm")
+    for content_type in (codec.DM_XML, codec.DM_WBXML):
+        codec.encode(SyncML(header, tuple(_command(one, "1") for one in said.requests)), content_type)
 
 
-JOBS = (
+JOBS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("get", {"paths": ["./DevDetail", "./DevInfo/DevId"]}),
     ("provision", {"nodes": [{"path": "./A/B", "value": 5, "format": "int"}, {"path": "./C", "delete": True}]}),
     ("firmware", {"url": "https://h/p", "version": "2"}),
@@ -82,6 +97,28 @@ JOBS = (
         {"commands": [{"command": "copy", "path": "./A/B", "source": "./A/C"}, {"command": "get", "path": "./A"}]},
     ),
 )
+
+
+JOBS += (
+    ("order", {"order": "read", "meters": ["K"], "parameters": {"codes": ["3/1.0.1.8.0.255/2"]}, "priority": 5}),
+    ("tasks", {"tasks": {"a": {"every": 900, "reading_list": "r", "meters": ["K"]}, "b": None}, "zone": "UTC0"}),
+    ("connectivity", {"server": "https://h/dm", "access": "apn", "within_s": 900}),
+    ("device", {"operation": "lock"}),
+    ("log", {"since": 1, "until": 2, "level": "info"}),
+)
+
+
+def run_order_told(data: bytes) -> None:
+    """What a device says of an order: what is kept can be stored, told and shown."""
+    kept, problem = told_by_device(data.decode("utf-8", "surrogatepass"))
+    json.dumps(kept, allow_nan=False, ensure_ascii=False).encode()
+    assert all(isinstance(meter.get("state"), str | None) for meter in kept.get("meters", []))
+    assert isinstance(problem, str)
+
+
+def orders_told() -> list[bytes]:
+    meters = [{"meter": "K", "state": "done", "value": [1.5], "error": None, "progress": {"stage": "x"}}]
+    return [json.dumps(one).encode() for one in ({"counts": {"done": 1}, "meters": meters}, {"error": "none"})]
 
 
 def jobs() -> list[bytes]:
@@ -260,6 +297,7 @@ def run_key_file(data: bytes) -> None:
 TARGETS = {
     "json-body": Target(run_json_body, jobs, (web.HttpProblem,), HERE, dictionaries.JSON),
     "job": Target(run_job, jobs, (web.HttpProblem, JobError), HERE, dictionaries.JSON, 2000),
+    "order-told": Target(run_order_told, orders_told, (UnicodeDecodeError,), HERE, dictionaries.JSON, 2000),
     "range": Target(
         run_range,
         lambda: [b'range: bytes=0-99\nif-range: "e"', b'range: bytes=-5\nif-none-match: W/"e", *'],

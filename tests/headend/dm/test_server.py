@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, select
+from sqlalchemy import Engine, event, select, update
 
 from headend.dm import accounts, tables
 from headend.dm.authentication import Authenticator
@@ -536,6 +536,30 @@ def test_a_job_that_keeps_breaking_sessions_lets_the_others_go_first(engine: Eng
     device.take(device.server.handle(device.request(commands, final=final)))
     states = {row.id: row.state for row in rows(engine, tables.jobs)}
     assert (states[good], states[bad]) == ("done", "running")
+
+
+@pytest.mark.parametrize(
+    ("order", "path", "state"),
+    [
+        ("keys", "./AMI/Access/EncKey", "failed"),
+        ("keys", "./AMI/Uplink/URL", "queued"),
+        ("ping", "./AMI/Access/EncKey", "queued"),
+    ],
+)
+def test_an_order_of_keys_is_not_overtaken_by_other_keys(
+    engine: Engine, device: Device, order: str, path: str, state: str
+) -> None:
+    assert device.account
+    parameters = {"wrapped": {"unicast": "00" * 24}} if order == "keys" else {}
+    with engine.begin() as conn:
+        first = queue.enqueue(conn, DEVICE, "order", {"order": order, "meters": ["KEP1"], "parameters": parameters})
+        later = queue.enqueue(conn, DEVICE, "provision", {"nodes": [{"path": path, "value": "11" * 16}]})
+        conn.execute(update(tables.jobs).where(tables.jobs.c.id == first).values(attempts=queue.PATIENCE))
+        job = queue.next_for(conn, DEVICE, 1000.0)
+    assert job is not None
+    found = {row.id: row for row in rows(engine, tables.jobs)}
+    assert (job.id, found[first].state) == (later, state)
+    assert state != "failed" or found[first].result["error"].startswith(f"job {later} writes keys")
 
 
 def test_a_constant_session_id_and_a_challenge_at_the_beginning_do_not_join_two_sessions(

@@ -74,6 +74,22 @@ def test_a_slot_of_which_a_part_is_here_is_missing(database: Engine) -> None:
     assert here(database) == [(1, 1, 1), (3, 3, 1)]
 
 
+def test_an_error_in_the_place_of_a_value_is_what_the_visit_gave(database: Engine) -> None:
+    codes = ("1.0.1.8.0.255", "1.0.2.8.0.255")
+    failed = {"error": "temporary-failure", "tag": "null", "raw": None}
+    unknown = {"obis": "1.0.9.8.0.255", "error": "object-undefined", "tag": "null", "raw": None}
+    records = [
+        *(reading(0, 0, obis=code) for code in codes),
+        *(reading(0, 1, obis=code) | given for code, given in zip(codes, ({}, failed), strict=True)),
+        *(reading(0, 2, obis=code) | failed for code in codes),  # nothing of it is known
+        reading(0, 3, obis=codes[0]), reading(0, 3) | unknown,  # of the other one nothing is here, not even an error
+        reading(0, 4, obis=codes[0]),
+    ]  # fmt: skip
+    post(database, *[record | {"id": number} for number, record in enumerate(records, 1)], a_gap(90, 0, 4))
+    assert here(database) == [(0, 1, 2)]
+    assert shown(database) == [(2, 4, 3)]
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -22,6 +22,7 @@ from headend.software.repository import PackageStore
 from omadm.readings import parse
 from tests.headend.asgi import call, pieces
 from tests.headend.metering.test_events import an_event
+from tests.omadm.test_addresses import UNUSABLE
 
 TOKEN = "operator-token"
 DEVICE = "urn:dcu:T-1"
@@ -208,14 +209,20 @@ BAD_ACCEPTS = [{"accepts": "session"}, {"auth": "DIGEST", "accepts": 1}]
 
 
 @pytest.mark.parametrize(
-    "document", [*BAD_ACCEPTS, {"auth": "NONE"}, {"auth": 5}, {"push_url": 5}, {"push_url": "ftp://x/"}]
+    "document",
+    [
+        *(*BAD_ACCEPTS, {"auth": "NONE"}, {"auth": 5}, {"push_url": 5}, {"push_url": "ftp://x/"}),
+        *({"push_url": url} for url, _ in UNUSABLE.values()),
+    ],
 )
 def test_an_account_that_cannot_be_changes_nothing(
     server: Starlette, database: Engine, document: dict[str, Any]
 ) -> None:
     assert ask(server, "POST", f"/v1/devices/{DEVICE}/dm-account", json={}).status_code == 404
     enrol(server)
-    assert ask(server, "POST", f"/v1/devices/{DEVICE}/dm-account", json=document).status_code == 400
+    answer = ask(server, "POST", f"/v1/devices/{DEVICE}/dm-account", json=document)
+    assert answer.status_code == 400
+    assert any(name in answer.json()["error"] for name in document)
     with database.begin() as connection:
         assert accounts.load(connection, DEVICE) is None
 

@@ -244,6 +244,23 @@ def test_what_cannot_be_sent_is_said_in_a_sentence(config: Path, document: objec
     assert device_path("a\udcff/b") == "/v1/devices/a%FF%2Fb"
 
 
+@pytest.mark.parametrize(
+    ("params", "why"),
+    [
+        ('{"paths": [], "paths": ["./A"]}', "paths: stands more than once"),
+        ('{"paths": ["\\ud800"]}', "paths[0]: the character U+D800"),
+        ("{", "not JSON"),
+        ("[]", "a JSON object is expected"),
+        ('{"x": NaN}', "not JSON"),
+        ('{"x": 1e999}', "x: inf is no number"),
+    ],
+)
+def test_parameters_that_are_no_good_are_named(config: Path, params: str, why: str) -> None:
+    for command in (("job", "urn:dcu:1", "get"), ("order", "urn:dcu:1", "read", "K")):
+        done = dcu_headend(*command, "--config", config, "--params", params)
+        assert (done.exit_code, why in done.output) == (2, True), done.output
+
+
 def test_an_answer_with_what_no_terminal_can_show_is_shown_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     commands.show({"a": "\ud800 \u00e9"})
     assert json.loads(capsys.readouterr().out) == {"a": "\ud800 \u00e9"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,23 @@ def test_a_registration_makes_the_account_that_the_document_holds(bench: Bench, 
     assert bench.log() == [(DEVICE, 200)]
     shown = bench.device()
     assert (shown["registrations"], shown["registered"], shown["fw"], shown["push_url"]) == (1, 5.0, "F", INFO.push_url)
+
+
+@pytest.mark.parametrize("url", ["http://h/a b", "http://h/#x", "ftp://h/", "http://u@h/"])
+def test_a_device_that_tells_no_address_registers_and_is_not_called_there(
+    bench: Bench, database: Engine, url: str
+) -> None:
+    client = SsmpClient(DEVICE, SharedKey(KEY), replace(INFO, push_url=url), bench.rng.randbytes)
+    client.start(0.0)
+    while message := client.take_output():
+        client.receive(bench.post(message)[1], 0.0)
+    assert isinstance(client.next_event(), Registered)
+    with database.begin() as connection:
+        row = accounts.load(connection, DEVICE)
+        (entry,) = devices.log_listing(connection, 10)
+    assert row is not None
+    assert (row.push_url, bench.device()["push_url"]) == ("", "")
+    assert str(entry["text"]).startswith("registered; its push URL ")
 
 
 def test_a_second_registration_brings_new_secrets(bench: Bench) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -13,6 +14,8 @@ from sqlalchemy import Engine
 from starlette.applications import Starlette
 from starlette.types import Message
 
+from headend import access, passes
+from headend.security import devices
 from headend.software import app, ranges
 from headend.software.ranges import Slice
 from headend.software.repository import PackageStore, PackageStoreError
@@ -236,17 +239,69 @@ def test_files_of_packages_are_for_the_owner_alone(store: PackageStore, tmp_path
 # ---- descriptors and reports
 
 
-def test_a_descriptor_names_package_size_and_where_to_report(server: Starlette) -> None:
-    answer = get(server, "/descriptors/fw-2.swu?device=urn:dcu:T-1")
+DEVICE, OTHER = "urn:dcu:T-1", "urn:dcu:T-2"
+
+
+def query(store: PackageStore, device: str = DEVICE, named: str = "") -> str:
+    """The query of a URL of a job of `device`, with another name where one is given. Both devices are enrolled."""
+    with store.engine.begin() as connection:
+        for one in (DEVICE, OTHER):
+            if not access.knows(connection, one):
+                devices.enrol(connection, one, bytes(32), 1.0)
+        shown = passes.download_pass(connection, device)
+    return f"?device={quote(named or device)}&pass={shown}"
+
+
+def refused(store: PackageStore) -> dict[str, dict[str, int]]:
+    with store.engine.begin() as connection:
+        found = access.all_refused(connection)
+    return {device: {door: row["count"] for door, row in doors.items()} for device, doors in found.items()}
+
+
+def test_a_descriptor_names_package_size_and_where_to_report(server: Starlette, store: PackageStore) -> None:
+    shown = query(store)
+    answer = get(server, f"/descriptors/fw-2.swu{shown}")
     assert answer.headers["content-type"] == dd.CONTENT_TYPE
     found = dd.parse(answer.content)
     assert (found.size, found.types) == (len(CONTENT), ("application/x-swu",))
+    assert found.object_uri == f"https://packages.example:1/packages/fw-2.swu{shown}"
+    assert found.install_notify_uri == f"https://packages.example:1/install-notify/fw-2.swu{shown}"
+
+
+def test_who_cannot_report_is_given_no_address_for_it(server: Starlette) -> None:
+    found = dd.parse(get(server, "/descriptors/fw-2.swu?device=urn:dcu:T-1").content)
     assert found.object_uri == "https://packages.example:1/packages/fw-2.swu?device=urn%3Adcu%3AT-1"
-    assert found.install_notify_uri == "https://packages.example:1/install-notify/fw-2.swu?device=urn%3Adcu%3AT-1"
+    assert found.install_notify_uri is None
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_report_without_the_devices_own_pass_is_refused_and_written_down(store: PackageStore, is_open: bool) -> None:
+    server = app.create_app(store, lambda: "https://packages.example:1", open_to_all=is_open, wall=lambda: 7.0)
+    own = query(store)
+    for bad, named in (
+        ("", ""),
+        ("?device=", ""),
+        ("?device=urn:dcu:T-1", DEVICE),
+        ("?device=urn:dcu:T-1&pass=", DEVICE),
+        (own[:-1], DEVICE),
+        (query(store, OTHER, named=DEVICE), DEVICE),
+        (query(store, DEVICE, named=OTHER), OTHER),
+        ("?device=urn:dcu:nobody&pass=" + own[-32:], ""),
+    ):
+        with store.engine.begin() as connection:
+            access.forget_refusals(connection, named)
+        server = app.create_app(store, lambda: "https://packages.example:1", open_to_all=is_open, wall=lambda: 7.0)
+        path = f"/install-notify/fw-2.swu{bad}"
+        assert call(server, "POST", path, content=b"900 Success").status_code == 403, bad
+        assert refused(store).get(named, {}) == ({"report": 1} if named else {}), bad
+    assert store.reports(10) == []
+    assert set(refused(store)) == {DEVICE, OTHER}
+    assert call(server, "POST", f"/install-notify/fw-2.swu{own}", content=b"900 Success").status_code == 200
+    assert [row["device"] for row in store.reports(10)] == [DEVICE]
 
 
 def test_reports_are_kept(server: Starlette, store: PackageStore) -> None:
-    path = "/install-notify/fw-2.swu?device=urn:dcu:T-1"
+    path = f"/install-notify/fw-2.swu{query(store)}"
     assert call(server, "POST", path, content=b"900 Success\r\n").status_code == 200
     assert call(server, "POST", path, content=b"953").status_code == 200
     found = [(row["device"], row["code"], row["text"]) for row in store.reports(10)]
@@ -255,5 +310,6 @@ def test_reports_are_kept(server: Starlette, store: PackageStore) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"ok", b"90 x", b"9000 x", b"900 \xff", b"900 x\ny", b"9" * 300])
 def test_what_is_no_report_is_refused(server: Starlette, store: PackageStore, body: bytes) -> None:
-    assert call(server, "POST", "/install-notify/fw-2.swu", content=body).status_code in (400, 413)
+    path = f"/install-notify/fw-2.swu{query(store)}"
+    assert call(server, "POST", path, content=body).status_code in (400, 413)
     assert store.reports(10) == []

@@ -122,6 +122,7 @@ FOUND = {
     873: "a later store's range cut short one of an earlier store that began at the same slot",
     1127: "what a clock that lied withdrew was withdrawn for good where the store lost the reports that took it back",
     1145: "what was doubted for good was listed nowhere where the store lost the reports that listed it",
+    1907: "a slot with errors in place of values was shown as missing where its device lists it after damage",
 }
 
 

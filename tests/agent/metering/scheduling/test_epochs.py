@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,31 @@ def test_what_was_said_in_a_store_that_is_gone_is_said_again_by_the_next_one_onc
     assert ([one.store for one in slots.epochs], book.generation, slots.changed) == ([before], 2, True)
     assert book.to_say_again(0) == [Verdict("", "t1", 900, 2700, 1, 9, trusted=False, store=GONE)]
     assert (book.to_say_again(0), len(book.to_say_again(1)), book.to_say_again(1)) == ([], 1, [])
+
+
+def test_what_was_said_in_a_store_that_is_gone_is_to_be_listed_until_that_is_done_also_by_a_later_life(
+    tmp_path: Path,
+) -> None:
+    opened = store(tmp_path)
+    book = EpochBook(opened, "boot")
+    book.load(Ledger(), {}, {})
+    book.note([said(1, 9)])
+    assert (len(book.to_say_again(1)), book.to_list_again) == (1, []), "the head-end wants it: the ledger is there"
+    book.save(Slots({}, [Epoch(0, 5.0, 900.0, opened.file.uuid, 1, trusted=True)]))
+    spoil(opened, "UPDATE meta SET value='x' WHERE key='format'")
+    opened = store(tmp_path)
+    for done in (False, False, True, True):
+        book, keeper = EpochBook(opened, "boot"), LedgerKeeper(opened)
+        slots = book.load(keeper.ledger, {}, {})
+        book.to_say_again(0)
+        assert len(book.to_list_again) == 1 or done
+        if done:
+            book.listed_again()
+        keeper.flush(1000.0, alive=False, beside=partial(book.write, slots=slots, ledger=Ledger()))
+    assert book.to_list_again == []
+    book = EpochBook(opened, "boot")
+    book.load(Ledger(), {}, {})
+    assert book.to_list_again == []
 
 
 def test_what_is_taken_back_is_kept_no_more_and_the_rest_is_bounded(tmp_path: Path) -> None:

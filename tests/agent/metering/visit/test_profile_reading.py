@@ -461,11 +461,14 @@ def test_rows_stamped_elsewhere_in_a_buffer_too_large_to_read_are_said_to_be_mis
     assert reader.requests == 1
 
 
-@pytest.mark.parametrize(("rows", "packing"), [(3, "plain"), (3, "answer"), (DOUBTFUL_KEPT + 20, "plain")])
+@pytest.mark.parametrize(
+    ("rows", "packing", "status"),
+    [(3, "plain", 255), (3, "answer", 255), (3, "plain", 1), (DOUBTFUL_KEPT + 20, "plain", 255)],
+)
 @pytest.mark.parametrize("odd", ["2028-06-01 00:00", "2027-01-29 00:07"])
 @pytest.mark.slow
 def test_rows_stamped_ahead_among_many_to_be_made_up_are_taken_once_and_marked(
-    odd: str, rows: int, packing: str
+    odd: str, rows: int, packing: str, status: int
 ) -> None:
     """No window of time before now has them, and those that have them begin with rows that are known. The buffer is
     too large to be read as a whole, and each visit ends long before the rows do."""
@@ -475,7 +478,9 @@ def test_rows_stamped_ahead_among_many_to_be_made_up_are_taken_once_and_marked(
     for _ in range(8):
         reader.visit(steps_max=1)
     for minute in range(rows):
-        meter.capture(CosemDateTime.of(odd).later(60 * minute))
+        clock = stamp(odd).later(60 * minute)
+        assert clock is not None
+        meter.capture(replace(clock, status=status))
     meter.live(7 * DAY)
     places = []
     for _ in range(30):
@@ -507,6 +512,30 @@ def test_rows_that_were_plausible_when_nobody_knew_better_do_not_come_again_as_r
     reader.visit()
     assert Counter(reader.held()) == Counter(meter.history)
     assert reader.missing == 0
+
+
+@pytest.mark.slow
+def test_in_an_answer_without_a_known_row_those_of_a_clock_that_was_ahead_are_told_from_new_ones() -> None:
+    """The meter does not count its rows, and was without power where the last window begins."""
+    wrong = [True]
+    meter = meter_at(by_entry=False, refused=(7,), offset_at=lambda _at: 60 + 365 * 24 * 60 * wrong[0])
+    reader = Reader(meter, first_s=ALWAYS, trusted=False)
+    for _ in range(12):
+        meter.live(6 * HOUR)
+        reader.visit()
+    wrong[0], reader.trusted = False, True
+    for _ in range(20):
+        meter.live(900)
+        reader.visit()
+        meter.live(6 * HOUR)
+    for minute in range(3):
+        meter.capture(stamp(f"2028-06-01 00:0{minute}"))
+    meter.live(3 * DAY, off=True)
+    for _ in range(3):
+        meter.live(2 * HOUR)
+        reader.visit()
+    assert Counter(reader.held()) == Counter(meter.history)
+    assert [row.doubt for row in reader.taken if row.doubt] == ["ahead"] * 3
 
 
 @WAYS

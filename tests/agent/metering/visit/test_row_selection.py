@@ -12,6 +12,7 @@ from agent.settings.reading_codes import RowSelection
 from dlms.axdr import Data
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.profile import CaptureObject
+from dlms.cosem.time import CosemDateTime
 from dlms.simulator.reading_list import rows_from_csv
 from tests.agent.metering.test_collector import PASSWORD, PlcRig, provisioning
 from tests.agent.metering.visit.profile_meters import MeterModel, Reader
@@ -89,6 +90,19 @@ def test_rows_up_to_a_time_that_is_yet_to_come_are_taken_as_they_come(*, by_entr
         one.visit()
         one.meter.live(HOUR)
     assert one.held() == one.meter.history[4 * 96 - 1 : 5 * 96 + 12]
+
+
+@pytest.mark.parametrize("selected", [RowSelection(last=200), RowSelection(end=datetime(2027, 6, 1))])  # noqa: DTZ001
+def test_a_row_stamped_ahead_among_many_is_none_of_the_newest_and_none_before_the_end(selected: RowSelection) -> None:
+    one = reader(selected, by_entry=False)
+    one.visit(steps_max=2)
+    one.meter.capture(CosemDateTime.of("2028-06-01 00:00"))
+    one.meter.live(2 * DAY)
+    for _ in range(3):
+        one.visit()
+        one.meter.live(HOUR)
+    assert not any(row.doubt for row in one.taken)
+    assert one.held()[-192:] == one.meter.history[-196:-4]
 
 
 @WAYS

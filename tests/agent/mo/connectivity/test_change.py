@@ -9,10 +9,12 @@ import pytest
 from agent.mo.connectivity import trial
 from agent.mo.connectivity.trial import Event, State, Trial, TrialStateError
 from agent.tree import alerts
+from agent.tree.nodes import Content
 from agent.tree.tree import Transaction
 from omadm.codes import Code, Refusal
 from tests.agent.dm.server import FakeDmServer
 from tests.agent.dm_device import Device
+from tests.omadm.test_addresses import UNUSABLE
 
 
 def fresh() -> Transaction:
@@ -28,6 +30,15 @@ def test_a_trial_begins_where_there_is_none_and_ends_where_there_is_one(state: S
     else:
         wanted = {Event.BEGIN: State.TRIAL, Event.CONFIRM: State.CONFIRMED, Event.REVERT: State.REVERTED}
         assert one.after(event).state == wanted[event]
+
+
+@pytest.mark.parametrize("leaf", ["ServerURL", "RegistrationURL", "UplinkURL"])
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_what_is_no_address_is_not_proposed(leaf: str, name: str) -> None:
+    url, why = UNUSABLE[name]
+    with pytest.raises(Refusal, match=why) as refused:
+        fresh().replace(("ConnMO", "Proposed", leaf), Content("chr", "text/plain", url))
+    assert refused.value.code == Code.BAD_REQUEST
 
 
 def test_an_address_without_an_account_is_refused() -> None:

@@ -17,6 +17,7 @@ from headend.dm.server import DmServer, ServerConfig
 from headend.operator import told
 from tests.headend.database import empty_database
 from tests.headend.dm_device import Device, Tree, alert
+from tests.omadm.test_addresses import UNUSABLE
 
 DEVICE = "urn:dcu:KR-000001"
 CONFIG = ServerConfig("headend", "https://headend/dm")
@@ -124,11 +125,13 @@ def test_a_device_without_the_object_fails_the_job(engine: Engine, device: Devic
         {"server": NEW, "within_s": True},
         {"time_servers": "a\nb"},
         {"elsewhere": "x"},
+        *({name: url} for name in ("server", "registration", "uplink") for url, _ in UNUSABLE.values()),
     ],
 )
 def test_a_change_that_makes_no_sense_is_refused_when_it_is_queued(
     engine: Engine, device: Device, params: dict[str, Any]
 ) -> None:
     assert device.account
-    with pytest.raises(JobError):
+    with pytest.raises(JobError) as refused:
         enqueue(engine, **params)
+    assert any(name in str(refused.value) for name in params) or not params.keys() - {"within_s"}

@@ -191,7 +191,7 @@ def test_the_reason_is_recorded_and_logged_and_repeats_no_value(
         device.session()
     job = shown(engine, bad)
     assert job["state"] == "failed"
-    assert "cannot be written: Data: " in job["result"]["error"]
+    assert job["result"]["error"].startswith("Replace ./Good cannot be written: Data: ")
     assert job["result"]["error"] in caplog.text
     assert "geheim" not in json.dumps(job) + caplog.text
     assert device.tree.nodes["./Good"] == "1"
@@ -293,3 +293,34 @@ def test_the_queue_of_one_device_is_what_its_rows_say(engine: Engine, device: De
     with engine.begin() as conn:
         row = conn.execute(select(tables.jobs).where(tables.jobs.c.id == bad)).one()
     assert (row.state, row.attempts) == ("failed", 1)
+
+
+@pytest.mark.parametrize(
+    ("told", "result"),
+    [
+        (
+            '{"meters": [{"meter": "K", "state": "done"}], "result_code": 7}',
+            {"meters": [{"meter": "K", "state": "done"}]},
+        ),
+        ('{"meters": 5}', {"unread": "meters: a list of objects, with texts for meter, state and error, is expected"}),
+        ('{"meters": [{"meter": 5}], "counts": {"done": 1}}', {"counts": {"done": 1}, "unread": "meters: a list of"}),
+        ('{"x": "\\ud800"}', {"unread": "x: the character U+D800"}),
+        ('{"x": 1e999, "error": 5}', {"unread": "x: inf is no number"}),
+        ("[" * 20_000, {"unread": "it is not JSON"}),
+        ("5", {"unread": "it is no object"}),
+    ],
+)
+def test_what_a_device_says_of_an_order_is_taken_by_member(
+    engine: Engine, device: Device, told: str, result: dict[str, Any]
+) -> None:
+    with engine.begin() as conn:
+        number = queue.enqueue(conn, DEVICE, "order", {"order": "read", "meters": ["K"]})
+        correlator = queue.show(conn, number)["correlator"]  # type: ignore[index]
+        queue.deliver_alert(conn, DEVICE, correlator, {"result_code": 1200}, 1.0)
+    device.tree.nodes |= {f"./AMI/Order/job{number}/Status/Result": told}
+    device.session()
+    job = shown(engine, number)
+    assert (job["state"], job["result"].pop("result_code")) == ("done", 1200)
+    unread = result.pop("unread", "")
+    assert job["result"].pop("unread", "").startswith(unread)
+    assert job["result"] == result
