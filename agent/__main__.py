@@ -101,7 +101,6 @@ def _run(config: Config, *, generated: bool) -> int:
         daemon = Daemon(config)
         returned.after_start(generated=generated)
         returned.drop_texts()
-        returned.freeze()
     except SecretError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG

@@ -54,7 +54,7 @@ def after_start(*, generated: bool) -> None:
 
 
 def drop_texts() -> None:
-    """Drop the docstrings of modules and classes, 0.4 MB, and the annotations of functions and dataclasses, 1.1 MB:
+    """Drop the docstrings of modules and classes, 0.4 MB, and the annotations of functions and dataclasses, 0.9 MB:
     nobody asks a daemon for them. Docstrings of functions, 0.6 MB, are constants of their code, which may use the same
     text. `python -OO` would drop these too, and have `dataclass` make a text for each class instead, which takes
     `inspect`; and what a distribution has compiled beforehand is not of that kind."""
@@ -67,15 +67,6 @@ def drop_texts() -> None:
             del found.__annotations__
         elif isinstance(found, type):
             _drop_texts_of(found)
-
-
-def freeze() -> None:
-    """Have the garbage collector pass over all that the start has made: nothing of it goes any more.
-
-    It looks at its oldest generation once that has grown by a quarter. With 100,000 objects of the start in there, that
-    was hardly ever in a collection, and what visits and sessions had left, in circles, piled up to 2 MB.
-    """
-    gc.freeze()
 
 
 def _drop_texts_of(found: type) -> None:

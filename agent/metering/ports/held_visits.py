@@ -6,7 +6,7 @@ A commit writes some pages beside those of its readings, however few these are, 
 told of it: no mark says that a run was read, no gap ends, nothing is sent. A power cut costs what came in `HOLD_S`
 seconds, which is read again, as what a visit under way had read. Events are not held.
 
-Sans-IO: `add` takes the time, `due` and `deadline` say when to store.
+`add` takes the time, `due` and `deadline` say when to store.
 """
 
 from __future__ import annotations
