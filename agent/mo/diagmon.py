@@ -19,7 +19,7 @@ from agent.tree import alerts
 from agent.tree.schema import GE, ExecCall, Format, NodeSpec, Path, int_range, interior, live, one_of, permanent
 from agent.tree.tree import Transaction
 from omadm.codes import Code, Refusal
-from omadm.diagnostics import LEVELS, SECONDS_MAX
+from omadm.orders import LEVELS, SECONDS_MAX
 
 URN = "urn:x-dcu:mo:diagmon:1.0"
 ROOT: Path = ("DiagMon",)

@@ -118,6 +118,23 @@ class ReadJob:
         self.scalers = Planner(self.missing, known)
         self.values = Planner([ref for ref in asked if ref not in self.missing], known)
         self.in_flight: tuple[AttributeRef, ...] = ()
+        self._unanswered = set(self.missing)
+        self._failed: dict[AttributeRef, str] = {}
+
+    def answered(self, scaler: AttributeRef, failure: str = "") -> None:
+        """One of `missing` is answered; `failure`: by an error that may pass, so that nobody knows what it is."""
+        self._unanswered.discard(scaler)
+        if failure:
+            self._failed[scaler] = failure
+
+    def is_early(self, ref: AttributeRef) -> bool:
+        """Whether this value has come before its scaler, whose list has to be asked for again."""
+        return scaler_ref(ref) in self._unanswered
+
+    def without_scaler(self, ref: AttributeRef) -> str:
+        """The error for which the scaler of this value is not known; empty where it is, or there is none."""
+        where = scaler_ref(ref)
+        return "" if where is None else self._failed.get(where, "")
 
     def take(self, limits: Limits) -> tuple[AttributeRef, ...]:
         """The next request: all scalers before the first value, since a value is complete only with its scaler."""

@@ -81,6 +81,8 @@ if TYPE_CHECKING:
 _UNDEFINED = ItemError(DataAccessResult.OBJECT_UNDEFINED.text)
 _PASSING = (DataAccessResult.HARDWARE_FAULT, DataAccessResult.TEMPORARY_FAILURE, DataAccessResult.OTHER_REASON)
 """Results that may be different next time, and teach nothing about the meter."""
+_UNKNOWN_NOW = (DataAccessResult.HARDWARE_FAULT, DataAccessResult.TEMPORARY_FAILURE)
+"""Those for which a scaler will be known; some meters have `other-reason` for what they will never tell."""
 
 RESPONSE_TIMEOUT_S = 300.0  # longer than any link takes to give up: a safeguard, and the limit of links that never do
 
@@ -552,6 +554,7 @@ class MeterSession(Stateful[State, Event]):
             return
         code = error.code if isinstance(error, ServiceRefused) else "other-reason"
         for ref in job.in_flight:
+            job.answered(ref)
             self._item(job, ref, ItemError(code))
 
     # ------------------------------------------------------------------------------------------------------- answers
@@ -580,8 +583,13 @@ class MeterSession(Stateful[State, Event]):
         else:
             if len(refs) > 1:
                 self.known.lists_work = True
+            early = []
             for ref, result in zip(refs, results, strict=True):
-                self._result(job, ref, result)
+                if job.is_early(ref):
+                    early.append(ref)
+                else:
+                    self._result(job, ref, result)
+            job.values.put_back(early)
         if not self._association.busy:
             self._next_request()
 
@@ -589,13 +597,19 @@ class MeterSession(Stateful[State, Event]):
         if isinstance(result, AccessError):
             if result.code == DataAccessResult.OBJECT_UNDEFINED:
                 self.known.undefined.add(ref)
-            if ref in job.missing and result.code not in _PASSING:
-                self.known.scalers[ref] = None
+            if ref in job.missing:
+                if result.code not in _PASSING:
+                    self.known.scalers[ref] = None
+                job.answered(ref, result.text if result.code in _UNKNOWN_NOW else "")
             self._item(job, ref, ItemError(result.text))
             return
         self.known.sizes[ref] = 1 + len(result.emit())
         if ref in job.missing:
             self.known.scalers[ref] = scaler_unit(result)
+            job.answered(ref)
+        if unknown := job.without_scaler(ref):
+            self._item(job, ref, ItemError(unknown))  # without its scaler it may be anything
+            return
         scaler = self.known.scaler_of(ref)
         value = Value(result) if scaler is None else Value(result, scaler.scaler, scaler.unit)
         self._item(job, ref, value)

@@ -10,7 +10,7 @@ import click
 from headend.config import PORT_MAX
 from headend.operator.client import device_path
 from headend.operator.commands import CONFIG, asking, command, finish, read_key, show
-from omadm.diagnostics import LEVELS
+from omadm.orders import LEVELS
 
 _TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dlms.link.roundtrip import Bounds, RoundTrip
 
-FIRST_S = 2.0  # before anything was answered
-SHORTEST_S = 1.0  # an answer may stand behind several of the longest frames on the serial line
+REPEAT_FIRST_S = 2.0  # before anything was answered
+REPEAT_SHORTEST_S = 1.0  # an answer may stand behind several of the longest frames on the serial line
 REPEATS_MAX = 2  # of one question: with 3 % of all frames lost, two in ten thousand would need one more
 
 
@@ -22,7 +22,7 @@ class Repeats:
     def __init__(self, longest_s: float, *, repeats_max: int = REPEATS_MAX) -> None:
         self._longest_s = longest_s
         self._repeats_max = repeats_max
-        self._learned = RoundTrip(Bounds(min(FIRST_S, longest_s), min(SHORTEST_S, longest_s), longest_s))
+        self._learned = RoundTrip(Bounds(min(REPEAT_FIRST_S, longest_s), min(REPEAT_SHORTEST_S, longest_s), longest_s))
         self._asked_at = self._until = self._again_at = 0.0
         self._repeats_left = 0
         self._line_s = 0.0

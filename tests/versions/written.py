@@ -186,6 +186,7 @@ LATER: dict[str, Any] = {
             "not reached",
             "cancelled",
             "unknown",
+            "incomplete",
         ],
         "results": ['[{"read": [1, null]}, 2, 1, {"blocks": 7}]'],
     },

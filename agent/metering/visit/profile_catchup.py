@@ -202,6 +202,10 @@ class ProfileReading:
         refs = [ref for ref, _ in self.wanted([(column.ref, UNRESOLVED) for column in columns])]
         return [ref for ref in refs if (where := scaler_ref(ref)) is not None and where not in known.scalers]
 
+    def put_off(self, why: str) -> None:
+        """Read none of its rows in this visit, because of an error that may pass."""
+        self._fail(why)
+
     def next_item(self) -> Item | None:
         """Return the next step to ask for; `None` when there is nothing more to read in this visit."""
         if self._done or self._cursor is None:

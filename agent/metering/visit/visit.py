@@ -390,6 +390,8 @@ class Visit:
         # A step that would not come to its end in this visit is for the next one; what was read is stored.
         in_time = now + STEP_MARGIN * self.step_s + CLOSE_S < self.until
         for key, profile in self.profiles.items():
+            if in_time and (error := self._scaler_error(profile)):
+                profile.put_off(error)
             item = profile.next_item()
             if item is not None and not in_time:
                 self.left.add(key)
@@ -401,6 +403,12 @@ class Visit:
         self.complete = True
         self.until = min(self.until, now + CLOSE_S)
         self.session.close(now)
+
+    def _scaler_error(self, profile: ProfileReading) -> str:
+        """The error for which the scaler of a column is not known now; without it no row is right. Empty for none."""
+        results = [self.taken[ref].result for ref in profile.unscaled(self.knowledge) if ref in self.taken]
+        failed = (one.code for one in results if isinstance(one, ItemError) and one.code in PASSING)
+        return next(failed, "")
 
     def data(self, ref: AttributeRef) -> Data | None:
         """What an attribute gave, `None` where it was refused or is not there yet."""

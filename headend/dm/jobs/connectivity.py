@@ -44,7 +44,7 @@ LEAVES = {
     "time_servers": "TimeServers",
     "access": "Access",
 }
-DEFAULT = "default"  # back to what the device's own configuration says
+BACK = "default"  # to what the device's own configuration says
 _CHECKS = {
     "anchors": (r"default|[\x09\x0a\x0d -~]{1,32768}", "PEM of up to 32768 characters, or default,"),
     "time_servers": (r"[A-Za-z0-9 .:-]{1,1024}", "names or addresses separated by spaces, or default,"),
@@ -55,7 +55,7 @@ _CHECKS = {
 def _checked(params: Mapping[str, Any], name: str) -> str:
     if name in _CHECKS:
         return text(params, name, *_CHECKS[name])
-    return DEFAULT if name == "registration" and params[name] == DEFAULT else address(params, name)
+    return BACK if name == "registration" and params[name] == BACK else address(params, name)
 
 
 class ConnectivityJob:

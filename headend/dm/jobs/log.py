@@ -7,7 +7,7 @@ from typing import Any
 
 from headend.dm.jobs.params import JobError, known_keys
 from headend.dm.jobs.steps import Batch, Done, Failed, Job, Json, Steps, execute, read, replace, what_failed
-from omadm.diagnostics import LEVELS, SECONDS_MAX
+from omadm.orders import LEVELS, SECONDS_MAX
 
 LOG = "log"
 NODE = "./DiagMon/Log"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -380,18 +381,49 @@ def test_a_late_answer_of_the_session_before_is_not_taken_where_packets_may_be_l
     assert read.ref == refs[1]
 
 
-def test_a_temporary_failure_of_a_scaler_is_asked_again_next_time() -> None:
-    answers: list[Result] = [AccessError(DataAccessResult.TEMPORARY_FAILURE)]
+@pytest.mark.parametrize("result", [DataAccessResult.TEMPORARY_FAILURE, DataAccessResult.HARDWARE_FAULT])
+def test_a_value_whose_scaler_failed_for_now_is_not_told_and_both_are_asked_again_next_time(
+    result: DataAccessResult,
+) -> None:
+    answers: list[Result] = [AccessError(result)]
     scaler = axdr.structure(axdr.i8(-1), axdr.enum(35))
     register = CosemObject(3, ENERGY.obis, readers={2: constant(axdr.u16(2301))})
     register.readers[3] = lambda _selection: answers.pop() if answers else scaler
     known = MeterKnowledge()
     meter = MeterServer([register], auth=SECRET)
-    assert read([ENERGY], meter, known)[0] == {ENERGY: Value(axdr.u16(2301))}
+    assert read([ENERGY], meter, known)[0] == {ENERGY: ItemError(result.text)}
     again = read([ENERGY], meter, known)[0][ENERGY]
     assert again == Value(axdr.u16(2301), -1, 35)
     assert isinstance(again, Value)
     assert again.scaled() == Decimal("230.1")
+
+
+@pytest.mark.parametrize("result", [DataAccessResult.OTHER_REASON, DataAccessResult.READ_WRITE_DENIED])
+def test_a_meter_that_never_tells_a_scaler_has_its_values_as_they_are(result: DataAccessResult) -> None:
+    readers = {2: constant(axdr.u16(2301)), 3: lambda _selection: AccessError(result)}
+    register = CosemObject(3, ENERGY.obis, readers=readers)
+    meter = MeterServer([register], auth=SECRET)
+    assert read([ENERGY], meter, MeterKnowledge())[0] == {ENERGY: Value(axdr.u16(2301))}
+
+
+@pytest.mark.parametrize("lost", range(6))
+def test_a_list_answered_with_nonsense_costs_no_value_its_scaler(lost: int) -> None:
+    """The request for the first values is on its way while the scalers are decoded."""
+
+    def results(alter: Callable[[bytes], bytes]) -> dict[AttributeRef, Value | ItemError]:
+        wire = Wire(server(phases=3).new_association(1))
+        session = MeterSession(PacketLink(LinkUp(125)), client=1, server=1, auth=SECRET)
+        session.read(REFS[:30], 0.0)
+        events = [event for event in wire.run(session, alter=alter) if isinstance(event, ItemRead)]
+        assert len(events) == 30
+        return {event.ref: event.result for event in events}
+
+    lists = itertools.count()
+
+    def damaged(apdu: bytes) -> bytes:
+        return apdu[:-1] if apdu[:2] == b"\xc4\x03" and next(lists) == lost else apdu
+
+    assert results(damaged) == results(lambda apdu: apdu)
 
 
 def test_other_services_share_the_session() -> None:

@@ -152,7 +152,7 @@ FIRST_PAGE = ListQuery(ListPib.NODES_432, 32, 0)
 def test_a_query_that_is_lost_is_asked_again_and_after_so_long_as_answers_were_seen_to_take() -> None:
     link = PlcLink(reads_topology=False, relist_s=20.0)
     link.start(0.0)
-    assert queries_until(link, 2.0) == [(0.0, FIRST_PAGE), (repeats.FIRST_S, FIRST_PAGE)]
+    assert queries_until(link, 2.0) == [(0.0, FIRST_PAGE), (repeats.REPEAT_FIRST_S, FIRST_PAGE)]
     link.receive(list_wire(), 2.1)
     assert events(link) == [NodesListed(0)]
     for start in (22.1, 42.1):  # forgets what was doubled with the first answer to what was asked once
@@ -161,7 +161,7 @@ def test_a_query_that_is_lost_is_asked_again_and_after_so_long_as_answers_were_s
         link.receive(list_wire(), start)
     link.on_deadline(62.1)
     asked = [at for at, _ in queries_until(link, 62.1 + LIST_TIMEOUT_S)]
-    assert asked[1:] == pytest.approx([62.1 + repeats.SHORTEST_S, 62.1 + 3 * repeats.SHORTEST_S])
+    assert asked[1:] == pytest.approx([62.1 + repeats.REPEAT_SHORTEST_S, 62.1 + 3 * repeats.REPEAT_SHORTEST_S])
     assert events(link)[-1] == BaseNodeSilent(1)
 
 
@@ -171,7 +171,7 @@ def test_a_page_of_the_list_that_is_lost_is_asked_again_and_the_others_are_not()
     link.receive(list_wire((5, 1), (6, 2)), 0.1)
     sent(link)
     second = ListQuery(ListPib.NODES_432, 32, 2)
-    assert [one for _, one in queries_until(link, 0.1 + repeats.SHORTEST_S)] == [second]
+    assert [one for _, one in queries_until(link, 0.1 + repeats.REPEAT_SHORTEST_S)] == [second]
     link.receive(list_wire((5, 1), (6, 2)), 1.2)  # what comes twice is not the page that was asked for
     assert isinstance(events(link)[-1], ResyncNoted)
     link.receive(list_wire((7, 3), first=2) + list_wire(), 1.3)
@@ -619,7 +619,7 @@ def test_a_list_of_the_topology_that_is_lost_is_asked_again() -> None:
     link.start(0.0)
     link.receive(list_wire(), 0.0)
     query = ListQuery(ListPib.REGISTERED_DEVICES, 64, 0)
-    assert queries_until(link, repeats.FIRST_S)[1:] == [(0.0, query), (repeats.FIRST_S, query)]
+    assert queries_until(link, repeats.REPEAT_FIRST_S)[1:] == [(0.0, query), (repeats.REPEAT_FIRST_S, query)]
     for pib in (ListPib.REGISTERED_DEVICES, ListPib.PHY_LINKS):
         link.receive(UsiFrame(ProtocolId.MNGP_GETRSP_ENHANCED, ListResponse(pib, 0, ()).emit()).emit(), 2.1)
     assert events(link)[-1] == TopologyListed(0, 0)

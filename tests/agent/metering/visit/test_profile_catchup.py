@@ -13,9 +13,10 @@ import pytest
 
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask
 from dlms import axdr
+from dlms.codes import DataAccessResult
 from dlms.cosem.obis import Obis, Selection
 from dlms.cosem.time import CosemDateTime
-from dlms.xdlms.apdu.common import Result
+from dlms.xdlms.apdu.common import AccessError, Result
 from tests.agent.metering.test_collector import PASSWORD, PlcRig, metering, replace_config
 from tests.sim.meters import SimMeter
 from tests.sim.plc_network import BaseNode
@@ -105,6 +106,27 @@ def test_cells_have_the_unit_and_scaler_of_what_was_captured(tmp_path: Path) -> 
         record = next(record for record in rig.records() if record["obis"] == column)
         assert (record["scaler"], record["unit"]) == (held[f"3/{column}/2"]["scaler"], held[f"3/{column}/2"]["unit"])
         assert (record["tag"], record["cls"], record["attr"]) == ("u32", 3, 2)
+
+
+def test_neither_values_nor_rows_are_stored_while_a_scaler_is_not_known(tmp_path: Path) -> None:
+    """Without its scaler a value is wrong by powers of ten, and nothing would say so."""
+    rig = Rig(tmp_path)
+    meter = rig.meters[0]
+    (register,) = (it for it in meter.server.objects() if it.class_id == 3 and str(it.obis) == "1.0.1.8.0.255")
+    scaler = register.readers[3]
+    register.readers[3] = lambda _selection: AccessError(DataAccessResult.TEMPORARY_FAILURE)
+    rig.collector.configure(tasks())
+    rig.live(60)
+    assert [record for record in rig.records() if record["raw"] is not None and record["cls"] == 3] == []
+    register.readers[3] = scaler
+    rig.live(2 * QUARTER)
+    told = [record for record in rig.records() if record["obis"] == "1.0.1.8.0.255" and record["raw"] is not None]
+    held = meter.records()["3/1.0.1.8.0.255/2"]
+    assert {(record["scaler"], record["unit"]) for record in told} == {(held["scaler"], held["unit"])}
+    start = 1_800_000_000
+    assert [raw for _, raw in rig.cells(meter)] == [
+        raw for _, raw in expected(start + QUARTER - 86_400, start + QUARTER)
+    ]
 
 
 @pytest.mark.slow
