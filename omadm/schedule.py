@@ -16,9 +16,9 @@ both kinds of days are restricted, either will do. Where clocks are set,
 
 from __future__ import annotations
 
+import calendar
 import re
 from bisect import bisect
-from calendar import monthrange
 from collections.abc import Iterable, Iterator
 from datetime import date
 from functools import lru_cache
@@ -196,7 +196,7 @@ class Calendar:
         found = date.fromordinal(EPOCH_ORDINAL + day)
         if found.month not in self._months:
             return False
-        last = LAST_DAY in self._days and found.day == monthrange(found.year, found.month)[1]
+        last = LAST_DAY in self._days and found.day == calendar.monthrange(found.year, found.month)[1]
         of_month, of_week = last or found.day in self._days, found.isoweekday() % 7 in self._weekdays
         return of_month or of_week if self._either else of_month and of_week
 

@@ -14,7 +14,8 @@ from omadm.syncml.errors import SyncmlError
 DIGITS_MAX = 10  # 32 bits
 NUMBER_MAX = 2**32 - 1
 NESTING_MAX = 32  # of lists and objects in a document of JSON; a job has 6
-NO_XML_CHAR = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, Char
+# All but Char of XML 1.0, named one by one: the complement of Char takes ten times as long to compile.
+NO_XML_CHAR = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def to_base64(data: bytes) -> str:

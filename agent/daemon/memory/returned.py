@@ -9,6 +9,8 @@ import contextlib
 import ctypes
 import gc
 import sys
+from collections.abc import Mapping
+from dataclasses import Field
 from types import FunctionType, ModuleType
 
 from agent.clock import Clock
@@ -52,10 +54,10 @@ def after_start(*, generated: bool) -> None:
 
 
 def drop_texts() -> None:
-    """Drop the docstrings of modules and classes, 0.4 MB, and the annotations of functions, 0.8 MB: nobody asks a
-    daemon for them. Docstrings of functions are part of their code. `python -OO` would drop these too, and have
-    `dataclass` make a text for each class instead, which takes `inspect`; and what a distribution has compiled
-    beforehand is not of that kind."""
+    """Drop the docstrings of modules and classes, 0.4 MB, and the annotations of functions and dataclasses, 0.9 MB:
+    nobody asks a daemon for them. Docstrings of functions, 0.6 MB, are constants of their code, which may use the same
+    text. `python -OO` would drop these too, and have `dataclass` make a text for each class instead, which takes
+    `inspect`; and what a distribution has compiled beforehand is not of that kind."""
     for module in list(sys.modules.values()):
         # A library of cffi, as `cryptography` loads for certificates, is a module by its type, and has no docstring.
         if isinstance(module, ModuleType) and getattr(module, "__doc__", None):
@@ -63,9 +65,21 @@ def drop_texts() -> None:
     for found in gc.get_objects():
         if isinstance(found, FunctionType):
             del found.__annotations__
-        elif isinstance(found, type) and isinstance(vars(found).get("__doc__"), str):
-            with contextlib.suppress(TypeError):  # of a class that is written in C
-                found.__doc__ = None
+        elif isinstance(found, type):
+            _drop_texts_of(found)
+
+
+def _drop_texts_of(found: type) -> None:
+    if isinstance(vars(found).get("__doc__"), str):
+        with contextlib.suppress(TypeError):  # of a class that is written in C
+            found.__doc__ = None
+    fields: Mapping[str, Field[object]] | None = vars(found).get("__dataclass_fields__")
+    if fields is None:
+        return
+    for field in fields.values():  # whether it is a field of the class or of instances stands beside it
+        field.type = object
+    if "__annotations__" in vars(found):
+        del found.__annotations__
 
 
 class Trim:

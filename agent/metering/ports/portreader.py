@@ -24,7 +24,7 @@ import math
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -38,6 +38,7 @@ from agent.metering.events.desk import EventDesk
 from agent.metering.events.port_ears import PortEars
 from agent.metering.ledger.ledger import Reason
 from agent.metering.orders.order_book import OrderBook, Task
+from agent.metering.ports.held_visits import HeldVisits
 from agent.metering.ports.line_watch import LineWatch
 from agent.metering.ports.patience import Patience
 from agent.metering.ports.port_state import Bridge, PortHealth, PortState
@@ -139,6 +140,7 @@ class PortReader:
         self._knowledge = KnowledgeCache(deps.store)
         self._results = VisitResults(deps.store, deps.tasks, deps.devices, self._knowledge, deps.clock, self._policy)
         self._wakeup = Wakeup()
+        self._held = HeldVisits()
         self._leftovers = Leftovers()
         self._rests = Rests()
         self._rests_at = 0.0  # when it is looked again whether one of them can go on
@@ -216,7 +218,8 @@ class PortReader:
         return 0.0
 
     def close(self) -> None:
-        """Close the port and drop the visits under way."""
+        """Close the port, store what visits have brought, and drop those under way."""
+        self._store_held()
         for visit in self._visits.values():
             self._deps.tasks.ended(visit.runs, visit.meter.meter_id, ok=False, final=False)
         self._visits.clear()
@@ -247,6 +250,9 @@ class PortReader:
         now, wall = self._clock.monotonic(), self._clock.wall()
         for visit in list(self._visits.values()):
             self._advance(visit, partial(visit.step, now, wall))
+        speaking = any(visit.meter.key not in self._silent for visit in self._visits.values())
+        if self._held.due(now, more_to_come=bool(self._line) or speaking):
+            self._store_held()
         if self._ears is not None:
             self._ears.flush()
         found = self._probe.step(now)
@@ -268,19 +274,25 @@ class PortReader:
             bridge.set_line(line if isinstance(line, LineSettings) else self._port.line(address))
 
     def _advance(self, visit: Visit, take: Callable[[], None]) -> None:
-        """Make one step of a visit.
-
-        A defect of ours that one meter brings to light must not keep all others from being read, start after start.
-        It is logged as a defect, and counts as a failure of that visit.
-        """
-        try:
+        """Make one step of a visit."""
+        with self._faults_of(visit):
             take()
             if visit.outcome is not None:
                 self._finish(visit)
             elif visit.due:
                 self._keep_step(visit)
+
+    @contextlib.contextmanager
+    def _faults_of(self, visit: Visit) -> Iterator[None]:
+        """End a visit whose readings cannot be stored, or that brings a defect of ours to light: one meter must not
+        keep all others from being read, start after start. A defect is logged as one, and counts as a failure of that
+        visit."""
+        try:
+            yield
         except PlcError:
             raise
+        except StoreError as error:
+            self._unstored(visit, error)
         except Exception as error:
             LOG.exception("defect in the visit of %s", visit.meter.meter_id, extra={"event": "visit.defect"})
             self._over(visit, f"defect: {type(error).__name__}", trouble=Reason.FAILING)
@@ -288,7 +300,8 @@ class PortReader:
     def _wait_s(self, bridge: Bridge, now: float) -> float:
         is_idle = not self._visits and not self._probe.running and not self._deps.orders.waiting
         longest = self._look_at if is_idle and self._look_at > now else now + WAIT_S
-        deadlines = [longest, self._probe.deadline(), *(visit.deadline() for visit in self._visits.values())]
+        deadlines = [longest, self._probe.deadline(), self._held.deadline()]
+        deadlines += [visit.deadline() for visit in self._visits.values()]
         if self._room(bridge) > 0 and not self._deps.tasks.quiet():
             deadlines.append(self._probe.next_begin(now))
         start = self._deps.tasks.next_start()
@@ -510,8 +523,9 @@ class PortReader:
         return [meter for _, meter in ranked]
 
     def _runs_of(self, meter: Meter, now: float) -> list[OwedRun]:
-        """Return what this meter is to be read for now; nothing while it is visited, or rests after a failure."""
-        if not self._may_visit(meter, now):
+        """Return what this meter is to be read for now; nothing while it is visited, or what it gave is not stored yet,
+        or it rests after a failure."""
+        if self._held.has(meter) or not self._may_visit(meter, now):
             return []
         if self._deps.store.waits():
             return []  # what is read now could not be kept
@@ -541,6 +555,8 @@ class PortReader:
     ) -> None:
         """Begin a visit of a meter for these runs, for the order `task`, or for what it is (`extra`). `left`: the runs
         were read but for rows of these profiles. `most_s`: how long it may take, where that is less than any may."""
+        if self._held.has(meter):  # how far it was read, and what was learned of it, is looked up
+            self._store_held()
         knowledge = self._knowledge.of(meter.key)
         try:
             which = Which.USUAL if task is None else self._deps.orders.which_keys(task)
@@ -681,7 +697,7 @@ class PortReader:
         return datetime.fromtimestamp(self._clock.wall(), UTC) if self._clock.trusted() else None
 
     def _keep_step(self, visit: Visit) -> None:
-        """Store what a step of a visit gave, and let it go on."""
+        """Take what a step of a visit gave, to be stored soon, and let it go on."""
         meter = self._identified(visit)
         if meter is None:
             return
@@ -691,11 +707,7 @@ class PortReader:
             )  # it may have been read under its name before
         if self._falls_short(visit):
             return
-        try:
-            self._results.store(visit, meter, final=False)
-        except StoreError as error:
-            self._unstored(visit, error)
-            return
+        self._hold(visit, meter, final=False)
         now, wall = self._clock.monotonic(), self._clock.wall()
         self._advance(visit, partial(visit.go_on, now, wall))
 
@@ -718,14 +730,31 @@ class PortReader:
         meter = self._identified(visit)
         if meter is None or self._falls_short(visit):
             return
-        try:
-            self._results.store(visit, meter, final=True)
-        except StoreError as error:
-            self._unstored(visit, error)
-            return
+        self._hold(visit, meter, final=True)
         self._close(visit)
+
+    def _hold(self, visit: Visit, meter: Meter, *, final: bool) -> None:
+        """Take what a visit has brought, to be stored soon. Raises `StoreError`."""
+        self._held.add(self._results.take(visit, meter, final=final), self._clock.monotonic())
+
+    def _store_held(self) -> None:
+        """Store what visits have brought, and end those that are over."""
+        for taken, error in self._results.commit(self._held.take()):
+            visit, meter = taken.visit, taken.meter
+            if error is not None and not taken.final and self._visits.get(visit.meter.address) is not visit:
+                LOG.debug("what the visit of %s had read is not stored: %s", meter.meter_id, error)
+                continue  # it has failed since, and is over
+            with self._faults_of(visit):
+                if error is not None:
+                    raise error
+                self._results.stored(taken)
+                if taken.final:
+                    self._went_well(visit, meter)
+
+    def _went_well(self, visit: Visit, meter: Meter) -> None:
         if visit.left and visit.steps:  # one that could come forward in none is not followed by another
             self._rests.note(visit, visit.left)
+            self._rests_at = 0.0
         if visit.runs or visit.extra:
             self._retries.reset(meter)
             if not visit.goes_on:
@@ -833,8 +862,11 @@ class PortReader:
         self._deps.tasks.ended(visit.runs, visit.meter.meter_id, ok=False, final=final, trouble=trouble)
 
     def _close(self, visit: Visit) -> None:
+        """Give up the place of a visit, unless that was done: another may have it by now."""
+        if self._visits.get(visit.meter.address) is not visit:
+            return
         visit.channel.close()
-        self._visits.pop(visit.meter.address, None)
+        del self._visits[visit.meter.address]
         self._rests_at = 0.0
         self._heard(visit.meter)
         if not visit.extra and not visit.goes_on:

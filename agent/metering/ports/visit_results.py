@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from agent.clock import Clock
 from agent.metering.events import scaler_check
 from agent.metering.events.logbooks import ALARMS, Circumstances, alarm_events, log_events
+from agent.metering.ports.held_visits import Taken
 from agent.metering.registry.capabilities import Offered
 from agent.metering.registry.device_book import DeviceBook
 from agent.metering.registry.entry import Meter
 from agent.metering.scheduling.tasks import OwedRun, TaskBook
-from agent.metering.store.reading_store import Store
+from agent.metering.store.reading_store import Store, StoreDefectError, StoreError
 from agent.metering.visit.profile_catchup import ProfileReading
 from agent.metering.visit.visit import ProfileKey, Visit, is_profile
 from agent.metering.visit.visit_memory import KnowledgeCache, positions, values_stored
@@ -29,7 +31,8 @@ def _is_of_logs(visit: Visit, owed: OwedRun) -> bool:
 
 
 class VisitResults:
-    """Keeps what visits bring. The readings of a visit and the marks of its runs go into one commit."""
+    """Keeps what visits bring: `take`, then `commit`, then `stored` or, where there was an error, nothing. The readings
+    of a visit and the marks of its runs go into one commit."""
 
     def __init__(
         self,
@@ -61,10 +64,10 @@ class VisitResults:
         """Return the tasks of which a visit before, cut while it read profiles, has stored all else for this run."""
         return {owed.task.task_id for owed in runs if owed.trusted and self._knowledge.has_values(meter.meter_id, owed)}
 
-    def store(self, visit: Visit, meter: Meter, *, final: bool) -> None:
-        """Store what the visit gave since the last time, how far the meter was read, and what was learned, in one
-        commit; `final`: that is all for the visit's runs, unless it `goes_on` with runs that were read before. Raises
-        `StoreError`."""
+    def take(self, visit: Visit, meter: Meter, *, final: bool) -> Taken:
+        """Take what the visit gave since the last time, how far the meter was read, and what was learned; `final`: that
+        is all for the visit's runs, unless it `goes_on` with runs that were read before. The visit may go on; it does
+        not give the same again. Raises `StoreError`."""
         reads = final and not visit.goes_on
         trusted = self._tasks.vouches(visit.runs)
         # A meter that has only now told its name may have been read for this run by another way.
@@ -85,19 +88,46 @@ class VisitResults:
         learned = visit.knowledge.dump() if rescaled else visit.learned()
         if learned:
             knowledge[meter.key] = learned
-        if final or readings or knowledge:
-            self._store.append(readings, marks, knowledge, urgent=happened)
         self._report_doubts(visit, meter)
-        visit.stored()
-        if reads:
-            flawed = bool(visit.shortfall().text)
-            self._tasks.ended(visit.runs, meter.meter_id, ok=True, final=True, trusted=trusted, flawed=flawed)
-        elif final:
-            self._tasks.ended(visit.runs, meter.meter_id, ok=False, final=False)  # they have ended before
+        visit.given()
         periods = {str(profile.obis): profile.period_s for profile in visit.profiles.values()}
-        self._tasks.stored(readings, periods)
-        if final and trusted and not visit.left:
-            self._tasks.caught_up(meter.meter_id, [owed for owed in runs if _is_of_logs(visit, owed)])
+        return Taken(visit, meter, runs, readings, marks, knowledge, happened, trusted, final, periods)
+
+    def commit(self, held: Sequence[Taken]) -> list[tuple[Taken, Exception | None]]:
+        """Store all of this in one commit. Returns each with the error that it met, `None` when it is durable.
+
+        What the store does not take because of what it is must not keep the others from being stored: each then has
+        a commit of its own.
+        """
+        held = [self._still_true(one) for one in held]
+        try:
+            if brought := [it for one in held if (it := one.brought()) is not None]:
+                self._store.append_all(brought)
+        except Exception as error:  # noqa: BLE001 - given back
+            if len(held) == 1 or (isinstance(error, StoreError) and not isinstance(error, StoreDefectError)):
+                return [(one, error) for one in held]
+            return [found for one in held for found in self.commit([one])]
+        return [(one, None) for one in held]
+
+    def _still_true(self, taken: Taken) -> Taken:
+        """Return this, without a clock to vouch for it where that was set since it was taken: the store would have it
+        after what says so."""
+        if not taken.trusted or self._tasks.vouches(taken.visit.runs):
+            return taken
+        readings = [replace(reading, trusted=False) for reading in taken.readings]
+        return replace(taken, readings=readings, marks=(), trusted=False)
+
+    def stored(self, taken: Taken) -> None:
+        """What was taken is durable: the runs are over, and gaps end."""
+        visit, meter_id = taken.visit, taken.meter.meter_id
+        if taken.final and not visit.goes_on:
+            flawed = bool(visit.shortfall().text)
+            self._tasks.ended(visit.runs, meter_id, ok=True, final=True, trusted=taken.trusted, flawed=flawed)
+        elif taken.final:
+            self._tasks.ended(visit.runs, meter_id, ok=False, final=False)  # they have ended before
+        self._tasks.stored(taken.readings, taken.periods)
+        if taken.final and taken.trusted and not visit.left:
+            self._tasks.caught_up(meter_id, [owed for owed in taken.runs if _is_of_logs(visit, owed)])
 
     def _scalers_compared(self, visit: Visit, meter: Meter) -> list[EventReport]:
         """Return the scalers that are no longer what was known of them, as events."""

@@ -7,6 +7,7 @@ import sqlite3
 import zlib
 from datetime import UTC, datetime
 
+from agent.metering.store.store_schema import NO_MARKS
 from dlms.cosem.time import ZONE_UNKNOWN_S, CosemDateTime
 from dlms.errors import DlmsError
 from omadm.readings import FIELDS, ROW_SIZE_MIN, ROW_SIZES
@@ -49,6 +50,15 @@ def row_time(meter_time: object, tag: object, raw: object) -> float | None:
     except (ValueError, OverflowError, DlmsError):
         return None
     return None
+
+
+def marks_of(text: object) -> list[tuple[str, str, int]]:
+    """The progress that a block carries: (meter, task, run). A damaged one carries none."""
+    try:
+        entries = json.loads(text) if isinstance(text, str) and text != NO_MARKS else []
+        return [(str(meter), str(task), int(run)) for meter, task, run in entries]
+    except (ValueError, TypeError, RecursionError):
+        return []
 
 
 def profile_reach(body: bytes) -> dict[tuple[str, str], float]:

@@ -1,7 +1,8 @@
 """The store of readings: durable when `append` returns, kept until the head-end has acknowledged.
 
-A block is what one visit of one meter gave, compressed, with consecutive record ids: one row and one synchronous commit
-per visit, which is what flash can bear. Ids are never used again within a store; a store has a random uuid, so that
+A block is what one visit of one meter gave, compressed, with consecutive record ids: one row per visit, and one
+synchronous commit for as many visits as their port has brought together (`agent.metering.ports.held_visits`), which is
+what flash can bear. Ids are never used again within a store; a store has a random uuid, so that
 (store, id) names a record for ever, and a store that was lost and made anew cannot be mistaken for the old one.
 
 How far each meter has been read for each task is written in the same transaction as the readings, so a power cut can
@@ -27,18 +28,17 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from agent.clock import Clock
 from agent.metering.store import events, resend, sinks
-from agent.metering.store.blocks import BLOCKS_PER_BATCH_MAX, block_rows, blocks, pack, row_time, unpack
+from agent.metering.store.blocks import BLOCKS_PER_BATCH_MAX, block_rows, blocks, marks_of, pack, row_time, unpack
 from agent.metering.store.delivery import bounded_start, count, delivered_above, empty, mark, open_ranges
 from agent.metering.store.recovery import note_loss
 from agent.metering.store.resend import ResendBatch
-from agent.metering.store.salvage import marks_of
 from agent.metering.store.sinks import BY_A_SINK, REFUSED_AT, REFUSED_BY, SinkBatch, SinkState
 from agent.metering.store.store_file import StoreDefectError, StoreError, StoreFile
 from agent.metering.store.store_schema import NO_MARKS
@@ -58,7 +58,7 @@ from omadm.readings import (
     record,
 )
 
-__all__ = ["Batch", "Loss", "Progress", "Refusal", "Store", "StoreDefectError", "StoreError", "StoreStats"]
+__all__ = ["Batch", "Brought", "Loss", "Progress", "Refusal", "Store", "StoreDefectError", "StoreError", "StoreStats"]
 
 LOG = logging.getLogger("agent.metering.store")
 
@@ -89,6 +89,17 @@ class Progress:
     meter: str
     task: str
     run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What one visit brought: readings of one meter, how far it has been read with them, what was learned about meters
+    (by meter), and events that go to the head-end before anything else."""
+
+    readings: Sequence[Reading | GapReport]
+    progress: Sequence[Progress] = ()
+    knowledge: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    urgent: Sequence[EventReport] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,34 +207,28 @@ class Store:
         `StoreError` nothing of it is stored. `knowledge`: what was learned about meters, by meter. `also` writes the
         ledger's tables in the same transaction, and `urgent` are events, which go to the head-end before anything
         else. One whose key is among the newest `events.KEPT` is there already and is not stored again."""
-        body = pack([reading.row() for reading in readings]) if readings else b""
-        marks = [(mark.meter, mark.task, mark.run) for mark in progress]
-        learned = [(meter, pack(what)) for meter, what in (knowledge or {}).items()]
+        return self.append_all([Brought(readings, tuple(progress), knowledge or {}, urgent)], also)[0]
 
-        def work(db: sqlite3.Connection, counters: _Counters) -> tuple[int, int]:
-            if urgent:
-                events.append(db, counters, self._clock.wall(), urgent)
-            first = counters["next"]
-            if body:
-                counters["next"] += len(readings)
-                about = (readings[0].meter, json.dumps(marks, separators=(",", ":")), _earliest(readings))
-                db.execute(
-                    "INSERT INTO block (first, last, made, meter, marks, since, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (first, counters["next"] - 1, self._clock.wall(), *about, body),
-                )
-            else:
-                _set_progress(db, marks, first)
-            db.executemany(_LEARN, learned)
+    def append_all(
+        self, visits: Sequence[Brought], also: Callable[[sqlite3.Connection], None] = lambda _db: None
+    ) -> list[tuple[int, int]]:
+        """Store what these visits brought, a block each, in one commit: all of it or, on `StoreError`, nothing of it.
+        Returns the first and last id of each."""
+        packed = [(brought, _packed(brought)) for brought in visits]
+
+        def work(db: sqlite3.Connection, counters: _Counters) -> list[tuple[int, int]]:
+            ids = [self._add(db, counters, brought, body) for brought, body in packed]
             also(db)
             while _size(db, counters) > self._records_max and self._make_room(db, counters):
                 pass
-            return first, counters["next"] - 1
+            return ids
 
-        ids = self._with_room(work, len(body))
+        ids = self._with_room(work, sum(len(body) for _, body in packed))
         self._written()
-        if urgent:
+        if any(brought.urgent for brought in visits):
             self._sign()
-        if readings or urgent:  # the ledger's sign of life, every few minutes, is nothing to send
+        # The ledger's sign of life, every few minutes, is nothing to send.
+        if any(brought.readings or brought.urgent for brought in visits):
             self.on_append()
         return ids
 
@@ -605,6 +610,24 @@ class Store:
             LOG.info("the store takes readings again", extra={"event": "store.recovered"})
             self.on_health("")
 
+    def _add(self, db: sqlite3.Connection, counters: _Counters, brought: Brought, body: bytes) -> tuple[int, int]:
+        if brought.urgent:
+            events.append(db, counters, self._clock.wall(), brought.urgent)
+        first = counters["next"]
+        marks = [(mark.meter, mark.task, mark.run) for mark in brought.progress]
+        if body:
+            readings = brought.readings
+            counters["next"] += len(readings)
+            about = (readings[0].meter, json.dumps(marks, separators=(",", ":")), _earliest(readings))
+            db.execute(
+                "INSERT INTO block (first, last, made, meter, marks, since, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (first, counters["next"] - 1, self._clock.wall(), *about, body),
+            )
+        else:
+            _set_progress(db, marks, first)
+        db.executemany(_LEARN, [(meter, pack(what)) for meter, what in brought.knowledge.items()])
+        return first, counters["next"] - 1
+
     def _leaving(self, db: sqlite3.Connection, counters: _Counters, batch: BatchT) -> BatchT:
         """These records are about to be sent: no other will ever have their ids, whatever happens to the file."""
         if batch is not None and batch.last > self.file.sign.reached:
@@ -782,6 +805,10 @@ class Store:
 
 def _no_room(what: str, free: int) -> str:
     return f"{what} (no room on the medium: {free >> 10} KiB are free)"
+
+
+def _packed(brought: Brought) -> bytes:
+    return pack([reading.row() for reading in brought.readings]) if brought.readings else b""
 
 
 def _pending(db: sqlite3.Connection, counters: Mapping[str, int]) -> int:

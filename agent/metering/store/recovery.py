@@ -14,14 +14,17 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice, takewhile
+from typing import TYPE_CHECKING
 
 from agent.metering.store import events
-from agent.metering.store.blocks import profile_reach
+from agent.metering.store.blocks import marks_of, profile_reach
 from agent.metering.store.delivery import Range, count, without
 from agent.metering.store.events import WhenDone
 from agent.metering.store.life_sign import LifeSign
-from agent.metering.store.salvage import Block, SalvageReader, marks_of
 from agent.metering.store.store_schema import LEDGER
+
+if TYPE_CHECKING:
+    from agent.metering.store.salvage import Block, SalvageReader
 
 LOG = logging.getLogger("agent.metering.store")
 

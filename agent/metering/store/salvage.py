@@ -10,7 +10,6 @@ them: it recognises those when they are sent again.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -224,15 +223,6 @@ class SalvageReader:
                     elif len(fields) in (2, 3) and isinstance(fields[-2], str):
                         self._carved_meta.setdefault(fields[-2], fields[-1])
         return self._carved
-
-
-def marks_of(text: object) -> list[tuple[str, str, int]]:
-    """The progress that a block carries: (meter, task, run). A damaged one carries none."""
-    try:
-        entries = json.loads(text) if isinstance(text, str) and text != NO_MARKS else []
-        return [(str(meter), str(task), int(run)) for meter, task, run in entries]
-    except (ValueError, TypeError, RecursionError):
-        return []
 
 
 def _count(value: object) -> int | None:

@@ -26,13 +26,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from agent.clock import Clock
 from agent.metering.store import events, life_sign, recovery
 from agent.metering.store.life_sign import LifeSign, LifeSignFile
 from agent.metering.store.recovery import QuarantinedFile
-from agent.metering.store.salvage import SalvageReader
 from agent.metering.store.store_schema import (
     FORMAT,
     SIGNED,
@@ -43,6 +42,9 @@ from agent.metering.store.store_schema import (
     migrate,
 )
 from agent.tree.newer import NewerFormatError
+
+if TYPE_CHECKING:
+    from agent.metering.store.salvage import SalvageReader
 
 LOG = logging.getLogger("agent.metering.store")
 
@@ -459,6 +461,8 @@ class Quarantine:
         Raises `NewerFormatError`, `sqlite3.Error` for trouble of the file system.
         """
         if self._opened is None or self._opened[0] != name:
+            from agent.metering.store.salvage import SalvageReader  # not at the top: hardly ever is a file damaged
+
             self.close()
             path = self._file.with_name(name)
             db = sqlite3.connect(path, check_same_thread=False)

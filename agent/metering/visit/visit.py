@@ -10,9 +10,10 @@ and repeats none, a long list would otherwise never come to its end.
 
 A visit asks in steps: first all attributes at once, with what describes the profiles; then the profiles' rows, some
 seconds of line time per step, with the scalers of their columns before the first rows, where they are not known yet.
-After each step `due` is set, and the visit waits: what was read so far and how far is to be stored (`readings`,
-`positions`, then `stored`) before `go_on`. So a cut costs one step at most. Rows for which there is no time left in the
-visit are for another one (`left`), of the same run where the line has time for it.
+After each step `due` is set, and the visit waits: what was read so far and how far is to be taken (`readings`,
+`positions`, then `given`) before `go_on`. So a failure costs one step at most, and a power cut what is not stored by
+then as well. Rows for which there is no time left in the visit are for another one (`left`), of the same run where the
+line has time for it.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ class Visit:
             self._write(now)
 
     def go_on(self, now: float, wall: float) -> None:
-        """What was due is stored: ask for the next step."""
+        """What was due is taken: ask for the next step."""
         self.due = False
         if not self.gives_way:
             self._go_on(now)
@@ -272,8 +273,8 @@ class Visit:
             if key[0] == owed.task.task_id and (dumped := profile.position.dump()) != self.positions_stored.get(key)
         }
 
-    def stored(self) -> None:
-        """Everything that `readings` and `positions` gave is durable now."""
+    def given(self) -> None:
+        """Everything that `readings` and `positions` gave is kept by who asked: it is not to be given again."""
         self.tasks_stored |= {owed.task.task_id for owed in self.runs}
         self.positions_stored = {key: profile.position.dump() for key, profile in self.profiles.items()}
         self.learned_before = signature(self.knowledge)

@@ -10,6 +10,6 @@ from tests.agent.metering.wear import Visit, profile, registers, written_per_pay
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("visit", "limit"), [(registers, 3.1), (profile, 4.1)])
+@pytest.mark.parametrize(("visit", "limit"), [(registers, 1.9), (profile, 2.2)])
 def test_the_store_writes_few_bytes_per_byte_of_payload(tmp_path: Path, visit: Visit, limit: float) -> None:
     assert written_per_payload(tmp_path, visit, visits=800, meters=60, keep=6_000) <= limit

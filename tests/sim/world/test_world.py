@@ -46,11 +46,11 @@ def no_places(patch: pytest.MonkeyPatch) -> None:
 
 def no_marks(patch: pytest.MonkeyPatch) -> None:
     """What a meter was read for is not durable."""
-    append = KillableStore.append
+    append_all = KillableStore.append_all
     patch.setattr(
         KillableStore,
-        "append",
-        lambda self, readings, _marks=(), *rest, **more: append(self, readings, (), *rest, **more),
+        "append_all",
+        lambda self, visits, *also: append_all(self, [replace(visit, progress=()) for visit in visits], *also),
     )
 
 
@@ -149,8 +149,9 @@ CALM = replace(
     draw(1, ()), meters=1, ports=1, loss=0.0, trouble=0.0, calendar=None, period_s=900, every_s=3600,
     register_every_s=1800, zone=False, compress="", topology=False,
 )  # fmt: skip
-# A daemon that is killed twelve times while it reads a month of a meter that it does not know yet.
-CUT = replace(CALM, backlog_days=30, happenings=tuple(Happening(0.8 + 0.4 * number, "kill") for number in range(12)))
+# A daemon that is killed twelve times while it reads a month of a meter that it does not know yet, and often enough has
+# stored some of it.
+CUT = replace(CALM, backlog_days=30, happenings=tuple(Happening(0.8 + 1.0 * number, "kill") for number in range(12)))
 
 
 @pytest.mark.timeout(600)

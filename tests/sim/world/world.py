@@ -12,7 +12,7 @@ import logging
 import math
 import random
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.daemon.instance import AlreadyRunningError, InstanceLocks
@@ -25,12 +25,11 @@ from agent.metering.ports.port_state import Bridge
 from agent.metering.registry.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.scheduling.schedule import Backoff
-from agent.metering.store.reading_store import Progress, Store
+from agent.metering.store.reading_store import Brought, Store
 from agent.metering.uplink import worker
 from agent.metering.uplink.worker import Uplink
 from agent.settings.config import MeteringConfig, PortConfig, ScanConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, UplinkSettings
-from omadm.readings import EventReport, GapReport, Reading
 from plc.prime.link import PlcLink
 from plc.protocols import HDLC, PRIME_USI
 from plc.transparent import TransparentLink
@@ -653,19 +652,13 @@ class KillableStore(Store):
 
     kill_in = ""
 
-    def append(
-        self,
-        readings: Sequence[Reading | GapReport],
-        progress: Iterable[Progress] = (),
-        knowledge: Mapping[str, Mapping[str, object]] | None = None,
-        also: Callable[[sqlite3.Connection], None] = lambda _db: None,
-        *,
-        urgent: Sequence[EventReport] = (),
-    ) -> tuple[int, int]:
+    def append_all(
+        self, visits: Sequence[Brought], also: Callable[[sqlite3.Connection], None] = lambda _db: None
+    ) -> list[tuple[int, int]]:
         kill, self.kill_in = self.kill_in, ""
         if kill == "before":
             raise Killed
-        ids = super().append(readings, progress, knowledge, also, urgent=urgent)
+        ids = super().append_all(visits, also)
         if kill == "after":
             raise Killed
         return ids

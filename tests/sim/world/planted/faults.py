@@ -18,6 +18,7 @@ from agent.daemon import instance
 from agent.metering.collector import Collector
 from agent.metering.ledger.keeper import LedgerKeeper
 from agent.metering.ports import portreader, visit_results
+from agent.metering.ports.held_visits import Taken
 from agent.metering.scheduling import run_tally
 from agent.metering.scheduling.run_tally import RunTally, Troubles
 from agent.metering.scheduling.slots import Epoch, Moment, Slots
@@ -49,16 +50,17 @@ def deltas_as_values(patch: pytest.MonkeyPatch) -> None:
 def progress_on_success(patch: pytest.MonkeyPatch) -> None:
     """A visit goes on until it has read all there is, and how far it came is kept only then."""
     patch.setattr(visit, "STEP_MARGIN", -math.inf)
-    store = visit_results.VisitResults.store
+    take = visit_results.VisitResults.take
     ends = [False]
 
-    def keep(self: Any, of: visit.Visit, meter: Any, *, final: bool) -> None:
+    def keep(self: Any, of: visit.Visit, meter: Any, *, final: bool) -> Taken:
         ends[0] = final
-        store(self, of, meter, final=final)
+        taken = take(self, of, meter, final=final)
         if not final:
             of.positions_stored = {}
+        return taken
 
-    patch.setattr(visit_results.VisitResults, "store", keep)
+    patch.setattr(visit_results.VisitResults, "take", keep)
     patch.setattr(visit_results, "positions", lambda *given: positions(*given) if ends[0] else {})
 
 
