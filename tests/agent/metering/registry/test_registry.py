@@ -355,6 +355,12 @@ def test_the_number_of_meters_is_bounded_and_the_longest_gone_is_forgotten(rig: 
     rig.registry.join("plc0", 5000, OTHER)
     assert len(rig.registry.meters()) == METERS_MAX
     assert rig.registry.get(gone.key) is None
+    here = rig.registry.at("plc0", 78)
+    assert here is not None
+    rig.registry.name(here.key, "KEP0001")
+    rig.registry.name(here.key, "KEP0002")  # the other one has left, and all the others are there
+    assert len(rig.registry.meters()) == METERS_MAX
+    assert (rig.registry.find("KEP0001"), rig.registry.at("plc0", 78)) == (None, rig.registry.get(here.key))
 
 
 def test_a_removed_meter_is_forgotten_until_it_joins_again(rig: Rig) -> None:
