@@ -93,6 +93,7 @@ class World:
     frames did cost in `networks`."""
 
     register_task = REGISTER_TASK
+    changes_meters = False  # whether meters are asked for what may not be asked for twice
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan = plan
