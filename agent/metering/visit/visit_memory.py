@@ -27,7 +27,8 @@ LOG = logging.getLogger("agent.metering.port")
 
 # Meters whose knowledge stays in memory, some 15 kB each. The store has that of all, and who reads hundreds one after
 # another finds none of them here, however many are kept; but that sessions were lost on a list is known here only.
-KNOWLEDGE_KEPT = 4
+# Not fewer than visits are under way at once: at 9600 baud a run then asked 5 to 9 % more than it had to.
+KNOWLEDGE_KEPT = 16
 UNSAVED_KEPT = 64
 RETRY_MAX_S = 900.0  # the longest pause before a retry: several fit into an hourly run
 ASK_NAME = Backoff(60.0, 3600.0)
