@@ -19,6 +19,7 @@ HOUR, DAY = 3600, 86_400
 START = datetime(2027, 1, 15, tzinfo=UTC).timestamp()
 AHEAD = START + 20 * HOUR + 300  # from then on the clock is ahead
 NO_ENTRIES_IN_USE, NO_SIZE_EITHER = (7,), (7, 8)
+NO_PERIOD_EITHER = (4, 7)  # an event log, as far as anybody can see
 
 
 @dataclass(slots=True)
@@ -106,6 +107,14 @@ def test_nor_after_an_absence_in_which_there_are_more_rows_than_are_asked_for_at
         visit_until(reader, AHEAD + 12 * HOUR - 900, HOUR)
         reader.meter.live(days * DAY)
         visit_until(reader, reader.meter.at + 1, HOUR)
+        check_each_once(reader)
+
+
+@pytest.mark.parametrize("ahead_h", [3, 26, 200])
+def test_nor_of_an_event_log(ahead_h: int) -> None:
+    for every_h in (3, 7):
+        reader = reader_of(ahead_h * HOUR, 5 * HOUR, trusted=False, refused=NO_PERIOD_EITHER)
+        visit_until(reader, AHEAD + 40 * HOUR, every_h * HOUR)
         check_each_once(reader)
 
 
