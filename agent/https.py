@@ -432,15 +432,15 @@ def _explained(url: str, error: Exception) -> HttpsError:
 def _target(url: str) -> tuple[str, int, str]:
     """Return (host, port, path with query). Raises `HttpsRefused` for what is no https URL."""
     try:
-        check_address(url, schemes=())
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or 443
         path = parts.path or "/"
         (path + parts.query).encode("ascii")
+        if parts.scheme != "https" or not host:
+            raise HttpsRefused(f"{_shown(url)}: only https URLs are used")
+        check_address(url)
     except ValueError as error:
         raise HttpsRefused(f"not a URL: {error}") from error
-    if parts.scheme != "https" or not host:
-        raise HttpsRefused(f"{_shown(url)}: only https URLs are used")
     return host, port, f"{path}?{parts.query}" if parts.query else path
 
 

@@ -56,6 +56,7 @@ NO_DECODERS: dict[str, dict[str, str]] = {
         "metering.orders.order.OrderRecord.describe": "text for a person",
         "metering.orders.order_book.OrderBook.describe": "text for a person",
         "metering.ports.port_state.PortState.open": "opens a port of the configuration",
+        "metering.scheduling.tasks.TaskBook.open_runs": "runs of the schedule; opens nothing",
         "metering.scheduling.epochs.EpochBook.load": "a row of the store, which metering.store.blocks.unpack takes in",
         "metering.store.delivery.open_ranges": "rows of the store, which its tests damage",
         "tls.explain": "an error of the TLS library",
@@ -69,6 +70,7 @@ NO_DECODERS: dict[str, dict[str, str]] = {
     },
     "headend": {
         "metering.events.open_alarms": "a count of rows of the database",
+        "security.records.open_alarm": "a row of the database",
         "metering.resend.open_orders": "rows of the database",
         "db.open_engine": "a URL of the configuration",
         "dm.accounts.load": "a row of the database",
@@ -256,6 +258,7 @@ OCTETS_FROM_US: dict[str, dict[str, str]] = {
         "sealing.token.TokenKeys.unwrap": "what the token's library reads",
         "sealing.token.TokenKeys.wrap": "octets that go out",
         "operator.lifecycle.enrol_certificate": "a certificate that was read",
+        "sealing.keyring.KeyRing.seal": "secrets that were taken in, as the octets that they are",
         "security.certificates.Judge.proves": "a line around omadm.ssmp.certificates",
         "security.certificates.Judge.sign": "octets that go out",
         "security.certificates.enrol": "a line around omadm.ssmp.certificates",

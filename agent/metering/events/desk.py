@@ -301,7 +301,8 @@ class EventDesk:
     def _called(self, name: str) -> Meter | None:
         """The meter of this name."""
         known = next((meter for meter in self._registry.meters() if meter.meter_id == name), None)
-        return self._registry.at(known.port, known.address) if known is not None else None
+        there = self._registry.at(known.port, known.address) if known is not None else None
+        return there if there is not None and there.meter_id == name else None  # not one that has its place now
 
     def _keep(self, reports: Sequence[EventReport]) -> None:
         """Store these, and what waits. Where the store takes nothing they wait."""

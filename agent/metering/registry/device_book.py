@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from agent.clock import Clock
@@ -136,6 +136,7 @@ class DeviceBook:
         self._look_at = 0.0
         for meter in registry.known():
             registry.set_model(meter.key, self._of(meter.key).model)
+        registry.on_moved = self.moved
 
     # --- what visits tell ---
 
@@ -158,6 +159,18 @@ class DeviceBook:
                 device.offered, changed = offered, True
             if changed:
                 self._changed(meter.key)
+
+    def moved(self, before: str, now: str) -> None:
+        """The meter that had the key `before` has another one now: what is known of it goes along. Counts stay."""
+        with self._lock:
+            device, there = self._of(before), self._of(now)
+            here = self._registry.get(before)
+            name = here.meter_id if here is not None and here.named else ""
+            self._devices[now] = replace(device, counters=there.counters)
+            self._devices[before] = Device(logical_device=name, counters=device.counters)
+            for key in (before, now):
+                self._asked_at.pop(key, None)
+                self._changed(key)
 
     def failed(self, key: str, kind: FailureKind) -> None:
         """A visit failed."""

@@ -16,6 +16,8 @@ class Meter:
     heard yet. `named`: `meter_id` is its own name. `double_of`: a name that it says, and that another meter has, which
     answers too: such a meter is known by the way it is reached.
 
+    One in whose place another meter was heard is *displaced*: its `key` is its former place's, with its name behind.
+
     `model` is what its logical device name, device type and firmware say it is (`registry.capabilities`), `None` while
     that is not known.
     """
@@ -34,6 +36,16 @@ class Meter:
     def place(self) -> str:
         """The id of a meter that has no name of its own."""
         return self.eui48 or f"{self.port}-{self.address}"
+
+    @property
+    def place_key(self) -> str:
+        """The key of whoever is reached where this meter was reached last."""
+        return f"{self.port}/{self.eui48 or self.address}"
+
+    @property
+    def displaced(self) -> bool:
+        """Whether another meter was heard in its place since."""
+        return self.key != self.place_key
 
 
 @dataclass(slots=True)

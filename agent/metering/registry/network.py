@@ -197,7 +197,8 @@ class NetworkBook:
     def picture(self, port: str) -> NetworkPicture:
         """Return the newest picture of a port. Raises `KeyError` for one that is not configured."""
         picture = self._ports[port].picture
-        names = {meter.eui48: meter.meter_id for meter in self._registry.known() if meter.port == port}
+        known = [meter for meter in self._registry.known() if meter.port == port and not meter.displaced]
+        names = {meter.eui48: meter.meter_id for meter in known}
         nodes = (replace(node, meter_id=names.get(node.eui48, "")) for node in picture.nodes)  # by the names of now
         return replace(picture, nodes=tuple(nodes))
 

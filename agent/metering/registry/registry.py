@@ -3,7 +3,8 @@
 A meter is known by the way it is reached (`key`: port and EUI-48, or port and address) until it has told its logical
 device name, which from then on is its id everywhere. Of two that say one name, and both answer, the one that had it
 keeps it, and the other is known by the way it is reached. Joins and leaves come and go on a power line; a meter counts
-as left only after it was away for `leave_after_s`.
+as left only after it was away for `leave_after_s`, or at once where another meter answers in its place. It is kept, and
+ought to be read, until it is heard again or a person forgets it.
 
 The file holds what must survive (identity and first contact), not the counters of the day: it is written when a meter
 is new, named or moved, a few seconds later and once for many. It carries a version and a checksum; a damaged one is set
@@ -29,6 +30,7 @@ from updateagent.disk import Disk
 LOG = logging.getLogger("agent.metering.registry")
 
 METERS_MAX = 4096  # the address space of one base node
+FORMER_MAX = 8  # meters of one place that others have taken: names that change with each visit are no meters
 SAVE_DELAY_S = 3.0  # a network that comes up brings hundreds of joins in a row
 
 
@@ -50,6 +52,8 @@ class Registry:
         self._leave_after_s = leave_after_s
         self._publish = publish
         self.on_named: Callable[[str, str], None] = lambda _key, _meter_id: None  # a meter said its name
+        self.on_moved: Callable[[str, str], None] = lambda _before, _now: None  # a meter has another key
+        self._moves: list[tuple[str, str]] = []  # that nobody was told of yet
         self._lock = threading.RLock()
         self._save_at: float | None = None
         self._changed = True
@@ -142,24 +146,13 @@ class Registry:
             if entry.meter.named and entry.meter.meter_id == meter_id:
                 self._confirm_doubles(meter_id)
                 return entry.meter
-            for other in [other for other in self._entries.values() if other.meter.meter_id == meter_id]:
-                if other.meter.key != key:
-                    if _holds(other, entry, meter_id):
-                        return self._known_by_place(entry, other, meter_id)
-                    LOG.warning(
-                        "meter %s is now reached as %s, no longer as %s",
-                        meter_id,
-                        key,
-                        other.meter.key,
-                        extra={"event": "meter.moved"},
-                    )
-                    del self._entries[other.meter.key]
-            LOG.info("meter %s is %s", key, meter_id, extra={"event": "meter.named"})
-            entry.claims = ""
-            named = entry.meter = replace(entry.meter, meter_id=meter_id, named=True, double_of="")
-            self._touch(identity=True)
-        self.on_named(key, meter_id)
-        return named
+            meter = self._renamed(entry, meter_id)
+            moves, self._moves = self._moves, []
+        for before, now in moves:
+            self.on_moved(before, now)
+        if meter.meter_id == meter_id:
+            self.on_named(key, meter_id)
+        return meter
 
     def attempted(self, key: str, error: str = "", *, silent: bool = False, flaw: str = "") -> None:
         """A visit ended: well, or with `error`. `silent`: the meter answered nothing; `flaw`: what it had errors for,
@@ -228,12 +221,13 @@ class Registry:
             ]
 
     def find(self, name: str) -> tuple[Meter, MeterStatus] | None:
-        """Return the meter with this id, EUI-48 or key, and how it stands; `None` for one that is not known."""
+        """Return the meter with this id, EUI-48 or key, and how it stands; `None` for one that is not known. Of those
+        with one EUI-48 it is the one that is there."""
         with self._lock:
             entry = self._entries.get(name)
             if entry is None:
-                wanted = (it for it in self._entries.values() if name in (it.meter.meter_id, it.meter.eui48))
-                entry = next(wanted, None) if name else None
+                wanted = [it for it in self._entries.values() if name in (it.meter.meter_id, it.meter.eui48)]
+                entry = min(wanted, key=lambda it: it.meter.displaced, default=None) if name else None
             return None if entry is None else (entry.meter, self._status(entry))
 
     def heard(self, port: str) -> list[Meter]:
@@ -251,13 +245,14 @@ class Registry:
             return not self._whitelist.admits(meter)
 
     def absent(self, port: str) -> list[Meter]:
-        """Return the meters of `port` that were there once and are silent now."""
+        """Return the meters of `port` that were there once and are silent now. Of a place it is the last one."""
         with self._lock:
             return [
                 entry.meter
                 for entry in self._entries.values()
-                if entry.meter.port == port and entry.absent_since is not None and self._is_visited(entry)
-            ]
+                if entry.meter.port == port and entry.absent_since is not None and not entry.meter.displaced
+                and self._is_visited(entry)
+            ]  # fmt: skip
 
     def known(self) -> list[Meter]:
         """Return all meters, present or not."""
@@ -347,6 +342,22 @@ class Registry:
             )  # fmt: skip
         entry.flaw = flaw[:ERROR_CHARS_MAX]
 
+    def _renamed(self, entry: Entry, name: str) -> Meter:
+        """The meter of this entry says a name that it did not have. Returns it as it is now."""
+        others = [it for it in self._entries.values() if it.meter.meter_id == name and it is not entry]
+        holder = next((other for other in others if _holds(other, entry, name)), None)
+        if holder is not None:
+            return self._known_by_place(entry, holder, name)
+        if entry.meter.named:
+            entry = self._displace(entry)
+        LOG.info("meter %s is %s", entry.meter.key, name, extra={"event": "meter.named"})
+        entry.claims = ""
+        entry.meter = replace(entry.meter, meter_id=name, named=True, double_of="")
+        for other in others:
+            self._moved(other, entry)
+        self._touch(identity=True)
+        return entry.meter
+
     def _known_by_place(self, entry: Entry, holder: Entry, name: str) -> Meter:
         """The name that this meter says is that of another one, which answers: it is known by the way it is reached."""
         if entry.claims != name:
@@ -357,9 +368,47 @@ class Registry:
             )  # fmt: skip
             self._touch()
         if entry.meter.named:
-            entry.meter = replace(entry.meter, meter_id=entry.meter.place, named=False)
-            self._touch(identity=True)
+            claims, entry.claims = entry.claims, ""
+            entry = self._displace(entry)
+            entry.claims = claims
         return entry.meter
+
+    def _displace(self, entry: Entry) -> Entry:
+        """Another meter answers in the place of this one, which has left, under a key of its own. Returns the entry of
+        the place, of a meter that has told no name yet."""
+        former, key = entry.meter, entry.meter.key
+        here = replace(former, meter_id=former.place, named=False, joined=self._clock.wall(), double_of="")
+        self._entries[key] = fresh = Entry(here, entry.absent_since, entry.left, entry.away)
+        entry.meter = replace(former, key=f"{key}/{former.meter_id}")
+        self._entries[entry.meter.key] = entry
+        self._moves.append((key, entry.meter.key))
+        self._set_absent(entry)
+        entry.left = True
+        same = [it for it in self._entries.values() if it.meter.displaced and it.meter.place_key == key]
+        if len(same) > FORMER_MAX:
+            self._forget(min(same, key=_worth_of_former), f"more than {FORMER_MAX} meters were at {key}")
+        if len(self._entries) > METERS_MAX:
+            self._forget(min(self._entries.values(), key=_worth), f"more than {METERS_MAX} meters")
+        self._touch(identity=True)
+        return fresh
+
+    def _moved(self, other: Entry, entry: Entry) -> None:
+        """The meter that was known as `other` is the one of `entry`: it has been known for as long as that, and is
+        reached as this."""
+        now, before = entry.meter, other.meter
+        if before.place_key == now.key:
+            LOG.info("meter %s is back as %s", now.meter_id, now.key, extra={"event": "meter.back"})
+        else:
+            LOG.warning(
+                "meter %s is now reached as %s, no longer as %s", now.meter_id, now.key, before.place_key,
+                extra={"event": "meter.moved"},
+            )  # fmt: skip
+        del self._entries[before.key]
+        entry.meter = replace(now, joined=before.joined or now.joined)
+        entry.last_success = max(entry.last_success, other.last_success)
+        if before.displaced:
+            entry.meter = replace(entry.meter, model=before.model)
+            self._moves.append((before.key, now.key))
 
     def _confirm_doubles(self, name: str) -> None:
         """The meter that has this name has said it again: others that say it are not where it went."""
@@ -387,14 +436,11 @@ class Registry:
 
     def _make_room(self) -> None:
         if len(self._entries) >= METERS_MAX:
-            oldest = min(self._entries.values(), key=_worth)
-            LOG.error(
-                "more than %d meters: %s is forgotten",
-                METERS_MAX,
-                oldest.meter.meter_id,
-                extra={"event": "registry.full"},
-            )
-            del self._entries[oldest.meter.key]
+            self._forget(min(self._entries.values(), key=_worth), f"more than {METERS_MAX} meters")
+
+    def _forget(self, entry: Entry, why: str) -> None:
+        LOG.error("%s: %s is forgotten", why, entry.meter.meter_id, extra={"event": "registry.full"})
+        del self._entries[entry.meter.key]
 
     def _load(self, absent_since: float) -> None:
         try:
@@ -415,7 +461,8 @@ class Registry:
             self._set_aside()
             return
         for meter in loaded[:METERS_MAX]:
-            self._entries[meter.key] = Entry(meter, absent_since, claims=meter.double_of)
+            gone = meter.displaced
+            self._entries[meter.key] = Entry(meter, absent_since, left=gone, away=gone, claims=meter.double_of)
 
     def _set_aside(self) -> None:
         try:
@@ -441,3 +488,8 @@ def _worth(entry: Entry) -> tuple[bool, bool, float, float]:
     One that somebody named and that was never heard is no stranger.
     """
     return not entry.meter.joined, entry.absent_since is None, entry.last_success, entry.meter.joined
+
+
+def _worth_of_former(entry: Entry) -> tuple[float, float]:
+    """The same of meters in whose place another one is: the last that came, of those that were not read."""
+    return entry.last_success, -entry.meter.joined

@@ -32,9 +32,9 @@ class Whitelist:
 
     def admits(self, meter: Meter) -> bool:
         """Whether this meter is on the list."""
-        if not self.enforced or meter.key in self._always:
+        if not self.enforced or meter.place_key in self._always:
             return True
-        names = {meter.key, f"{meter.port}/{meter.address}", meter.eui48 or meter.key}
+        names = {meter.place_key, f"{meter.port}/{meter.address}", meter.eui48 or meter.place_key}
         names |= {meter.meter_id} if meter.named else set()
         if not names.isdisjoint(self._exact):
             return True

@@ -22,8 +22,18 @@ from agent.metering.store.store_schema import StoreCorruptError
 from agent.settings.provisioning import ReadingTask
 from omadm.readings import Reading
 from omadm.schedule import Periodic
-from tests.agent.metering.test_collector import EVERY_S, PlcRig, metering, provisioning, replace_config, task
+from tests.agent.metering.test_collector import (
+    EVERY_S,
+    PASSWORD,
+    ROWS,
+    PlcRig,
+    metering,
+    provisioning,
+    replace_config,
+    task,
+)
 from tests.agent.virtual import VirtualClock
+from tests.sim.meters import SimMeter
 
 RUN = 1_800_000_000
 
@@ -148,6 +158,29 @@ def test_a_run_that_passes_before_a_meter_counts_as_left_says_that_it_was_away(t
     rig.run(60)
     assert {meter.state for meter in rig.collector.meters()} == {"read"}, "none counts as left"
     assert told(rig) == [("open", 0, 1, None, "meter-absent", None)]
+
+
+@pytest.mark.slow
+def test_what_a_meter_owes_while_another_one_has_its_place_is_listed_until_it_is_back_or_forgotten(
+    tmp_path: Path,
+) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    old, new = rig.meters[0], SimMeter(99, ROWS, 3, PASSWORD)
+    for meter, runs in ((new, 2), (old, 3)):
+        for node in rig.network._nodes.values():
+            node.meter = meter
+        rig.run(runs * EVERY_S)
+    open_gaps = [(gap.meter, (gap.first - RUN) // EVERY_S, (gap.last - RUN) // EVERY_S, gap.reason)
+                 for gap, _ in rig.collector.tasks.gaps()]  # fmt: skip
+    assert open_gaps == [(old.id, 1, 2, "meter-absent"), (new.id, 3, 4, "meter-absent")]
+    read_in_turn = (old, new, new, old, old, old)
+    assert set(rig.count()) == {(meter.id, RUN + number * EVERY_S) for number, meter in enumerate(read_in_turn)}
+    rig.collector.remove(new.id)
+    rig.run(2 * EVERY_S)
+    assert {gap.meter for gap, _ in rig.collector.tasks.gaps()} == {old.id}
+    assert set(rig.statuses()) == {old.id}
 
 
 def test_a_meter_that_left_and_a_port_that_is_lost_are_told_apart(tmp_path: Path) -> None:

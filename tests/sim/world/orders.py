@@ -223,6 +223,8 @@ class KillableDisk(RealDisk):
 class OrderWorld(World):
     """A world with orders. `accepted` are those that whoever asked was told of."""
 
+    changes_meters = True
+
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.disk = KillableDisk()
         self.accepted: set[str] = set()

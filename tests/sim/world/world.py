@@ -93,6 +93,7 @@ class World:
     frames did cost in `networks`."""
 
     register_task = REGISTER_TASK
+    changes_meters = False  # whether meters are asked for what may not be asked for twice
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan = plan
@@ -115,7 +116,7 @@ class World:
         octet_s = OCTET_BITS / BAUDRATE if plan.bus else 0.0
         self.lines = [WorldLine(network, self.clock, self.fate, octet_s=octet_s) for network in self.networks]
         self.strangers: list[WorldMeter] = []  # at the address of another meter, now
-        self.strange: set[str] = set()  # their names
+        self.strange: dict[str, int] = {}  # their names, with the number of their port
         self.headend = WorldHeadend(random.Random(f"world/{plan.seed}/headend"))
         self.headend.trouble = plan.trouble
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
@@ -533,7 +534,7 @@ class World:
             stranger = self._meter(STRANGER)
             network.add_stranger(stranger, meter, collides=self.pick.random() < 0.5)
             self.strangers.append(stranger)
-            self.strange.add(stranger.id)
+            self.strange[stranger.id] = self.networks.index(network)
             self.disturb()
             self.later(amount * 3 * HOUR_S, lambda: self._take_off(stranger))
 

@@ -192,6 +192,17 @@ def test_a_stranger_that_only_says_its_name_is_unauthenticated_where_keys_are_ag
     ]
 
 
+def test_what_says_the_name_of_a_meter_is_not_of_the_one_that_has_its_place_now(office: Office) -> None:
+    here = office.registry.at("lan", 4)
+    assert here is not None
+    office.registry.name(here.key, "KEP5")
+    for number, said in ((b"\x03", b"KEP4"), (b"\x04", b"KEP5")):
+        name = axdr.structure(axdr.octets(Obis.parse("0.0.42.0.0.255").code), axdr.octets(said))
+        apdu = DataNotification(3, None, axdr.structure(name)).emit().replace(b"\x03", number, 1)
+        office.desk.called("203.0.113.7:1", apdu, None)
+    assert [event["meter"] for event in office.events()] == ["", "KEP5"]
+
+
 def test_whoever_announces_too_much_or_talks_no_wrapper_is_cut_off(office: Office) -> None:
     ear = WrapperEar(apdu_bytes_max=EVENT_OCTETS_MAX)
     assert ear.receive(bytes.fromhex("000100010066 ffff".replace(" ", ""))) == []

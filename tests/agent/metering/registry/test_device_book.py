@@ -187,14 +187,24 @@ def test_a_list_that_makes_no_sense_is_said_to_be_one(rig: Rig, data: axdr.Data)
     assert rig.book.objects(key) is None
 
 
-def test_an_exchanged_meter_starts_anew(rig: Rig) -> None:
+def test_an_exchanged_meter_starts_anew_and_the_former_one_is_what_it_was(rig: Rig) -> None:
+    def models() -> list[tuple[str, str | None]]:
+        return [(meter.meter_id, meter.model) for meter in rig.registry.meters()]
+
     key = rig.meter()
     rig.ask({FIRMWARE_ID: axdr.octets(b"V1")})
+    rig.registry.name(key, "OTH0002")
+    assert models() == [("KFM0001", "KFM V1"), ("OTH0002", "OTH")]
     rig.meter("OTH0002")
     assert rig.book.device(key).firmware == ""
-    assert rig.model() == "OTH"
     assert rig.due() == (FIRMWARE_ID,)
     assert rig.book.device(key).counters.read == 2
+    rig.wait(SOON_S)
+    rig.restart()
+    assert models() == [("KFM0001", "KFM V1"), ("OTH0002", "OTH")]
+    rig.meter()
+    assert rig.book.device(key).firmware == "V1"
+    assert models() == [("KFM0001", "KFM V1"), ("OTH0002", "OTH")]
 
 
 def test_a_device_type_that_is_configured_makes_the_model(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from agent.metering.registry.entry import meter_name
-from agent.metering.registry.registry import METERS_MAX, SAVE_DELAY_S, Registry
+from agent.metering.registry.registry import FORMER_MAX, METERS_MAX, SAVE_DELAY_S, Registry
+from agent.metering.registry.whitelist import Whitelist
 from agent.status import MeterStatus
 from tests.agent.virtual import VirtualClock
 from updateagent.disk import RealDisk
@@ -166,9 +167,86 @@ def test_a_meter_in_the_place_of_another_that_says_a_name_that_is_taken_is_known
     rig.registry.name(first.key, "KEP0001")
     rig.registry.name(second.key, "KEP0002")
     rig.registry.name(second.key, "KEP0001")
-    assert set(rig.states()) == {"KEP0001", "rs485-19"}
+    assert rig.states() == {"KEP0001": "joined", "KEP0002": "left", "rs485-19": "joined"}
     rig.registry.name(second.key, "KEP0003")
-    assert [(m.meter_id, m.last_error) for m in rig.registry.meters()] == [("KEP0001", ""), ("KEP0003", "")]
+    assert [(m.meter_id, m.last_error) for m in rig.registry.meters()] == [
+        ("KEP0001", ""), ("KEP0002", ""), ("KEP0003", ""),
+    ]  # fmt: skip
+
+
+def exchanged(rig: Rig) -> str:
+    """KEP0001 was read at address 17, and KEP0002 answers there ten seconds later. Returns the key of the place."""
+    key = rig.registry.join("rs485", 17).key
+    rig.registry.name(key, "KEP0001")
+    rig.registry.attempted(key)
+    rig.run(10)
+    rig.registry.name(key, "KEP0002")
+    return key
+
+
+def test_a_meter_in_whose_place_another_one_answers_is_away_and_ought_to_be_read_still(rig: Rig) -> None:
+    key = exchanged(rig)
+    here, away = rig.registry.get(key), rig.registry.find("KEP0001")
+    assert here is not None
+    assert away is not None
+    assert (here.meter_id, here.joined) == ("KEP0002", rig.clock.wall())
+    assert (away[0].displaced, away[0].joined, away[1].away) == (True, rig.clock.wall() - 10, True)
+    assert rig.registry.meters()[1].last_success == 0.0, "not the other's"
+    assert {meter.meter_id: meter.state for meter in rig.registry.due()} == {"KEP0001": "left", "KEP0002": "joined"}
+    rig.registry.leave(key)
+    assert [meter.meter_id for meter in rig.registry.present("rs485")] == []
+    assert [meter.meter_id for meter in rig.registry.absent("rs485")] == ["KEP0002"], "one question for one place"
+    rig.registry.join("rs485", 17)
+    assert [meter.meter_id for meter in rig.registry.heard("rs485")] == ["KEP0002"]
+
+
+def test_a_meter_that_is_back_in_its_place_is_the_one_that_it_was(rig: Rig) -> None:
+    first = rig.clock.wall()
+    key = exchanged(rig)
+    rig.registry.name(key, "KEP0001")
+    back = rig.registry.get(key)
+    assert back is not None
+    assert (back.meter_id, back.joined, back.displaced) == ("KEP0001", first, False)
+    assert rig.states() == {"KEP0001": "read", "KEP0002": "left"}
+    elsewhere = rig.registry.join("rs485", 18)
+    rig.registry.name(elsewhere.key, "KEP0002")
+    assert [(m.meter_id, m.address) for m in rig.registry.meters()] == [("KEP0001", 17), ("KEP0002", 18)]
+
+
+def test_a_displaced_meter_has_left_after_a_restart_too_and_gone_when_it_is_forgotten(rig: Rig) -> None:
+    exchanged(rig)
+    rig.run(5)
+    rig.open()
+    rig.registry.join("rs485", 17)
+    assert rig.states() == {"KEP0001": "left", "KEP0002": "joined"}
+    assert [meter.meter_id for meter in rig.registry.remove("KEP0001")] == ["KEP0001"]
+    assert set(rig.states()) == {"KEP0002"}
+
+
+def test_a_displaced_meter_is_admitted_as_in_its_place_and_does_not_stand_for_its_modem(rig: Rig) -> None:
+    key = rig.registry.join("plc0", 5, EUI).key
+    rig.registry.name(key, "KEP0001")
+    rig.registry.name(key, "KEP0002")
+    for whitelist in (Whitelist([EUI.hex()], enforced=True), Whitelist(enforced=True, always=[key])):
+        rig.registry.admit(whitelist)
+        assert {meter.meter_id for meter in rig.registry.due()} == {"KEP0001", "KEP0002"}
+    found = rig.registry.find(EUI.hex())
+    assert found is not None
+    assert found[0].meter_id == "KEP0002"
+    rig.registry.remove("KEP0002")
+    rig.registry.join("plc0", 5, EUI)
+    found = rig.registry.find(EUI.hex())
+    assert found is not None
+    assert not found[0].displaced
+
+
+def test_names_that_change_with_each_visit_push_out_no_meter_that_was_read(rig: Rig) -> None:
+    key = exchanged(rig)
+    for number in range(3, 40):
+        rig.registry.name(key, f"KEP{number:04}")
+    names = {meter.meter_id for meter in rig.registry.meters()}
+    assert len(names) == FORMER_MAX + 1
+    assert {"KEP0001", "KEP0039"} < names
 
 
 def test_identity_survives_a_restart_and_presence_does_not(rig: Rig) -> None:
@@ -277,6 +355,12 @@ def test_the_number_of_meters_is_bounded_and_the_longest_gone_is_forgotten(rig: 
     rig.registry.join("plc0", 5000, OTHER)
     assert len(rig.registry.meters()) == METERS_MAX
     assert rig.registry.get(gone.key) is None
+    here = rig.registry.at("plc0", 78)
+    assert here is not None
+    rig.registry.name(here.key, "KEP0001")
+    rig.registry.name(here.key, "KEP0002")  # the other one has left, and all the others are there
+    assert len(rig.registry.meters()) == METERS_MAX
+    assert (rig.registry.find("KEP0001"), rig.registry.at("plc0", 78)) == (None, rig.registry.get(here.key))
 
 
 def test_a_removed_meter_is_forgotten_until_it_joins_again(rig: Rig) -> None:

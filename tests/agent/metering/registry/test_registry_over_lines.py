@@ -226,6 +226,10 @@ def test_the_picture_has_levels_switches_signal_and_names(tmp_path: Path) -> Non
     assert (below.state, below.level, below.path) == ("terminal", 1, (switch.eui48,))
     assert (below.rx_level, below.snr, below.modulation) == (10 + FIRST_ADDRESS + 1, 5, "DBPSK_C")
     assert 0 < rig.clock.wall() - below.last_heard < 950
+    rig.collector.registry.name(f"plc0/{switch.eui48}", "KEP0099")  # another meter is behind that modem
+    renamed = rig.collector.network.node("plc0", switch.eui48)
+    assert renamed is not None
+    assert renamed.meter_id == "KEP0099"
     kinds = [change.kind for change in rig.collector.network.history("plc0")]
     assert kinds == [*["joined"] * 3, "promote", "order promote", "register"]
 

@@ -92,12 +92,12 @@ class Picture:
         if any(meter.disturbed_at > run - BEFORE_S for meter in world.meters):
             return
         self.looks += 1
-        truth = self._text(world.meters)
+        truth = self._text(world.meters, self._displaced())
         if self._told(result) != self._told(truth):
             self._note(f"{result!r} is said of the run {run}, and {truth!r} is so")
-        details = [f"{port.name}: {self._text(world.meters[number :: len(world.ports)])}"
+        details = [f"{port.name}: {self._text(world.meters[number :: len(world.ports)], self._displaced(number))}"
                    for number, port in enumerate(world.ports)]  # fmt: skip
-        good = all(self._condition(meter) == "" for meter in world.meters)
+        good = all(self._condition(meter) == "" for meter in world.meters) and not self._displaced()
         checked, detail = self._check
         if checked != good or list(map(self._told, detail.split("; "))) != list(map(self._told, details)):
             self._note(f"the check says {self._check}, and {good}, {details} is so")
@@ -112,10 +112,17 @@ class Picture:
                 found.append(f"{meter.id}: {self.said[meter.id]} lines in the log, of at most {allowed} changes")
         return found
 
-    def _text(self, meters: list[WorldMeter]) -> str:
+    def _text(self, meters: list[WorldMeter], displaced: int) -> str:
         conditions = Counter(self._condition(meter) for meter in meters)
+        conditions["absent"] += displaced
         rest = [f"{conditions[name]} {name}" for name in STATES if conditions[name]]
-        return ", ".join([f"{conditions['']} of {len(meters)} read", *rest])
+        return ", ".join([f"{conditions['']} of {len(meters) + displaced} read", *rest])
+
+    def _displaced(self, port: int | None = None) -> int:
+        """How many meters that did not belong here, and are not there any more, have told the device their names."""
+        registry = self._world.collector.registry
+        known = [name for name, number in self._world.strange.items() if port in (None, number)]
+        return sum(registry.find(name) is not None for name in known)
 
     def _told(self, text: str) -> Counter[str]:
         """What a text says, to be compared. A meter that does not answer on a bus is silent, or absent where the port

@@ -71,8 +71,10 @@ def violations(world: World) -> list[str]:
         own = [record for record in records if record.meter == meter.id]
         found += _intervals(world, meter, own, gone)
         found += _registers(world, meter, own, gone)
+    for name in world.strange:
+        found += _stranger(world, name, {record.run for record in records if _is_slot(record, name)}, gone)
     found += world.picture.wrong + world.picture.flood() + _lost_frames(world)
-    names = {meter.id for meter in world.meters} | world.strange
+    names = {meter.id for meter in world.meters} | world.strange.keys()
     found += [f"{record.meter}: no meter of this name" for record in records if record.meter not in names]
     if world.store.stats().pending:
         found.append(f"{world.store.stats().pending} records are still on the device")
@@ -81,12 +83,13 @@ def violations(world: World) -> list[str]:
 
 def _lost_frames(world: World) -> list[str]:
     """A lost frame costs no more than what was learned of its node, and none more than the longest time in which a
-    meter may answer."""
+    meter may answer. The latter it may cost where orders are: what changes something is not asked for twice."""
     return [
         f"{network_name}: the frame that was lost at {loss.at - world.began:.1f} cost {loss.cost_s:.1f} s"
         for network_name, network in zip((port.name for port in world.ports), world.networks, strict=True)
         for loss in network.losses.known
-        if loss.cost_s > INSTANT_S + (LOST_S if loss.alone and not world.plan.slow else LOST_LONGEST_S)
+        if loss.cost_s
+        > INSTANT_S + (LOST_S if loss.alone and not (world.plan.slow or world.changes_meters) else LOST_LONGEST_S)
     ]
 
 
@@ -182,7 +185,7 @@ def _registers(world: World, meter: WorldMeter, records: list[Record], gone: Gon
             errors.add(record.run)
     if errors and not any(one.what == "ail" for one in world.plan.happenings):
         wrong.append(f"{meter.id}: errors in place of values, at {[_shown(run) for run in sorted(errors)]}")
-    wrong += _account(world, meter, set(runs) | errors, due, gone)
+    wrong += _account(world, meter.id, set(runs) | errors, due, gone)
     wrong += [f"{meter.id}: the slot {_shown(run)} was read {count} times"
               for run, count in runs.items() if count > 1]  # fmt: skip
     wrong += [f"{meter.id}: {_shown(run)} is no time of the task"
@@ -199,25 +202,33 @@ def _values(meter: WorldMeter, due: Slots, run: int) -> set[int]:
     return {row.value for row in meter.measured[first:last]} | ({FIRST_VALUE * meter.serial} if not first else set())
 
 
-def _account(world: World, meter: WorldMeter, read: set[int], due: Slots, gone: Gone) -> list[str]:
+def _account(world: World, meter: str, read: set[int], due: Slots, gone: Gone) -> list[str]:
     """A slot that was read is not listed as missing; one that was not is, or was given up for a reason. What counts is
     what the head-end says in the end, and not what it was told in between."""
-    rows = [row for row in world.headend.ranges() if row["meter"] == meter.id and row["task"] == REGISTER_TASK]
+    rows = [row for row in world.headend.ranges() if row["meter"] == meter and row["task"] == REGISTER_TASK]
     missing = [row for row in rows if row["state"] == "open"]
     given_up = [row for row in rows if row["state"] == "closed" and row["how"] not in NOT_GIVEN_UP]
-    told = [gap for gap in gone.gaps if gap.meter == meter.id and gap.task == REGISTER_TASK]
-    known = gone.runs(meter.id) | read
+    told = [gap for gap in gone.gaps if gap.meter == meter and gap.task == REGISTER_TASK]
+    known = gone.runs(meter) | read
     first = min((one.run for one in world.headend.kept.values() if _is_slot(one, meter)), default=2**40)
     first = max(first, int(world.plan.start.timestamp()) - 1)  # before that there was no meter, whatever a clock said
-    wrong = [f"{meter.id}: the slot {_shown(run)} is neither read nor listed"
+    wrong = [f"{meter}: the slot {_shown(run)} is neither read nor listed"
              for run in due if run > first and run not in known and not _within(run, missing)
              and not _within(run, given_up) and not any(_covers(gap, run) for gap in told)]  # fmt: skip
-    wrong += [f"{meter.id}: the slot {_shown(run)} was read, and is listed as missing"
+    wrong += [f"{meter}: the slot {_shown(run)} was read, and is listed as missing"
               for run in due if run in read and _within(run, missing)]  # fmt: skip
-    wrong += [f"{meter.id}: {_shown(row['first'])} to {_shown(row['last'] or row['first'])} is listed as missing, which"
+    wrong += [f"{meter}: {_shown(row['first'])} to {_shown(row['last'] or row['first'])} is listed as missing, which"
               " was never owed"
               for row in missing if row["first"] < due.start or (row["last"] or 0) > world.civil()]  # fmt: skip
     return wrong
+
+
+def _stranger(world: World, meter: str, read: set[int], gone: Gone) -> list[str]:
+    """A meter that was read once and is not there any more owes until somebody says that it is gone for good. Its
+    newest slot could be read still."""
+    newest = max(_due(world.plan, int(world.civil())))
+    due = _due(world.plan, min(newest, int(world.civil() - SLACK_S)))
+    return _account(world, meter, read, due, gone) if read else []
 
 
 def _within(run: int, rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -228,8 +239,8 @@ def _shown(run: int) -> str:
     return f"{datetime.fromtimestamp(run, UTC):%d %H:%M}"
 
 
-def _is_slot(record: Record, meter: WorldMeter) -> bool:
-    return record.meter == meter.id and record.task == REGISTER_TASK and record.profile is None and record.trusted
+def _is_slot(record: Record, meter: str) -> bool:
+    return record.meter == meter and record.task == REGISTER_TASK and record.profile is None and record.trusted
 
 
 def _due(plan: Plan, until: int) -> Slots:
