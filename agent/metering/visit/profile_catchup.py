@@ -119,9 +119,8 @@ class ProfileReading:
     """One profile in one visit, from `position` on; where that is empty, rows of the last `MeterFacts.first_s` seconds.
 
     `rows` are those of the last step. `error` is set when the meter would not give the profile. `turned` says that the
-    rows of the last step were the first doubtful ones, or the first plausible ones again. `missing`: so many rows at
-    least should be there, by the meter's own count, by the time that has passed or by a clock that was set back, and
-    were not found in the visit.
+    rows of the last step were the first doubtful ones, or the first plausible ones again. `missing`: so many rows
+    should be there, by the meter's own count or by the time that has passed, and were not found in the visit.
     """
 
     def __init__(self, obis: Obis, position: ProfilePosition, selected: RowSelection = ALL_ROWS) -> None:
@@ -364,8 +363,8 @@ class ProfileReading:
         position = self.position
         position.entry, position.searched = 0, cursor.searched or position.searched
         position.wide = 0 if cursor.complete else cursor.wide
-        self.missing = max(self.missing, cursor.missing)
         if cursor.complete:
+            self.missing = cursor.missing
             position.count = max(self._in_use, position.count)
             now = position.visited = self._facts.now.timestamp() if self._facts.now is not None else 0.0
             seen_s = self.taken * self._buffered.period_s

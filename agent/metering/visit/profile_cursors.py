@@ -33,11 +33,6 @@ FIRST_ROWS_UNKNOWN = 96  # read at first where neither the meter nor we know the
 BASE_ROWS_MAX = 4096
 WIDE_ROWS_MAX = 1536
 WIDER = 4  # each window of the search for rows is so many times as wide as the one before
-# Without a row of its own before the first one of a clock that was set back, a search for others ends: longer than a
-# meter is without power while its clock is put right. Events come when they come.
-BEFORE_FIRST_S = WIDER * OVERLAP_S
-BEFORE_FIRST_EVENT_S = 24 * 3600
-EVENT_S = 900  # an event log is searched as if it had an event in so many seconds
 CAPTURED_MEANWHILE = 4  # rows: more than the entries in use said, since a visit takes its time
 
 
@@ -255,11 +250,7 @@ class RangeCursor:
 
     With the last window, the rows that came are compared with those that should be there, by the entries in use. Where
     some are missing, wider windows are asked for, and the whole buffer where it has at most `WIDE_ROWS_MAX` rows.
-    `missing` is how many were not found by the last answer.
-
-    Nobody may know by how much a clock was set back. A new row that is stamped earlier than the last known one, and
-    lies behind it, tells that it was; then wider windows are asked for, until nothing new lies long before it. Where
-    that takes too many rows, at least one is `missing`.
+    `missing` is how many were not found then.
 
     A meter whose rows are relative to the row before in the *buffer* leaves out the row before where that was stamped
     outside the window. So its whole buffer is asked for, where it has at most `BASE_ROWS_MAX` rows.
@@ -275,8 +266,7 @@ class RangeCursor:
         self._taken = 0
         self.missing = 0
         self.wide = position.wide
-        self._probing = self._gave_up = self._to_end = False
-        self._at_begin = True  # the first window is asked for, or a wider one in its place
+        self._probing = self._gave_up = False
         self._whole = position.packing == BUFFER and buffer.in_use <= BASE_ROWS_MAX
         self._begin_first = self._begin()
         self._low = self._begin_first
@@ -325,22 +315,15 @@ class RangeCursor:
         if self._whole:
             self._high = None
             return WHOLE
-        self._high = None if self._to_end else self._window_end(rows_max)
+        self._high = None if self.wide else self._window_end(rows_max)
         low, high = (axdr.octets(time.emit()) for time in (self._low, self._high or END_OF_TIME))
         return by_range(self._buffer.clock, low, high, self._buffer.columns)
 
     def take(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
         new = self._new(rows)
-        self.missing = 0
-        if self._at_begin and self._begins_before(rows, new):
-            if not self._gave_up and self._widen():
-                return []
-            self.missing = 1
         expected = self._expected()
         if self._high is None and not self._gave_up and self._differs(len(new), expected) and self._widen():
-            self._to_end = True
             return []
-        self._at_begin = False
         self._stretch = 1 if rows else min(2 * self._stretch, STRETCH_MAX)
         self._in_vain = not new
         self._taken += len(new)
@@ -348,9 +331,9 @@ class RangeCursor:
             self._done = True
             # The whole buffer has no more than it has: the meter may have been without power.
             due = self._counted() if self._whole and self._buffer.in_order else expected
-            self.missing = max(self.missing, due - len(new))
+            self.missing = max(0, due - len(new))
         else:
-            self._low, self.wide = self._high, 0
+            self._low = self._high
         return new
 
     def reach_back(self) -> bool:
@@ -362,7 +345,7 @@ class RangeCursor:
     def give_up_search(self) -> None:
         """The meter does not answer what is asked for in search of rows: read as if there was none to find."""
         self._whole, self.wide, self._low = False, 0, self._begin_first
-        self._gave_up = self._at_begin = True
+        self._gave_up = True
 
     def entry_of_last(self) -> int:
         return 0
@@ -407,22 +390,6 @@ class RangeCursor:
         counted = buffer.all_rows and place.count and place.count <= buffer.in_use < buffer.size
         return bool(counted and not self._whole and buffer.period_s and new > expected + CAPTURED_MEANWHILE)
 
-    def _begins_before(self, rows: Sequence[CapturedRow], new: Sequence[CapturedRow]) -> bool:
-        """Whether the clock was set back, and rows of then may be stamped before all that was asked for."""
-        buffer, place = self._buffer, self._place
-        begin, low = self._begin_first.local(), self._low.local()
-        times = [local for row in new if not row.stray and (local := row.local) is not None]
-        if self._whole or not (buffer.all_rows and (place.clock or place.searched) and times and begin and low):
-            return False
-        first = min(times)
-        if first >= begin + timedelta(seconds=OVERLAP_S + buffer.period_s):
-            return False
-        before_s = BEFORE_FIRST_S if buffer.period_s else BEFORE_FIRST_EVENT_S
-        if not buffer.in_order:  # a wider window would have old rows, which nothing tells from new ones
-            before_s = buffer.period_s
-        known = set(place.digests)
-        return first - low < timedelta(seconds=before_s) and any(row.digest in known for row in rows)
-
     def _widen(self) -> bool:
         """Ask for more around the last known row. Returns whether there is more to ask for."""
         return not self._whole and self._buffer.in_order and self._widen_to(self.wide + 1)
@@ -431,10 +398,8 @@ class RangeCursor:
         buffer = self._buffer
         whole_rows = buffer.in_use or WIDE_ROWS_MAX + 1
         wide_s = OVERLAP_S * WIDER**level
-        period_s = buffer.period_s or (EVENT_S if whole_rows > WIDE_ROWS_MAX else 0)
-        rows = wide_s // period_s if period_s else WIDE_ROWS_MAX + 1
-        most = min(buffer.in_use // 2, WIDE_ROWS_MAX) if buffer.in_use else WIDE_ROWS_MAX
-        if rows < most and (low := self._begin_first.later(-wide_s)) is not None:
+        rows = wide_s // buffer.period_s if buffer.period_s else WIDE_ROWS_MAX + 1
+        if rows < min(whole_rows // 2, WIDE_ROWS_MAX) and (low := self._begin_first.later(-wide_s)) is not None:
             self._low, self.wide = low, level
             return True
         self._whole = whole_rows <= WIDE_ROWS_MAX
@@ -476,14 +441,13 @@ class RangeCursor:
         if not buffer.period_s or buffer.now is None:
             return None
         # The last known row is in the first window: the order of rows tells new ones from those of before.
-        start = self._begin_first if self._at_begin else self._low  # a wider one ends where the first one would
-        known, place = self._place.local, start.local()
-        ahead_s = (known - place).total_seconds() if self._at_begin and known and place else 0.0
-        end = start.later(round(max(0.0, ahead_s)) + buffer.period_s * rows_max * self._stretch)
-        local = end.local() if end is not None else None
-        if local is None or place is None or local >= buffer.now:
+        known, place = self._place.local, self._low.local()
+        ahead_s = (known - place).total_seconds() if self._low is self._begin_first and known and place else 0.0
+        end = self._low.later(round(max(0.0, ahead_s)) + buffer.period_s * rows_max * self._stretch)
+        local, low = end.local() if end is not None else None, self._low.local()
+        if local is None or low is None or local >= buffer.now:
             return None
         top = CosemDateTime.parse(self._place.top).local() if self._place.set_back and not self._taken else None
-        if top is not None and (top - place).total_seconds() <= WIDE_ROWS_MAX * buffer.period_s:
+        if top is not None and (top - low).total_seconds() <= WIDE_ROWS_MAX * buffer.period_s:
             return None
         return end
