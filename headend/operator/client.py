@@ -82,6 +82,9 @@ class OperatorClient:
 
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
         try:
+            if "json" in arguments:  # what httpx makes of surrogates and of Infinity differs by its version
+                body = json.dumps(arguments.pop("json"), ensure_ascii=False, allow_nan=False).encode()
+                arguments |= {"content": body, "headers": {"Content-Type": "application/json"}}
             answer = self._client.request(method, path, **arguments)
         except httpx.HTTPError as error:
             raise OperatorError(f"{self._client.base_url}: {error}") from error
