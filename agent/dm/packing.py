@@ -22,8 +22,9 @@ from omadm.syncml.messages import (
     SyncHdr,
     SyncML,
     SyncmlValueError,
+    TndsNode,
 )
-from omadm.syncml.text import repeatable
+from omadm.syncml.text import B64, repeatable
 
 Outgoing = Status | Results | Alert | Replace
 
@@ -56,8 +57,8 @@ class Packer:
     def put(self, replies: list[Outgoing]) -> None:
         """Queue. What the peer cannot take, or the encoding cannot carry, becomes an error status of its command.
 
-        Text that XML cannot carry goes as base64. An Alert or DevInfo item that cannot be written even so is left
-        out and noted in `unsendable`; an alert stays in its queue on the device.
+        Text that XML cannot carry goes as octets, with format b64. An Alert or DevInfo item that cannot be written even
+        so is left out and noted in `unsendable`; an alert stays in its queue on the device.
         """
         for reply in replies:
             if isinstance(reply, Results):
@@ -125,9 +126,11 @@ class Packer:
     # -- results ----------------------------------------------------------------------------------------------
 
     def _put_results(self, results: Results) -> None:
-        if self._size(results) is None:
+        carried = self.carried(results)
+        if not isinstance(carried, Results):
             self._fail(results, Code.COMMAND_FAILED)
             return
+        results = carried
         limit = min(self.limits.message or self._own_max, self._own_max) // 2
         pieces = [results]
         if len(results.items) > 1 and (self._size(results) or 0) > limit:
@@ -178,11 +181,23 @@ class Packer:
 
 
 def _as_bytes(item: Item) -> Item:
+    """The item with its text as octets where no XML can carry it; its type still says that it is text."""
+    if isinstance(item.data, MgmtTree):
+        return replace(item, data=replace(item.data, nodes=tuple(map(_node_as_bytes, item.data.nodes))))
     if not isinstance(item.data, str) or repeatable(item.data):
         return item
-    return replace(
-        item, data=item.data.encode("utf-8", "surrogatepass"), meta=replace(item.meta or Meta(), format="b64")
-    )
+    return replace(item, data=_octets(item.data), meta=replace(item.meta or Meta(), format=B64))
+
+
+def _node_as_bytes(node: TndsNode) -> TndsNode:
+    node = replace(node, children=tuple(map(_node_as_bytes, node.children)))
+    if not isinstance(node.value, str) or repeatable(node.value):
+        return node
+    return replace(node, value=_octets(node.value), format=B64, type=node.type or "text/plain")
+
+
+def _octets(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def numbered(commands: Sequence[Command]) -> tuple[Command, ...]:

@@ -43,7 +43,7 @@ from omadm.syncml.messages import (
     SyncML,
     Unsupported,
 )
-from omadm.syncml.text import repeatable
+from omadm.syncml.text import plain, repeatable
 
 OUR_MESSAGE_BYTES_MAX = 65_536  # what we declare as MaxMsgSize
 OUR_OBJECT_BYTES_MAX = 1 << 20
@@ -297,9 +297,10 @@ class ServerSession:
             if taken.broken and self._run is not None:
                 self._run.failed(results, Code.SIZE_MISMATCH)
             if taken.item is not None:
-                not_kept = storage.value_seen(uri, taken.item)
+                told = _text_again(taken.item)
+                not_kept = storage.value_seen(uri, told)
                 if self._run is not None:
-                    self._run.result(results, replace(taken.item, source=uri or None), not_kept)
+                    self._run.result(results, replace(told, source=uri or None), not_kept)
             if taken.status is not None:
                 answers.append(
                     self._status(
@@ -396,6 +397,15 @@ def _merged(inner: Meta | None, outer: Meta | None) -> Meta | None:
     if inner is None or outer is None:
         return inner or outer
     return replace(inner, format=inner.format or outer.format, type=inner.type or outer.type)
+
+
+def _text_again(item: Item) -> Item:
+    """Text is text again, however it had to be carried."""
+    meta = item.meta or Meta()
+    if not isinstance(item.data, bytes):
+        return item
+    data = plain(item.data, meta.format, meta.type)
+    return item if data is item.data else replace(item, data=data, meta=replace(meta, format="chr"))
 
 
 def _seen(position: str, alert: Alert, item: Item) -> AlertSeen:

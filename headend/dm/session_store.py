@@ -49,7 +49,10 @@ class SessionStore:
             return f"it has {len(item.data)} octets or characters, more than {VALUE_MAX}"
         form = {"format": (meta.format or "chr")[:FORMAT_CHARS_MAX], "type": meta.type and meta.type[:TYPE_CHARS_MAX]}
         content: dict[str, Any] = {**form, "updated": self._now}
-        content |= {"data": item.data} if isinstance(item.data, bytes) else {"value": item.data}
+        data = item.data.encode() if isinstance(item.data, str) and "\0" in item.data else item.data
+        content |= (
+            {"data": data} if isinstance(data, bytes) else {"value": data}
+        )  # no text column takes a NUL everywhere
         where = (values.c.device_id == self._device_id) & (values.c.uri == uri)
         self._conn.execute(delete(values).where(where))
         self._conn.execute(insert(values).values(device_id=self._device_id, uri=uri, **content))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from omadm.syncml.element import Element
 from omadm.syncml.errors import SyncmlError
 
+B64 = "b64"  # the format of a value whose octets go as base64 (OMA-TS-SyncML_MetaInfo 1.2, Format)
 DIGITS_MAX = 10  # 32 bits
 NUMBER_MAX = 2**32 - 1
 NESTING_MAX = 32  # of lists and objects in a document of JSON; a job has 6
@@ -28,6 +29,17 @@ def from_base64(text: str) -> bytes | None:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         return None
+
+
+def plain(data: str | bytes, data_format: str | None, data_type: str | None) -> str | bytes:
+    """Text that no XML can carry comes with format `b64`; its type says that it is text, and it is given back as such.
+    Anything else is unchanged."""
+    if not isinstance(data, bytes) or data_format != B64 or not (data_type or "").startswith("text/"):
+        return data
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data
 
 
 def repeatable(text: str) -> bool:

@@ -31,6 +31,7 @@ from headend.dm.jobs.steps import (
 )
 from omadm.codes import Code
 from omadm.syncml.messages import Item, MgmtTree, TndsNode
+from omadm.syncml.text import plain
 
 MODES = {"plain": Mode.PLAIN, "sequence": Mode.SEQUENCE, "atomic": Mode.ATOMIC}
 COMMANDS = {command.value.lower(): command for command in CommandName}
@@ -217,7 +218,12 @@ def _holds(reply: Reply, uri: str, wanted: Mapping[str, Request | None]) -> bool
 def _has_effect(request: Request, reply: Reply) -> bool:
     if not reply.ok:
         return False
-    return _is_interior(reply) if request.format == "node" else reply.items[0].data == request.data
+    return _is_interior(reply) if request.format == "node" else _octets(reply.items[0].data) == _octets(request.data)
+
+
+def _octets(data: str | bytes | MgmtTree | None) -> bytes | MgmtTree | None:
+    """A value to compare: what was set as octets may be told as text, and the other way round."""
+    return data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
 
 
 def _is_interior(reply: Reply) -> bool:
@@ -269,7 +275,7 @@ def _values(item: Item, path: str) -> dict[str, str]:
 
 def _tree(node: TndsNode, parent: str) -> dict[str, str]:
     uri = f"{parent.rstrip('/')}/{node.name}"
-    found = {} if node.value is None else {uri: _text(node.value)}
+    found = {} if node.value is None else {uri: _text(plain(node.value, node.format, node.type))}
     for child in node.children:
         found |= _tree(child, uri)
     return found

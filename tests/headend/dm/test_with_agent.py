@@ -15,6 +15,7 @@ from agent.metering.orders.journal import Journal
 from agent.metering.orders.order import OrderType, Permission
 from agent.metering.orders.order_book import OrderBook, Task
 from agent.metering.orders.types.steps import Ended
+from agent.mo.diagmon import Excerpt, Pictures
 from agent.settings.provisioning import AddedMeter, MeterSelection, ReadingTask
 from headend.dm import accounts, tables
 from headend.dm.jobs import queue
@@ -27,6 +28,17 @@ from tests.agent.dm_device import UPDATE, Device
 from tests.headend.database import empty_database
 from tests.headend.dm.line import CONFIG, Line
 
+DATA = "./DiagMon/Log/Data"
+
+
+class OddLog:
+    """A log with what no XML can carry."""
+
+    text = "\x1b[31mred\ufffe"
+
+    def collect(self, since: int, until: int, level: str) -> Excerpt:
+        return Excerpt(self.text, 1)
+
 
 class World:
     def __init__(self, engine: Engine, content_type: str) -> None:
@@ -38,6 +50,7 @@ class World:
             self.line,  # type: ignore[arg-type]
             profile=emit_profile(self.account),
             content_type=content_type,
+            pictures=Pictures(log=OddLog()),
         )
         self.device.turn()
 
@@ -83,6 +96,26 @@ def test_a_bootstrapped_device_holds_a_session_and_is_known(world: World) -> Non
     values = {row.uri: row.value for row in world.rows(tables.values)}
     assert values["./DevInfo/DevId"] == DEVICE_ID
     assert [row.state for row in world.rows(tables.sessions)] == ["done"]
+
+
+def test_text_that_no_xml_can_carry_is_read_and_shown_as_it_is(world: World) -> None:
+    number = world.enqueue("log")
+    asked = [f"{DATA}", "./DiagMon/Log?list=TNDS"]
+    listed = world.enqueue("commands", commands=[{"command": "get", "path": path} for path in asked])
+    assert world.session() == "ok"
+    assert [world.job(one)["state"] for one in (number, listed)] == ["done"] * 2
+    assert [reply["values"][DATA] for reply in world.job(listed)["result"]["replies"]] == [OddLog.text] * 2
+    shown = next(row for row in world.rows(tables.values) if row.uri == DATA)
+    assert (shown.format, shown.type, shown.value, shown.data) == ("chr", "text/plain", OddLog.text, None)
+
+
+def test_such_a_text_may_take_several_messages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OddLog, "text", "\x1b[31mé\0" * 20_000)
+    number = world.enqueue("log")
+    assert world.session() == "ok"
+    assert world.job(number)["state"] == "done"
+    shown = next(row for row in world.rows(tables.values) if row.uri == DATA)
+    assert (shown.value, shown.data) == (None, OddLog.text.encode())  # no text, for its NUL
 
 
 @pytest.mark.parametrize("atomic", [False, True])
