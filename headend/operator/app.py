@@ -47,7 +47,6 @@ LIST_MAX = 10_000
 CSV_BYTES_MAX = 16 << 20
 API = "/v1/"  # everything below needs the token; the web pages have sessions of their own
 
-Push = Callable[[str], int]
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -59,7 +58,7 @@ class OperatorDeps:
 
     engine: Engine
     packages: PackageStore
-    push: Push
+    push: lifecycle.Push
     urls: Callable[[], dict[str, str]]
     token_hash: str
     wall: Callable[[], float] = time.time
@@ -87,7 +86,7 @@ class RequireToken:
 
 def create_app(deps: OperatorDeps) -> Starlette:
     """The operator server's application: the API, and the pages for people."""
-    console = Console(deps.engine, deps.packages, deps.token_hash, monotonic=time.monotonic, wall=deps.wall)
+    console = Console(deps.engine, deps.packages, deps.token_hash, deps.push, monotonic=time.monotonic, wall=deps.wall)
     return Starlette(
         routes=[
             *_device_routes(deps),
@@ -325,7 +324,10 @@ def _push_routes(deps: OperatorDeps) -> list[Route]:
 
     async def push(request: Request) -> Response:
         try:
-            session_id = await run_in_threadpool(deps.push, request.path_params["device"])
+            device_id = request.path_params["device"]
+            session_id = await run_in_threadpool(
+                lifecycle.call, deps.engine, _actor(deps, request), device_id, deps.push
+            )
         except accounts.UnknownDevice:
             raise web.HttpProblem(404, "this device has no DM account") from None
         except DeviceOffError as error:

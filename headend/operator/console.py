@@ -1,5 +1,5 @@
 """The operator's web pages: the data of the JSON API for people, rendered by the server, without scripts. They
-cancel jobs, acknowledge security alarms, and take a device through the steps of its life.
+cancel jobs, acknowledge security alarms, call a device, and take it through the steps of its life.
 
 A browser logs in with the operator's token and gets a session cookie: random, for this server's pages only, kept in
 this process and forgotten with it. A form that changes something carries a token derived from the session, which
@@ -27,7 +27,9 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from headend import db, web
+from headend.dm.accounts import UnknownDevice
 from headend.dm.jobs import queue
+from headend.dm.push import PushError
 from headend.metering import events, missing, readings
 from headend.operator import lifecycle, networks, orders, told, views
 from headend.security import devices, records
@@ -69,6 +71,7 @@ class Console:
         engine: Engine,
         packages: PackageStore,
         token_hash: str,
+        push: lifecycle.Push,
         *,
         monotonic: Callable[[], float],
         wall: Callable[[], float],
@@ -76,6 +79,7 @@ class Console:
         self._engine = engine
         self._packages = packages
         self._token_hash = token_hash
+        self._push = push
         self._monotonic = monotonic
         self._wall = wall
         self._sessions: dict[str, float] = {}
@@ -175,6 +179,9 @@ class Console:
         device_id, actor = form.get("id", ""), self._actor(request)
 
         def work() -> None:
+            if form.get("step") == "call":
+                lifecycle.call(self._engine, actor, device_id, self._push)
+                return
             with self._engine.begin() as connection:
                 _take_step(connection, actor, device_id, form)
 
@@ -182,6 +189,10 @@ class Console:
             await run_in_threadpool(work)
         except (lifecycle.LifecycleError, devices.DeviceError) as error:
             return self._problem(request, web.HttpProblem(409, f"{error}.".capitalize()))
+        except UnknownDevice:
+            return self._problem(request, web.HttpProblem(404, "This device has no DM account."))
+        except PushError as error:
+            return self._problem(request, web.HttpProblem(409, f"Not called: {error}."))
         LOG.info("%s: %s", device_id, form.get("step"), extra={"event": "operator.step"})
         gone = form.get("step") == "delete"
         return RedirectResponse("/" if gone else f"/device?id={quote(device_id)}", status_code=303, headers=HEADERS)
@@ -427,9 +438,15 @@ def _environment(wall: Callable[[], float]) -> Environment:
         "progress": _progress,
         "contents": _contents,
         "carried": _carried,
+        "visible": _visible,
     }
     made.filters.update(filters)
     return made
+
+
+def _visible(text: str) -> str:
+    """Text of a device with what no page shows, or takes for an order, as in Python: `\\x1b`."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 def _iso(at: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from headend.access import devices as device_table
 from headend.dm import accounts
 from headend.dm import tables as dm
 from headend.dm.jobs import queue
-from headend.dm.push import PushPolicy, set_policy
+from headend.dm.push import PushError, PushPolicy, set_policy
 from headend.metering.readings import metering_tokens
 from headend.security import certificate_renewals, certificates, clones, devices, records, renewals
 from headend.security.records import Entry, record, record_all, row_of
@@ -28,6 +28,8 @@ CSV_ROWS_MAX = 50_000
 CSV_PROBLEMS_MAX = 100
 CSV_TRIES = 3  # when others enrol a device of the file, or rotate the keys, just then
 CSV_COLUMNS = ("id", "key")
+
+Push = Callable[[str], int]  # sends a device a notification, and returns the session id in it
 
 
 class LifecycleError(Exception):
@@ -290,6 +292,21 @@ def set_push_policy(connection: Connection, actor: Actor, device_id: str, policy
         raise devices.DeviceError(str(error)) from error
     set_policy(connection, device_id, wanted)
     _record(connection, actor, "push policy", device_id, "as configured" if wanted is None else str(wanted))
+
+
+def call(engine: Engine, actor: Actor, device_id: str, push: Push) -> int:
+    """Ask a device to begin a session now, and return the session's id. What came of it is in the audit log; a
+    transaction of its own, for nothing is locked while the device is called. Raises what `headend.dm.push.notify` does.
+    """
+    try:
+        session_id = push(device_id)
+    except PushError as error:
+        with engine.begin() as connection:
+            _record(connection, actor, "call", device_id, f"not called: {error}")
+        raise
+    with engine.begin() as connection:
+        _record(connection, actor, "call", device_id, f"session {session_id:X}")
+    return session_id
 
 
 def _end_credentials(connection: Connection, device_id: str) -> None:

@@ -18,6 +18,7 @@ from headend.dm import tables as dm
 from headend.dm.push import DeviceOffError, PushError
 from headend.metering import readings
 from headend.operator import app
+from headend.security import records
 from headend.software.repository import PackageStore
 from omadm.readings import parse
 from tests.headend.asgi import call, pieces
@@ -286,7 +287,7 @@ def test_jobs_for_devices_without_account_are_refused(server: Starlette) -> None
     assert ask(server, "GET", "/v1/jobs/77").status_code == 404
 
 
-def test_a_push_tells_the_session_it_announces(server: Starlette, push: Push) -> None:
+def test_a_push_tells_the_session_it_announces_and_is_audited(server: Starlette, database: Engine, push: Push) -> None:
     answer = ask(server, "POST", f"/v1/devices/{DEVICE}/push")
     assert (answer.json(), push.sent) == ({"session_id": 0x1234}, [DEVICE])
     push.error = accounts.UnknownDevice(DEVICE)
@@ -296,6 +297,11 @@ def test_a_push_tells_the_session_it_announces(server: Starlette, push: Push) ->
     assert (answer.status_code, answer.json()) == (502, {"error": "unreachable"})
     push.error = DeviceOffError("switched off")
     assert ask(server, "POST", f"/v1/devices/{DEVICE}/push").status_code == 409
+    with database.begin() as connection:
+        told = [(row["action"], row["detail"]) for row in records.audit_listing(connection, DEVICE, 3)]
+    assert told == [("call", f"not called: {why}") for why in ("switched off", "unreachable")] + [
+        ("call", "session 1234")
+    ]
 
 
 def test_alerts_and_values_are_shown(server: Starlette, database: Engine) -> None:

@@ -19,6 +19,7 @@ from headend.dm import accounts
 from headend.dm import tables as dm
 from headend.dm.jobs import queue
 from headend.dm.jobs.types import DEPLOYED
+from headend.dm.push import PushForbiddenError
 from headend.metering import readings
 from headend.operator import app, console
 from headend.security import devices, records
@@ -26,6 +27,7 @@ from headend.software.repository import PackageStore
 from omadm.readings import parse
 from tests.headend.asgi import BASE, pieces
 from tests.headend.metering.test_events import an_event
+from tests.headend.operator.test_api import Push
 
 TOKEN = "operator-token"
 DEVICE = "urn:dcu:T-1"
@@ -69,9 +71,14 @@ def packages(database: Engine, tmp_path: Path) -> PackageStore:
 
 
 @pytest.fixture
-def server(database: Engine, packages: PackageStore) -> Starlette:
+def push() -> Push:
+    return Push()
+
+
+@pytest.fixture
+def server(database: Engine, packages: PackageStore, push: Push) -> Starlette:
     return app.create_app(
-        app.OperatorDeps(database, packages, lambda _: 1, dict, web.token_hash(TOKEN), wall=lambda: 1_770_000_060.0)
+        app.OperatorDeps(database, packages, push, dict, web.token_hash(TOKEN), wall=lambda: 1_770_000_060.0)
     )
 
 
@@ -190,7 +197,7 @@ def test_logging_out_ends_the_session(browser: Browser) -> None:
 def test_sessions_end_by_themselves(database: Engine, packages: PackageStore) -> None:
     now = [1000.0]
     made = console.Console(
-        database, packages, web.token_hash(TOKEN), monotonic=lambda: now[0], wall=lambda: 1_770_000_000.0
+        database, packages, web.token_hash(TOKEN), Push(), monotonic=lambda: now[0], wall=lambda: 1_770_000_000.0
     )
     browser = Browser(Starlette(routes=[*made.routes()]))
     browser.log_in()
@@ -376,6 +383,13 @@ def test_events_are_shown_on_their_own_page_and_that_of_the_meter(
     assert "<b>1</b><span>open alarms of meters</span>" in browser.page("/")
 
 
+def test_a_value_is_shown_with_what_no_page_shows(browser: Browser, database: Engine, packages: PackageStore) -> None:
+    fill(database, packages)
+    with database.begin() as connection:
+        connection.execute(dm.values.update().where(dm.values.c.uri == "./DevInfo/Man").values(value="\x1b[31m"))
+    assert "<code>\\x1b[31m</code>" in browser.page(f"/device?id={DEVICE}")
+
+
 def test_foreign_words_stay_words(browser: Browser, database: Engine, packages: PackageStore) -> None:
     fill(database, packages, EVIL)
     script = quote(EVIL)
@@ -555,6 +569,27 @@ def test_where_a_device_may_be_called_is_a_form_of_its_page(
     assert step(browser, "push default").status_code == 303
     assert "the networks of the configuration" in browser.page(page)
     assert [action for _, action in actions(database)].count("push policy") == 3
+
+
+def test_a_device_is_called_from_its_page_and_what_came_of_it_is_audited(
+    browser: Browser, database: Engine, packages: PackageStore, push: Push
+) -> None:
+    fill(database, packages)
+    page = f"/device?id={DEVICE}"
+    assert step(browser, "call").headers["location"] == f"/device?id={quote(DEVICE)}"
+    assert push.sent == [DEVICE]
+    assert "session 1234" in browser.page(page)
+    push.error = PushForbiddenError("not allowed by its policy")
+    answer = step(browser, "call")
+    assert (answer.status_code, "Not called: not allowed by its policy." in answer.text) == (409, True)
+    push.error = accounts.UnknownDevice(DEVICE)
+    assert step(browser, "call").status_code == 404  # nobody was called
+    with database.begin() as connection:
+        told = [(row["who"], row["action"], row["detail"]) for row in records.audit_listing(connection, DEVICE, 2)]
+    who = "operator, console, 192.0.2.1"
+    assert told == [(who, "call", "not called: not allowed by its policy"), (who, "call", "session 1234")]
+    assert step(browser, "off").status_code == 303
+    assert 'value="call"' not in browser.page(page)
 
 
 def test_a_device_is_deleted_when_its_id_is_typed_again(
