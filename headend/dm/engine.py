@@ -204,7 +204,7 @@ class ServerSession:
                 if job.kind not in JOB_TYPES:
                     storage.job_finished(job, Failed({"error": f"this head-end knows no job {job.kind!r}"}))
                     continue
-                self._run = Run(job, JOB_TYPES[job.kind].steps(job), self._peer_object_bytes)
+                self._run = Run(job, JOB_TYPES[job.kind].steps, self._peer_object_bytes)
             outcome: Outcome | None
             try:
                 outcome = self._run.advance(storage.job_noted)

@@ -244,8 +244,10 @@ class DmServer:
                     )
                 once = row.accepts == accounts.SESSION
                 return self._answer(conn, device_id, message, request, digest, signer, once=once)
-        except (DBAPIError, SealingError, OSError):
-            self._forget(device_id)  # the session in memory may be ahead of what was stored
+        except (DBAPIError, SealingError, OSError, SyncmlValueError):
+            # The session in memory may be ahead of what was stored. What cannot be answered is what the device said of
+            # itself (the words of a job are tried out beforehand): that is no fault of the job that runs.
+            self._forget(device_id)
             raise
         except Exception as error:
             self._broken(device_id, error)

@@ -9,6 +9,7 @@ running → queued   when the session breaks off or the server restarts; `ATTEMP
 from __future__ import annotations
 
 import json
+import logging
 import time
 import uuid
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy.exc import DBAPIError
 
 from headend import access
 from headend.dm.accounts import UnknownDevice, exists, void
@@ -28,10 +30,12 @@ from headend.dm.jobs.types import JOB_TYPES, JobError
 from headend.dm.tables import jobs
 from headend.passes import without_pass
 from headend.sealing import columns
-from headend.sealing.errors import SealedValueError
+from headend.sealing.errors import SealedValueError, SealingError
 from headend.software.releases import PackageInfo, of_version
 from omadm.readings import TOKEN_NODE
 from omadm.syncml.text import unfit
+
+LOG = logging.getLogger("headend.dm")
 
 ATTEMPTS_MAX = 20  # sessions that may break off during a job; a line that bad needs a person
 PATIENCE = 3  # after so many of them in a row the jobs behind it go first
@@ -153,33 +157,65 @@ def _without_values(params: Mapping[str, Any]) -> Json:
 def next_for(conn: Connection, device_id: str, now: float) -> Job | None:
     """Take the oldest queued job of a device and mark it as running; None when there is none.
 
-    Jobs under which sessions keep breaking off come last: what breaks them may be the job itself.
+    Jobs under which sessions keep breaking off come last: what breaks them may be the job itself. One that cannot be
+    taken, through a fault of ours, is passed over, and failed at last: those behind it run. Raises what the database
+    and the sealing raise, of which no job is the reason.
     """
+    passed: set[int] = set()
     while True:
-        row = conn.execute(
-            select(jobs)
-            .where(jobs.c.device_id == device_id, jobs.c.state == "queued")
-            .order_by(jobs.c.attempts >= PATIENCE, jobs.c.id)
-            .limit(1)
-        ).first()
-        if row is None:
+        queued = (jobs.c.device_id == device_id) & (jobs.c.state == "queued") & jobs.c.id.not_in(passed)
+        first = select(jobs.c.id).where(queued).order_by(jobs.c.attempts >= PATIENCE, jobs.c.id).limit(1)
+        number = conn.scalar(first)
+        if number is None:
             return None
-        job = _opened(conn, row)
-        if isinstance(job, SealedValueError):
-            finish(conn, row.id, Failed({"error": f"the database is damaged: {job}"}), now)
-        elif row.attempts < ATTEMPTS_MAX:
-            _fail_overtaken(conn, job, now)
-            break
-        else:
-            finish(conn, row.id, Failed({"error": f"given up after {row.attempts} broken sessions"}), now)
-    conn.execute(
-        update(jobs).where(jobs.c.id == row.id).values(state="running", attempts=row.attempts + 1, updated=now)
-    )
+        try:
+            job = _take(conn, number, now)
+        except (DBAPIError, SealingError, OSError):
+            raise
+        except Exception as error:
+            LOG.exception(
+                "%s: job %d cannot be taken",
+                device_id,
+                number,
+                extra={"event": "dm.job.broken", "device": device_id, "job": number},
+            )
+            passed.add(number)
+            _pass_over(conn, device_id, number, f"{type(error).__name__}: {error}", now)
+            continue
+        if job is not None:
+            return job
+
+
+def _take(conn: Connection, number: int, now: float) -> Job | None:
+    """Mark a queued job as running; None for one that is over instead."""
+    row = conn.execute(select(jobs).where(jobs.c.id == number)).one()
+    job = _opened(conn, row)
+    if isinstance(job, SealedValueError):
+        finish(conn, row.id, Failed({"error": f"the database is damaged: {job}"}), now)
+        return None
+    if row.attempts >= ATTEMPTS_MAX:
+        finish(conn, row.id, Failed({"error": f"given up after {row.attempts} broken sessions"}), now)
+        return None
+    _fail_overtaken(conn, job, now)
     packages: tuple[PackageInfo, ...] = ()
     version = job.params.get("version")
     if row.kind == FIRMWARE and "url" not in job.params and isinstance(version, str) and not unfit(version):
         packages = of_version(conn, version)
-    return Job(row.id, row.kind, job.params, row.correlator, job.progress, packages, device_id)
+    conn.execute(
+        update(jobs).where(jobs.c.id == row.id).values(state="running", attempts=row.attempts + 1, updated=now)
+    )
+    return Job(row.id, row.kind, job.params, row.correlator, job.progress, packages, row.device_id)
+
+
+def _pass_over(conn: Connection, device_id: str, number: int, why: str, now: float) -> None:
+    """Count a fault of ours against a job, or fail it where even that cannot be done."""
+    try:
+        broken(conn, device_id, number, why, now)
+    except (DBAPIError, OSError):
+        raise
+    except ValueError:  # its row cannot be read, so no count can be kept in it
+        result = {"error": f"the head-end cannot read this job: {why}"}
+        conn.execute(update(jobs).where(jobs.c.id == number).values(state="failed", result=result, updated=now))
 
 
 def _fail_overtaken(conn: Connection, job: SimpleNamespace, now: float) -> None:

@@ -59,11 +59,11 @@ class BrokenJobError(Exception):
 class Run:
     """The steps of one job against one device, batch after batch."""
 
-    def __init__(self, job: Job, steps: Steps, object_bytes_max: int | None) -> None:
+    def __init__(self, job: Job, begin: Callable[[Job], Steps], object_bytes_max: int | None) -> None:
         self.job = job
-        self._steps = steps
+        self._begin = begin
+        self._steps: Steps | None = None
         self._object_bytes_max = object_bytes_max
-        self._begun = False
         self._mode = Mode.PLAIN
         self._slots: list[_Slot] = []
         self._unsent: deque[_Slot] = deque()
@@ -155,14 +155,15 @@ class Run:
 
     def _resume(self, replies: list[Reply]) -> Batch | Note | Outcome:
         try:
-            said = self._steps.send(replies) if self._begun else next(self._steps)
+            if self._steps is not None:
+                return self._steps.send(replies)
+            self._steps = self._begin(self.job)
+            return next(self._steps)
         except StopIteration as end:
             outcome: Outcome = end.value
             return outcome
         except Exception as error:
             raise BrokenJobError("the head-end cannot carry the job out", error) from error
-        self._begun = True
-        return said
 
     def _start(self, batch: Batch) -> None:
         self._mode = batch.mode

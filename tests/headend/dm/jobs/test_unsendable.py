@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 
 from headend.dm import accounts, tables
 from headend.dm.jobs import queue
@@ -270,6 +270,78 @@ def test_a_session_that_breaks_at_a_job_breaks_three_times_and_no_more(
     assert "3 times: TypeError: a fault" in shown(engine, bad)["result"]["error"]
     device.session()
     assert shown(engine, good)["state"] == "done"
+
+
+def test_a_job_that_cannot_be_taken_is_passed_over_and_failed_at_last(
+    engine: Engine, device: Device, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fault before its first step: no session breaks at it, and no job waits for it."""
+    bad = good_job(engine)
+    kept = queue._fail_overtaken
+
+    def fault(conn: Any, job: Any, now: float) -> None:
+        if job.id == bad:
+            raise KeyError("order")
+        kept(conn, job, now)
+
+    monkeypatch.setattr(queue, "_fail_overtaken", fault)
+    for state in ("queued", "failed"):  # it is looked at before each job and at the end
+        good = good_job(engine)
+        with caplog.at_level(logging.ERROR, "headend.dm"):
+            device.session()
+        assert f"job {bad} cannot be taken" in caplog.text
+        assert (shown(engine, good)["state"], shown(engine, bad)["state"]) == ("done", state)
+    assert "3 times: KeyError: 'order'" in shown(engine, bad)["result"]["error"]
+
+
+def test_a_job_whose_row_cannot_be_read_fails_at_once(engine: Engine, device: Device) -> None:
+    bad, good = good_job(engine), good_job(engine)
+    with engine.begin() as conn:
+        conn.execute(text("UPDATE dm_jobs SET params = '{cut' WHERE id = :id"), {"id": bad})
+    device.session()
+    assert shown(engine, good)["state"] == "done"
+    with engine.begin() as conn:
+        row = conn.execute(select(tables.jobs.c.state, tables.jobs.c.result).where(tables.jobs.c.id == bad)).one()
+    assert row.state == "failed"
+    assert "cannot read this job: JSONDecodeError" in row.result["error"]
+
+
+def test_a_job_whose_steps_cannot_even_be_made_fails_alone(
+    engine: Engine, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoSteps(Faulty):
+        def steps(self, job: Job) -> Steps:
+            raise KeyError("nothing")
+
+    monkeypatch.setitem(JOB_TYPES, "faulty", NoSteps(at_once=True))
+    bad, good = stands(engine, "faulty", {}), good_job(engine)
+    device.session()
+    assert "KeyError: 'nothing'" in shown(engine, bad)["result"]["error"]
+    assert shown(engine, good)["state"] == "done"
+
+
+def test_a_header_that_no_answer_can_repeat_counts_against_no_job(engine: Engine, device: Device) -> None:
+    """The device said it of itself, amid a session: the job is as innocent as when the line breaks."""
+    good = good_job(engine)
+    inline = b"\x03https://headend/dm\0"
+    for _ in range(queue.BROKEN_MAX):
+        first = device.take(device.server.handle(device.request(device.begin())))
+        commands, final = device.reply(first)
+        account = device.account
+        device.rewrite = lambda body: body.replace(inline, b"\xc3\x03a\0b")
+        assert device.server.handle(device.request(commands, final=final)).status == 400
+        device.rewrite = bytes
+        device.account = replace(account, server_nonce=first_nonce(engine))  # as one challenge would do
+    device.session()
+    assert (shown(engine, good)["state"], shown(engine, good)["attempts"]) == ("done", queue.BROKEN_MAX + 1)
+
+
+def first_nonce(engine: Engine) -> bytes:
+    """What the server proves itself with next: it has stored nothing of what it could not answer."""
+    with engine.begin() as conn:
+        row = accounts.load(conn, DEVICE)
+    assert row is not None
+    return bytes(row.server_nonce)
 
 
 def test_a_stranger_breaks_no_session(engine: Engine, device: Device) -> None:
