@@ -286,7 +286,10 @@ def account(document: Characteristic) -> Account:
 
 
 def _level(application: Characteristic, level: str) -> Characteristic | None:
-    return next((each for each in application.all("APPAUTH") if each.parm("AAUTHLEVEL").upper() == level), None)
+    found = [each for each in application.all("APPAUTH") if each.parm("AAUTHLEVEL").upper() == level]
+    if len(found) > 1:  # other kinds of credentials, perhaps: nothing says which of them the server expects
+        raise BootstrapError(f"the account has {len(found)} APPAUTH of level {level}, one expected")
+    return found[0] if found else None
 
 
 def _auth_type(auth: Characteristic) -> str:

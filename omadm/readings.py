@@ -452,7 +452,7 @@ def parse(body: bytes) -> Batch:
     from decimal import Decimal  # here and below: a device, which loads this module as well, has no use for it
 
     try:
-        document = json.loads(body, parse_float=Decimal, parse_constant=_no_constant)
+        document = json.loads(body, parse_float=Decimal, parse_constant=_no_constant, object_pairs_hook=_each_once)
     except (ValueError, RecursionError):
         raise BatchError("the body is not JSON") from None
     top = _Fields(document, "")
@@ -793,6 +793,16 @@ def _plain(raw: Any) -> Any:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The members of an object. Of two with one name, nobody can tell which is meant. Raises `BatchError`."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BatchError(f"{ascii(twice)[1:-1][:TEXT_CHARS_MAX]}: stands more than once in an object")
+    return made
 
 
 class _Fields:

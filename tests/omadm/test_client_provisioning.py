@@ -192,6 +192,8 @@ def test_the_address_may_stand_in_the_application_itself() -> None:
     [
         (document(app="w2"), "0 DM accounts"),
         (document(ADDRESS, SERVER), "no APPAUTH of level APPSRV"),
+        (document(ADDRESS, CLIENT, CLIENT.replace("DIGEST", "BASIC")), "2 APPAUTH of level APPSRV"),
+        (document(ADDRESS, CLIENT, SERVER, SERVER), "2 APPAUTH of level CLIENT"),
         (document(CLIENT), "url is empty"),
         (document(ADDRESS, CLIENT.replace("DIGEST", "")), "no AAUTHTYPE"),
         (document(ADDRESS, CLIENT.replace("DIGEST", "X509")), "'X509' is not supported"),

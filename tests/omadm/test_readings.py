@@ -119,6 +119,8 @@ def test_values_are_exact_and_raw_values_are_kept(tag: str, raw: Any, scaler: in
         (a_batch(a_record(meter="a\0b")), "meter"),
         (a_batch(a_record(error=5)), "error"),
         (a_batch(a_record(received=5)).replace(b'"raw": 1234', b'"raw": NaN'), "not JSON"),
+        (a_batch(a_record(raw=7)).replace(b'"raw": 7', b'"raw": 7, "raw": 8'), "raw: stands more than once"),
+        (a_batch(a_record()).replace(b'"store"', b'"device": "another", "store"'), "device: stands more than once"),
         (a_batch(a_record(tag="f64", raw=7)).replace(b'"raw": 7', b'"raw": 1e999999'), "raw"),
         (a_batch(a_record(tag="f64", raw=7)).replace(b'"raw": 7', b'"raw": ' + b"7" * 4000), "raw"),
     ],
