@@ -97,6 +97,8 @@ class TrialRun:
     def step(self) -> None:
         """Whatever is due: values into effect, the deadline. Between sessions only."""
         now = self.clock.monotonic()
+        if trial.is_damaged(self.tree.view()):
+            self._end_damaged()
         last = trial.load(self.tree.view())
         self._put_into_effect(now, last)
         last = trial.load(self.tree.view())
@@ -190,6 +192,15 @@ class TrialRun:
         if self._change(lambda changing: trial.revert(changing, why)):
             self._reverted(trial.load(self.tree.view()))
             self._put_into_effect(self.clock.monotonic(), trial.load(self.tree.view()))
+
+    def _end_damaged(self) -> None:
+        was = trial.load(self.tree.view())
+        if not self._change(trial.end_damaged):
+            return
+        LOG.error("the record of the last change was damaged", extra={"event": "dm.connectivity.damaged"})
+        if was.under_way:
+            self._reverted(trial.load(self.tree.view()))
+            self.report()
 
     def _reverted(self, last: Trial) -> None:
         LOG.warning(

@@ -25,6 +25,7 @@ DAMAGED_OF = {  # for a person
     "scomo": "software jobs",
     "orders": "orders to meters",
     "lawmo": "orders to the device",
+    "connectivity": "changes of connectivity",
 }
 DAMAGED_SHOWN_S = 7 * 86_400.0  # what nobody cared for in a week is history
 

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum, StrEnum, auto
 from typing import Any, Final
 
+from agent.jobs import waiting
 from agent.mo import dmacc
 from agent.tree import alerts
 from agent.tree.schema import Path
@@ -34,6 +35,8 @@ WITHIN_S = 900  # until a session must have succeeded, when the server names no 
 NOTED_EVERY_S = 60.0
 BOOTS_MAX = 5
 REASON_CHARS_MAX = 512
+SECONDS_MAX = 1e12  # a number beyond that is none
+DAMAGED = "its record was damaged"
 
 ALERT_TYPE = "urn:x-dcu:at:connmo:1.0:ChangeComplete"
 CONFIRMED, TAKEN_BACK = 1200, 1450  # ResultCode of the alert
@@ -119,24 +122,81 @@ class Trial:
         return replace(self, state=TRANSITIONS.after(State(self.state), event), **changes)
 
 
+_TEXTS: Final = frozenset({"state", "id", "correlator", "reason", "boot"})
+_NUMBERS: Final = {"within_s": 0.0, "left_s": 0.0, "ends": 0.0, "boots": 0}
+
+
 def load(looking: Transaction) -> Trial:
-    """The last change; a fresh one where there is none or one that cannot be read."""
+    """The last change; a fresh one where there is none. Of one that is damaged, what can be read of it, which is on
+    trial while there is something to take back: `end_damaged`."""
     stored = looking.record(RECORD).get("trial", {})
-    try:
-        known = {name: stored[name] for name in Trial.__slots__ if name in stored}
-        trial = Trial(**known)
-        if trial.state not in set(State):
-            # A later version's, before a rollback. While the old values are kept the change is neither confirmed nor
-            # taken back: it gets its end here, like any other.
-            trial = replace(trial, state=State.TRIAL if isinstance(trial.old, dict) else State.IDLE)
-        return replace(trial, left_s=float(trial.left_s), ends=float(trial.ends), within_s=float(trial.within_s))
-    except (TypeError, ValueError):
-        return Trial()
+    trial = replace(Trial(), **_readable(stored))
+    if trial.state not in set(State) or (_damaged(stored) and "state" not in _readable(stored)):
+        # A later version's, before a rollback. While the old values are kept the change is neither confirmed nor
+        # taken back: it gets its end here, like any other.
+        trial = replace(trial, state=State.TRIAL if trial.old is not None else State.IDLE)
+    return trial
+
+
+def _readable(stored: object) -> dict[str, Any]:
+    """The members of a record that are what they should be; of `old` and `new` their texts."""
+    found: dict[str, Any] = {}
+    for name, value in stored.items() if isinstance(stored, Mapping) else ():
+        if name in ("old", "new"):
+            if isinstance(value, Mapping):
+                found[name] = {one: text for one, text in value.items() if isinstance(text, str)}
+            elif value is None:
+                found[name] = None
+        elif name in _TEXTS and isinstance(value, str):
+            found[name] = value
+        elif name in _NUMBERS and type(value) in (int, float) and abs(value) < SECONDS_MAX:
+            found[name] = type(_NUMBERS[name])(value)
+    return found
+
+
+def _damaged(stored: object) -> bool:
+    """Whether this is the record of a change, and not whole. What it lacks an earlier version did not know."""
+    if not isinstance(stored, Mapping):
+        return True
+    found = _readable(stored)
+    cut = any(found.get(name) is not None and len(found[name]) < len(stored[name]) for name in ("old", "new"))
+    return cut or any(name in stored and name not in found for name in Trial.__slots__)
+
+
+def is_damaged(looking: Transaction) -> bool:
+    """Whether the record of the last change cannot be read whole."""
+    return _damaged(looking.record(RECORD).get("trial", {}))
+
+
+def end_damaged(changing: Transaction) -> None:
+    """End a change whose record cannot be read whole, with its alert if it was on trial: what is known of the old
+    values comes back. Whether a session had gone well is not known, so nothing is confirmed."""
+    stored, last = changing.record(RECORD).get("trial", {}), load(changing)
+    waiting.keep_damaged(changing, RECORD, _without_values(stored))
+    changing.update_record(RECORD, trial={})
+    _save(changing, replace(last, id=last.id or "damaged"))
+    if not last.under_way:
+        return
+    lost = sorted((last.new or {}).keys() - (last.old or {}).keys())
+    if last.old and not lost:
+        revert(changing, DAMAGED)
+        return
+    _put(changing, last.old or {})
+    why = f"{DAMAGED}; what was there before is not known, and stays changed: {', '.join(lost) or 'what it was about'}"
+    _end(changing, replace(load(changing), state=State.IDLE, reason=why[:REASON_CHARS_MAX]), TAKEN_BACK)
+
+
+def _without_values(stored: object) -> object:
+    """A record for a person to look at: its values may be secrets."""
+    if not isinstance(stored, Mapping):
+        return type(stored).__name__
+    names = {name: type(stored[name]).__name__ for name in ("old", "new") if name in stored}
+    return {name: stored[name] for name in Trial.__slots__ if name in stored} | names
 
 
 def in_use(looking: Transaction) -> Values:
     """The values that hold now, on trial or not."""
-    kept = looking.record(RECORD).get("in_use", {})
+    kept = waiting.members(looking, RECORD, "in_use")
     account = dmacc.account(looking)
     return Values(
         server=account.url if account else "",
@@ -247,10 +307,10 @@ def _put(changing: Transaction, values: Mapping[str, str]) -> None:
         changing.put(UPLINK_URL, values[UPLINK])
     kept = {name: value for name, value in values.items() if name in KEPT_IN_RECORD}
     if kept:
-        before = changing.record(RECORD).get("in_use", {})
+        before = waiting.members(changing, RECORD, "in_use")
         changing.update_record(RECORD, in_use={**before, **kept}, outdated=True)
 
 
 def _save(changing: Transaction, trial: Trial) -> None:
-    before = changing.record(RECORD).get("trial", {})  # with what a later version keeps there
+    before = waiting.members(changing, RECORD, "trial")  # with what a later version keeps there
     changing.update_record(RECORD, trial={**before, **asdict(trial)})

@@ -58,6 +58,9 @@ def _checked(params: Mapping[str, Any], name: str) -> str:
     return BACK if name == "registration" and params[name] == BACK else address(params, name)
 
 
+TAKEN_BACK = "reverted"  # the state of a change whose old values are in use again
+
+
 class ConnectivityJob:
     """Write `Proposed`, Exec `Try`, wait for ChangeComplete, read why.
 
@@ -110,4 +113,5 @@ class ConnectivityJob:
         if code == DONE:
             return Done(result)
         reason = status.get("Reason") or f"result {code}"
-        return Failed({**result, "error": f"the device has taken the change back: {reason}"})
+        end = "the device has taken the change back" if status.get("State") == TAKEN_BACK else "it was not confirmed"
+        return Failed({**result, "error": f"{end}: {reason}"})

@@ -11,6 +11,7 @@ import pytest
 from agent.dm.trial import Reached
 from agent.https import HttpsError, Response
 from agent.jobs import firmware
+from agent.jobs.waiting import damaged_warnings
 from agent.mo.connectivity import trial
 from agent.mo.connectivity.trial import Values
 from agent.tree import alerts
@@ -478,12 +479,72 @@ def test_a_change_survives_a_power_cut_right_after_the_hook(good: bool) -> None:
         _check(life, good=good, case=skip)
 
 
-def test_a_tree_of_before_has_no_change_and_a_damaged_record_counts_as_none() -> None:
+def test_a_tree_of_before_has_no_change() -> None:
     one, _, _ = device()
     assert state_of(one) == "idle"
+
+
+DAMAGES: dict[str, object] = {
+    "state": 7,
+    "id": None,
+    "reason": [],
+    "left_s": "soon",
+    "ends": float("inf"),
+    "boots": 10**400,
+    "within_s": True,
+    "new": {"server": 5},
+}
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_trial_is_taken_back_at_once_and_told(name: str, *, restarted: bool) -> None:
+    """It counted as none: the address was neither confirmed nor taken back, whatever became of the device there."""
+    one, server, _ = device()
+    one.session(proposal(ServerURL=NEW))
+    damage(one, **{name: DAMAGES[name]})
+    if restarted:
+        one.restart()
+    live_on(one, 60)
+    assert (url_of(one), state_of(one)) == (OLD, "reverted")
+    assert server.heard == [("corr-1", "<ResultCode>1450</ResultCode>", OLD)]
+    one.session([get(*STATUS)])
+    assert list(server.values.values()) == ["reverted", "its record was damaged", OLD]
+    assert damaged_warnings(one.tree.view(), one.clock.wall())
+    one.session(proposal(ServerURL=NEW, correlator="corr-2"))
+    assert (server.codes, state_of(one)) == ([200, 202], "trial")  # the next one goes its way
+
+
+def test_of_a_damaged_trial_what_is_known_comes_back_and_the_rest_is_named() -> None:
+    one, server, network = device()
+    one.session(proposal(ServerURL=NEW, TimeServers="a.example", Access="apn=meters pin=1234"))
+    damage(one, old={"server": OLD, "time_servers": 5})
+    live_on(one, 60)
+    assert (url_of(one), trial.in_use(one.tree.view()).time_servers, state_of(one)) == (OLD, "a.example", "idle")
+    assert server.heard == [("corr-1", "<ResultCode>1450</ResultCode>", OLD)]
+    assert trial.load(one.tree.view()).reason == (
+        "its record was damaged; what was there before is not known, and stays changed: access, time_servers"
+    )
+    assert network.in_effect.time_servers == "a.example"
+    assert "1234" not in str(one.tree.view().record(trial.RECORD)["damaged"])
+
+
+@pytest.mark.parametrize("stored", [[], "x", 5, None, {"state": "confirmed", "ends": "soon"}])
+def test_a_damaged_record_without_a_trial_is_counted_and_no_more(stored: object) -> None:
+    one, server, _ = device()
     with one.tree.transaction() as changing:
-        changing.set_record(trial.RECORD, {"trial": {"state": "trial", "ends": "soon"}, "in_use": {}})
-    assert state_of(one) == "idle"
+        changing.set_record(trial.RECORD, {"trial": stored, "in_use": stored})
+    live_on(one, 60)
+    assert (state_of(one) in ("idle", "confirmed"), server.heard) == (True, [])
+    assert not trial.is_damaged(one.tree.view())
+    one.session(proposal(ServerURL=NEW))
+    assert (server.codes, state_of(one)) == ([200, 202], "trial")
+
+
+def damage(one: Device, **members: object) -> None:
+    with one.tree.transaction() as changing:
+        record = changing.record(trial.RECORD)
+        changing.set_record(trial.RECORD, {**record, "trial": {**record["trial"], **members}})
 
 
 def test_a_state_of_a_later_version_is_a_trial_which_a_session_confirms() -> None:
