@@ -1,8 +1,8 @@
 """The loss table: each kind of job, begun in each way, with exchanges lost singly and in pairs.
 
-`python -m tests.headend.dm.loss` prints it. Both ends are the real ones; only the line between them is a call. A result
-counts as right when it says what the tree of the device shows, as queued when the job is to run again, and as wrong
-otherwise.
+`python -m tests.headend.dm.loss [JOB…]` prints it. Both ends are the real ones; only the line between them is a call. A
+result counts as right when it says what the tree of the device shows, as queued when the job is to run again, and as
+wrong otherwise.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -61,6 +62,7 @@ TRIGGERS = ("user", "pushed", "server")
 FATES = ("request", "answer")
 
 UPDATE_RESULT = 410
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # no power is cut here
 
 RIGHT, QUEUED, WRONG = "right", "queued again", "wrong"
 
@@ -206,6 +208,10 @@ class Case:
     name: str = field(default="")
     begin: Callable[[World], int] | None = None  # queues the job in a way of its own
     exchanges: int = EXCHANGES
+
+    @property
+    def title(self) -> str:
+        return self.name or f"`{self.kind}`"
 
 
 def _done(job: Job) -> bool:
@@ -376,7 +382,9 @@ def _in_again(world: World) -> bool:
         world.begin("user")
         world.device.turn()
         world.device.clock.advance(3600)
-    return _done(world.job(after))
+        if _done(world.job(after)):
+            return True
+    return False
 
 
 def _key_renewed(world: World, job: Job) -> bool:
@@ -422,32 +430,32 @@ CASES = (
         {"paths": ["./DevInfo/Man", "./DevDetail"]},
         lambda _, job: _done(job) and bool(job["result"]["values"] > 9),
     ),
-    Case("get", {"paths": ["./DevInfo/Man", "./Nowhere"]}, _refused_as_said, "get, one missing"),
+    Case("get", {"paths": ["./DevInfo/Man", "./Nowhere"]}, _refused_as_said, "`get`, one node missing"),
     Case("provision", {"nodes": TASK}, _task_is_there),
-    Case("provision", {"nodes": TASK, "atomic": True}, _task_is_there, "provision atomic"),
+    Case("provision", {"nodes": TASK, "atomic": True}, _task_is_there, "`provision`, atomic"),
     Case("commands", {"commands": MAKE}, _made),
-    Case("commands", {"commands": MAKE, "mode": "sequence"}, _made, "commands sequence"),
-    Case("commands", {"commands": MAKE, "mode": "atomic"}, _made, "commands atomic"),
-    Case("commands", {"commands": TWICE}, _last_counts, "commands one node twice"),
-    Case("commands", {"commands": ANEW}, _last_counts, "commands made anew"),
-    Case("commands", {"commands": ANEW, "mode": "atomic"}, _anew_as_told, "commands made anew, atomic"),
-    Case("commands", {"commands": FORGET}, _exec_is_told, "commands exec"),
+    Case("commands", {"commands": MAKE, "mode": "sequence"}, _made, "`commands`, sequence"),
+    Case("commands", {"commands": MAKE, "mode": "atomic"}, _made, "`commands`, atomic"),
+    Case("commands", {"commands": TWICE}, _last_counts, "`commands`, a node set twice"),
+    Case("commands", {"commands": ANEW}, _last_counts, "`commands`, a node made anew"),
+    Case("commands", {"commands": ANEW, "mode": "atomic"}, _anew_as_told, "`commands`, made anew, atomic"),
+    Case("commands", {"commands": FORGET}, _exec_is_told, "`commands`, Exec"),
     Case("tasks", {"tasks": {"t1": {"every": 60, "reading_list": "residential-108"}}}, _task_changed),
     Case("software", {"id": "lists", "url": "https://headend/pkg/s"}, _software_is_there),
     Case("firmware", {"url": "https://headend/pkg/2", "version": "2"}, _update_is_told),
-    Case("get", {"paths": PICTURES}, _pictures_are_there, "get DiagMon"),
+    Case("get", {"paths": PICTURES}, _pictures_are_there, "`get`, pictures of DiagMon"),
     Case("connectivity", {"time_servers": "ntp.example", "within_s": 86_400}, _changed_as_told),
     Case(
         "connectivity",
         {"anchors": AUTHORITY.pem().decode(), "within_s": 86_400},
         _anchors_as_told,
-        "connectivity anchors",
+        "`connectivity`, authorities",
     ),
-    Case("device", {"operation": "reboot"}, _rebooted_once, "device reboot"),
-    Case("device", {"operation": "lock"}, _locked_as_told, "device lock"),
-    Case("device", {"operation": "factory-reset"}, _reset_once, "device factory-reset"),
-    Case("commands", {}, _key_renewed, "renew-key", _renew_key, RENEWAL),
-    Case("commands", {}, _certificate_renewed, "renew-certificate", _renew_certificate, RENEWAL),
+    Case("device", {"operation": "reboot"}, _rebooted_once, "`device`, reboot"),
+    Case("device", {"operation": "lock"}, _locked_as_told, "`device`, lock"),
+    Case("device", {"operation": "factory-reset"}, _reset_once, "`device`, factory reset"),
+    Case("commands", {}, _key_renewed, "`renew-key`", _renew_key, RENEWAL),
+    Case("commands", {}, _certificate_renewed, "`renew-certificate`", _renew_certificate, RENEWAL),
     Case("log", {"level": "warning"}, _log_is_there),
     Case("order", {"order": "ping", "meters": ["KEP1", "KEP2"]}, _orders_are_told),
 )
@@ -497,16 +505,31 @@ def tried(folder: Path, case: Case, trigger: str, lose: Mapping[int, str]) -> tu
 
 
 def main() -> None:
+    """Print the table of docs/dm.md, or the rows of the cases that are named, and each pattern that is not right."""
     logging.disable(logging.CRITICAL)
-    print(f"{'job':26} {'trigger':8} {RIGHT:>6} {QUEUED:>13} {WRONG:>6}")
+    wanted = [case for case in CASES if not sys.argv[1:] or case.title in sys.argv[1:]]
+    print("| Job | user: right / queued / wrong | pushed | same SessionID |\n|---|---|---|---|", flush=True)
     total: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as folder:
-        for case, trigger in itertools.product(CASES, TRIGGERS):
-            counts = Counter(tried(Path(folder), case, trigger, lose)[0] for lose in patterns(case.exchanges))
-            total += counts
-            row = f"{counts[RIGHT]:6} {counts[QUEUED]:13} {counts[WRONG]:6}"
-            print(f"{case.name or case.kind:26} {trigger:8} {row}", flush=True)
-    print(f"{'all':35} {total[RIGHT]:6} {total[QUEUED]:13} {total[WRONG]:6}")
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
+        for case in wanted:
+            row = [_told(total, _counted(Path(folder), case, trigger)) for trigger in TRIGGERS]
+            print(f"| {case.title} | {' | '.join(row)} |", flush=True)
+    print(f"\n{total.total()} patterns: {_told(Counter(), total)}")
+
+
+def _counted(folder: Path, case: Case, trigger: str) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for lose in patterns(case.exchanges):
+        verdict, job = tried(folder, case, trigger, lose)
+        counts[verdict] += 1
+        if verdict != RIGHT:
+            print(f"{verdict}: {case.title}, {trigger}, {lose}: {job}", file=sys.stderr, flush=True)
+    return counts
+
+
+def _told(total: Counter[str], counts: Counter[str]) -> str:
+    total.update(counts)
+    return f"{counts[RIGHT]} / {counts[QUEUED]} / {counts[WRONG]}"
 
 
 if __name__ == "__main__":
