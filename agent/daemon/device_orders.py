@@ -10,7 +10,7 @@ any of it, begins anew, registers, and reports to its server under the old corre
     {"version": 1, "id": "…", "correlator": "…", "erased": false}
 
 The marker becomes `erased` when everything is gone, and is removed when the alert is in the new tree; either step can
-be repeated.
+be repeated. Nothing else knows the correlator by then, so a copy lies beside it for a marker that is damaged.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("agent.device")
 
 MARKER_FILE = "factory-reset.json"
+MARKER_COPY = "factory-reset-copy.json"  # means nothing alone
 MARKER_VERSION = 1
 WATCH_EVERY_S = 5.0  # while an order is under way
 STARTS_MAX = 3
@@ -55,15 +56,42 @@ class Marker:
         return json.dumps({"version": MARKER_VERSION, **asdict(self)}).encode()
 
     @classmethod
-    def parse(cls, data: bytes) -> Marker:
-        """Read a marker. One that cannot be read stands for an order without a correlator: the reset is due anyway."""
+    def parse(cls, data: bytes) -> Marker | None:
+        """Read a marker; `None` for one that is damaged."""
         try:
             found = json.loads(data)
         except (ValueError, RecursionError):
-            found = None
+            return None
         if not isinstance(found, dict):
-            return cls("unknown", "")
-        return cls(str(found.get("id", "unknown")), str(found.get("correlator", "")), found.get("erased") is True)
+            return None
+        order, correlator = found.get("id"), found.get("correlator")
+        if not isinstance(order, str) or not isinstance(correlator, str):
+            return None
+        return cls(order, correlator, found.get("erased") is True)
+
+    def write(self, disk: Storage, state_dir: Path) -> None:
+        """Make it the one that holds. Raises `OSError`."""
+        for name in (MARKER_COPY, MARKER_FILE):
+            disk.write_durable(state_dir / name, self.emit())
+
+    @classmethod
+    def there(cls, disk: Storage, state_dir: Path) -> Marker | None:
+        """The marker of a reset that is under way. One that is damaged, and its copy too, stands for an order without
+        a correlator: the reset is due anyway. Raises `OSError`."""
+        if not disk.exists(state_dir / MARKER_FILE):
+            return None
+        for name in (MARKER_FILE, MARKER_COPY):
+            found = cls.parse(disk.read_bytes(state_dir / name)) if disk.exists(state_dir / name) else None
+            if found is not None:
+                return found
+            LOG.error("%s is damaged or missing", name, extra={"event": "device.reset.damaged"})
+        return cls("unknown", "")
+
+    @staticmethod
+    def remove(disk: Storage, state_dir: Path) -> None:
+        """The reset is over. Raises `OSError`."""
+        for name in (MARKER_FILE, MARKER_COPY):
+            disk.remove_durable(state_dir / name)
 
 
 class DeviceOrders:
@@ -85,7 +113,7 @@ class DeviceOrders:
         self._tree = tree
         self._disk = disk
         self._clock = clock
-        self._marker = state_dir / MARKER_FILE
+        self._state_dir = state_dir
         self._boot = boot
         self._reboot = reboot
         self._report = report
@@ -96,7 +124,9 @@ class DeviceOrders:
     def tick(self) -> float | None:
         """Do what is due. Returns in how many seconds to look again, `None` where nothing waits for a time."""
         view = self._tree.view()
-        if device.is_damaged(view) and not self._disk.exists(self._marker):  # a reset under way is told by its marker
+        if device.is_damaged(view) and not self._disk.exists(
+            self._state_dir / MARKER_FILE
+        ):  # a reset under way is told by its marker
             self._end_damaged()
             return WATCH_EVERY_S
         order = device.load(view)
@@ -141,7 +171,7 @@ class DeviceOrders:
         if self._asked == order.id or (since_s < DELIVER_S_MAX and self._undelivered()):
             return
         try:
-            self._disk.write_durable(self._marker, Marker(order.id, order.correlator).emit())
+            Marker(order.id, order.correlator).write(self._disk, self._state_dir)
         except OSError as error:
             LOG.debug("the reset waits for the storage: %s", error)
             return
@@ -205,11 +235,8 @@ def erase_if_ordered(
 ) -> None:
     """Carry out a factory reset that was ordered, before any file that it erases is opened. `end` ends the programs
     that could still write there, where the device was not booted in between. Raises `OSError`."""
-    file = state_dir / MARKER_FILE
-    if not disk.exists(file):
-        return
-    marker = Marker.parse(disk.read_bytes(file))
-    if marker.erased:
+    marker = Marker.there(disk, state_dir)
+    if marker is None or marker.erased:
         return
     LOG.warning("factory reset: everything but identity and firmware is erased", extra={"event": "device.reset"})
     end()
@@ -220,7 +247,7 @@ def erase_if_ordered(
             for name in disk.listdir(path.parent):
                 if name.startswith(path.name):
                     disk.remove_durable(path.with_name(name))
-    disk.write_durable(file, replace(marker, erased=True).emit())
+    replace(marker, erased=True).write(disk, state_dir)
 
 
 def report_reset(disk: Storage, state_dir: Path, tree: ManagementTree) -> None:
@@ -228,11 +255,10 @@ def report_reset(disk: Storage, state_dir: Path, tree: ManagementTree) -> None:
 
     Raises `OSError`, `Refusal`.
     """
-    file = state_dir / MARKER_FILE
-    if not disk.exists(file):
+    marker = Marker.there(disk, state_dir)
+    if marker is None:
         return
-    marker = Marker.parse(disk.read_bytes(file))
     with tree.transaction() as changing:
         if device.load(changing).id != marker.id:  # else only the marker had stayed
             device.finish(changing, DeviceOrder(marker.id, device.FACTORY_RESET, marker.correlator))
-    disk.remove_durable(file)
+    Marker.remove(disk, state_dir)

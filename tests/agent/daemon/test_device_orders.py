@@ -11,6 +11,7 @@ import pytest
 from agent.daemon.control import CHANGING, ControlError, unless_locked
 from agent.daemon.device_orders import (
     DELIVER_S_MAX,
+    MARKER_COPY,
     MARKER_FILE,
     REBOOT_S_MAX,
     STARTS_MAX,
@@ -182,6 +183,51 @@ def test_a_factory_reset_delivers_first_then_erases_registers_and_is_told_once()
     assert life.ended == 1
     assert not life.one.disk.exists(STATE / "services")
     assert life.one.disk.exists(STATE / "software/watch/1/file")
+
+
+HURT = [b"", b"\0" * 40, b"[]", b'{"version": 1, "id": 5, "correlator": "corr-1"}', b'{"id": "x"}']
+
+
+def about_to_reset() -> Life:
+    """A device that was ordered a reset, and whose power goes before it boots."""
+    life = Life()
+    life.dead = True
+    life.one.session([execute(f"{AT}/FactoryReset", "corr-1")])
+    life.run(60)
+    assert life.one.disk.exists(STATE / MARKER_FILE)
+    life.dead = False
+    return life
+
+
+@pytest.mark.parametrize("hurt", HURT)
+@pytest.mark.parametrize("erased", [False, True])
+def test_a_damaged_marker_is_told_under_its_correlator_all_the_same(hurt: bytes, *, erased: bool) -> None:
+    life = about_to_reset()
+    if erased:
+        erase_if_ordered(life.one.disk, STATE, lambda: ERASED, lambda: None)
+    life.one.disk.write_durable(STATE / MARKER_FILE, hurt)
+    life.start(boot=True)
+    life.run()
+    assert life.told == [("corr-1", GOOD)]
+    assert not [name for name in life.one.disk.listdir(STATE) if name.startswith("factory-reset")]
+
+
+def test_without_its_copy_a_damaged_marker_still_resets() -> None:
+    life = about_to_reset()
+    for name in (MARKER_FILE, MARKER_COPY):
+        life.one.disk.write_durable(STATE / name, b"{")
+    life.start(boot=True)
+    life.run()
+    assert life.told == [(None, GOOD)]
+    assert life.one.disk.listdir(DATA) == ["keep.txt"]
+
+
+def test_a_copy_without_a_marker_means_nothing() -> None:
+    """As a power cut leaves it in the middle of the end, or of the beginning."""
+    life = about_to_reset()
+    life.one.disk.remove_durable(STATE / MARKER_FILE)
+    erase_if_ordered(life.one.disk, STATE, lambda: ERASED, lambda: None)
+    assert life.one.disk.exists(DATA / "readings.db")
 
 
 def test_readings_that_nobody_takes_hold_a_reset_up_for_a_while_only() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.daemon.device_orders import MARKER_FILE, Marker, erase_if_ordered, erased_by_reset
+from agent.daemon.device_orders import Marker, erase_if_ordered, erased_by_reset
 from agent.services.active import Components
 from agent.services.backends import end_services
 from agent.services.folders import DYNAMIC_FIRST, DYNAMIC_LAST
@@ -333,7 +333,7 @@ def test_a_factory_reset_ends_programs_and_erases_what_is_theirs(rig: Rig, tmp_p
     text = MINIMAL.replace("{compatible: board-1}", f"{{compatible: board-1, run_dir: {rig.run}}}")
     config = read(tmp_path, f"{text}state_dir: {rig.state}\n")
     disk = RealDisk()
-    disk.write_durable(rig.state / MARKER_FILE, Marker("1", "corr-1").emit())
+    Marker("1", "corr-1").write(disk, rig.state)
     erase_if_ordered(disk, rig.state, lambda: erased_by_reset(config), lambda: end_services(config))
     assert sleepers(1013, 1014) == []
     assert not (rig.state / "services").exists()
