@@ -157,7 +157,13 @@ class Daemon:
         self.clock = SystemClock(sources, floor=ClockFloor(_built(config), load_floor(self.disk, floor_file)))
         self.clock_keeper = ClockKeeper(self.clock, self.disk, floor_file, may_set=config.clock.set)
         self.rng = random.SystemRandom()
-        self.module = open_module(config, self.clock.certificate_time, self.disk, anchors=self._anchors)
+        self.module = open_module(
+            config,
+            self.clock.certificate_time,
+            self.disk,
+            anchors=self._anchors,
+            moved=self._registration_url,
+        )
         self.not_renewed = ""
         self.device: DeviceInfo = device_info(config.device, __version__)
         self.board = StatusBoard(

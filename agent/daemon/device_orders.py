@@ -124,9 +124,8 @@ class DeviceOrders:
     def tick(self) -> float | None:
         """Do what is due. Returns in how many seconds to look again, `None` where nothing waits for a time."""
         view = self._tree.view()
-        if device.is_damaged(view) and not self._disk.exists(
-            self._state_dir / MARKER_FILE
-        ):  # a reset under way is told by its marker
+        resets = self._disk.exists(self._state_dir / MARKER_FILE)  # that is told by its marker
+        if device.is_damaged(view) and not resets:
             self._end_damaged()
             return WATCH_EVERY_S
         order = device.load(view)

@@ -21,7 +21,7 @@ CERTIFICATE_FILE_BYTES_MAX = 64 << 10
 
 
 class ServerTrust:
-    """Which security server a device with a certificate believes: one of this URL, by these authorities."""
+    """Which security server a device with a certificate believes: the one where it registers, by these authorities."""
 
     def __init__(
         self,
@@ -29,11 +29,14 @@ class ServerTrust:
         url: str,
         certificate_time: Callable[[], CertificateTime],
         instead: Callable[[], Path | None],
+        moved: Callable[[], str] = lambda: "",
     ) -> None:
-        """`instead()`: the authorities that the head-end has set in the place of those in `ca_file`; None for none."""
+        """`instead()`: the authorities that the head-end has set in the place of those in `ca_file`; None for none.
+        `moved()`: the address that it has set in the place of `url`; empty for none."""
         self._ca_file = ca_file
         self._instead = instead
-        self._host = urlsplit(url).hostname or ""
+        self._url = url
+        self._moved = moved
         self._certificate_time = certificate_time
 
     def _now(self) -> Moment:
@@ -52,8 +55,9 @@ class ServerTrust:
             raise SsmpError(f"{file}: cannot be read: {error.strerror}") from error
         except CertificateError as error:
             raise SsmpError(f"the security server shows {error}") from error
-        if self._host not in shown.names:
-            raise SsmpError(f"the security server's certificate is not for {self._host}")
+        host = urlsplit(self._moved() or self._url).hostname or ""
+        if host not in shown.names:
+            raise SsmpError(f"the security server's certificate is not for {host}")
 
 
 class DeviceCertificate(CertificateModule):

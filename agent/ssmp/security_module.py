@@ -33,9 +33,11 @@ def open_module(
     *,
     trial: bool = False,
     anchors: Callable[[], Path | None] = lambda: None,
+    moved: Callable[[], str] = lambda: "",
 ) -> Secret:
     """Open the module of this device. `certificate_time` is what certificates are judged by;
-    `anchors()` is the file of the authorities that were set in the place of the configured ones, None for none.
+    `anchors()` is the file of the authorities that were set in the place of the configured ones, None for none, and
+    `moved()` the address of the security server that was, empty for none.
 
     With a `disk` it may be renewed: what follows a file, and the certificate of a key that follows one in a token, is
     kept in the state folder. A token is asked when it is needed: meters are read also while it is not there. `trial`:
@@ -56,7 +58,7 @@ def open_module(
     from agent.ssmp.token_modules import TokenCertificate, TokenPairKeys
 
     certificate = read_certificate(certificate_file, config.device.id)
-    trust = ServerTrust(config.security_server.ca_file, config.security_server.url, certificate_time, anchors)
+    trust = ServerTrust(config.security_server.ca_file, config.security_server.url, certificate_time, anchors, moved)
     held: CertificateFile | TokenCertificate
     following: TokenPairKeys | None = None
     if isinstance(secret, Path):

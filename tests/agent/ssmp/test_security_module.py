@@ -213,6 +213,24 @@ def test_authorities_that_the_head_end_has_set_judge_the_security_server_too_unt
     assert (network.anchors(), believed()) == (None, [True, False])
 
 
+def test_the_host_that_is_looked_for_is_the_one_where_the_device_registers(tmp_path: Path) -> None:
+    """The head-end may set another address: its certificate counts there, and that of the configured host no more."""
+    settings = configured(tmp_path, issued())
+    ca = tmp_path / "ca.pem"
+    network = SystemNetwork(ConnectivityConfig((), None, ()), HttpsClient(ca), RealDisk(), tmp_path / "state", ca)
+    module = open_module(settings, lambda: NOW, anchors=network.anchors, moved=lambda: network.registration)
+    assert isinstance(module, CertificateModule)
+    moved = issued("new.example", purpose=ExtendedKeyUsageOID.SERVER_AUTH)
+    module.check_server(*signed(SERVER))
+    assert network.apply(Values(registration="https://new.example:8443/ssmp"), outdated=True) == ""
+    module.check_server(*signed(moved))
+    with pytest.raises(SsmpError, match=r"is not for new\.example"):
+        module.check_server(*signed(SERVER))
+    assert network.apply(Values(), outdated=True) == ""  # taken back
+    with pytest.raises(SsmpError, match=r"is not for 127\.0\.0\.1"):
+        module.check_server(*signed(moved))
+
+
 def test_authorities_that_cannot_be_read_believe_nobody(tmp_path: Path) -> None:
     module = certified(tmp_path)
     (tmp_path / "ca.pem").unlink()
