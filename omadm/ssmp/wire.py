@@ -147,9 +147,8 @@ class Hello:
 
     def emit(self) -> bytes:
         fields = [(Tag.DEVICE_ID, self.device_id.encode()), (Tag.CLIENT_NONCE, self.client_nonce)]
-        if self.offered:
-            fields.append((Tag.OFFERED, bytes([self.offered])))
-        return _message(self.version, self.type, fields)
+        offered = bytes([self.offered]) if self.offered else None
+        return _message(self.version, self.type, fields, (Tag.OFFERED, offered))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,10 +215,7 @@ class Auth:
     unable: str = ""
 
     def __post_init__(self) -> None:
-        if not self.hello or not self.challenge:
-            raise SsmpUsageError("AUTH repeats HELLO and CHALLENGE")
-        if self.held:
-            _sized(self.held, FINGERPRINT_BYTES, "held")
+        _repeating(self.hello, self.challenge, self.held)
         _text_bytes(self.unable, UNABLE_BYTES_MAX, "unable")
         _agreeing(self.ephemeral, self.certificate, self.proof)
 
@@ -227,11 +223,8 @@ class Auth:
         before = [(Tag.HELLO, self.hello), (Tag.CHALLENGE, self.challenge)]
         own = [(Tag.EPHEMERAL, self.ephemeral), (Tag.CERTIFICATE, self.certificate)]
         fields = [*before, *own, *_info_fields(self.info), (Tag.HELD, self.held), (Tag.PROOF, self.proof)]
-        if self.renews:
-            fields.append((Tag.RENEWS, b""))
-        if self.unable:
-            fields.append((Tag.UNABLE, self.unable.encode()))
-        return _message(self.version, self.type, fields)
+        optional = (Tag.RENEWS, b"" if self.renews else None), (Tag.UNABLE, self.unable.encode() or None)
+        return _message(self.version, self.type, fields, *optional)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,10 +240,7 @@ class AuthV2:
     proof: bytes
 
     def __post_init__(self) -> None:
-        if not self.hello or not self.challenge:
-            raise SsmpUsageError("AUTH repeats HELLO and CHALLENGE")
-        if self.held:
-            _sized(self.held, FINGERPRINT_BYTES, "held")
+        _repeating(self.hello, self.challenge, self.held)
         _sized(self.proof, MAC_BYTES, "proof")
 
     def emit(self) -> bytes:
@@ -309,13 +299,9 @@ class Bootstrap:
     def emit(self) -> bytes:
         own = [(Tag.EPHEMERAL, self.ephemeral), (Tag.CERTIFICATE, self.certificate)]
         fields = [(Tag.SESSION, self.session), (Tag.SEALED, self.sealed), *own, (Tag.PROOF, self.proof)]
-        if self.renewed:
-            fields.append((Tag.RENEWED, self.renewed))
-        if self.wanted:
-            fields.append((Tag.WANTED, b""))
-        if self.time_ms:
-            fields.append((Tag.TIME, self.time_ms.to_bytes(TIME_BYTES, "big")))
-        return _message(self.version, self.type, fields)
+        optional = (Tag.RENEWED, self.renewed or None), (Tag.WANTED, b"" if self.wanted else None)
+        time = self.time_ms.to_bytes(TIME_BYTES, "big") if self.time_ms else None
+        return _message(self.version, self.type, fields, *optional, (Tag.TIME, time))
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,10 +338,8 @@ class _Proof:
         _sized(self.session, SESSION_BYTES, "session")
         _sized(self.mac, MAC_BYTES, "mac")
 
-    def _emit(self, *optional: tuple[Tag, bytes]) -> bytes:
-        """The message, with those of the `optional` fields that have something in them."""
-        extra = [(tag, value) for tag, value in optional if value]
-        return _message(self.version, self.type, [(Tag.SESSION, self.session), (Tag.PROOF, self.mac), *extra])
+    def _emit(self, *optional: tuple[Tag, bytes | None]) -> bytes:
+        return _message(self.version, self.type, [(Tag.SESSION, self.session), (Tag.PROOF, self.mac)], *optional)
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,7 +357,7 @@ class Confirm(_Proof):
         _text_bytes(self.unable, UNABLE_BYTES_MAX, "unable")
 
     def emit(self) -> bytes:
-        return self._emit((Tag.REQUEST, self.request), (Tag.UNABLE, self.unable.encode()))
+        return self._emit((Tag.REQUEST, self.request or None), (Tag.UNABLE, self.unable.encode() or None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,7 +368,7 @@ class Done(_Proof):
     issued: bytes = b""
 
     def emit(self) -> bytes:
-        return self._emit((Tag.ISSUED, self.issued))
+        return self._emit((Tag.ISSUED, self.issued or None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -533,8 +517,8 @@ def _build(version: int, type_: Type, fields: dict[Tag, bytes]) -> Message:
         case Type.BOOTSTRAP:
             return BootstrapV2(fields[Tag.SESSION], fields[Tag.SEALED], fields[Tag.PROOF], version)
         case Type.CONFIRM:
-            unable = _text(fields, Tag.UNABLE) if Tag.UNABLE in fields else ""
-            return Confirm(fields[Tag.SESSION], fields[Tag.PROOF], version, fields.get(Tag.REQUEST, b""), unable)
+            request, unable = fields.get(Tag.REQUEST, b""), _text(fields, Tag.UNABLE)
+            return Confirm(fields[Tag.SESSION], fields[Tag.PROOF], version, request, unable)
         case Type.DONE:
             return Done(fields[Tag.SESSION], fields[Tag.PROOF], version, fields.get(Tag.ISSUED, b""))
         case Type.ERROR:
@@ -550,7 +534,7 @@ def _build_auth(version: int, fields: dict[Tag, bytes]) -> Message:
     hello, challenge, held, proof = (fields[tag] for tag in (Tag.HELLO, Tag.CHALLENGE, Tag.HELD, Tag.PROOF))
     if version == VERSION_2:
         return AuthV2(hello, challenge, info, held, proof)
-    renews, unable = Tag.RENEWS in fields, _text(fields, Tag.UNABLE) if Tag.UNABLE in fields else ""
+    renews, unable = Tag.RENEWS in fields, _text(fields, Tag.UNABLE)
     keys = fields[Tag.EPHEMERAL], fields[Tag.CERTIFICATE]
     return Auth(hello, challenge, *keys, info, held, proof, renews, unable)
 
@@ -560,16 +544,19 @@ def _info_fields(info: RegistrationInfo) -> list[tuple[Tag, bytes]]:
     return [(tag, text.encode()) for tag, text in zip(_INFO_TAGS, texts, strict=True)]
 
 
-def _message(version: int, type_: Type, fields: list[tuple[Tag, bytes]]) -> bytes:
-    body = b"".join(bytes([tag]) + len(value).to_bytes(2, "big") + value for tag, value in fields)
+def _message(version: int, type_: Type, fields: list[tuple[Tag, bytes]], *optional: tuple[Tag, bytes | None]) -> bytes:
+    """The message with these fields, and of the `optional` ones those that have a value."""
+    whole = [*fields, *((tag, value) for tag, value in optional if value is not None)]
+    body = b"".join(bytes([tag]) + len(value).to_bytes(2, "big") + value for tag, value in whole)
     if HEADER_BYTES + len(body) > MESSAGE_BYTES_MAX:
         raise SsmpUsageError(f"{type_.name} would be longer than {MESSAGE_BYTES_MAX} bytes")
     return MAGIC + bytes([version, type_]) + len(body).to_bytes(2, "big") + body
 
 
 def _text(fields: dict[Tag, bytes], tag: Tag) -> str:
+    """A text; empty where it may be missing and is. Raises `SsmpUsageError`."""
     try:
-        return fields[tag].decode()
+        return fields.get(tag, b"").decode()
     except UnicodeDecodeError:
         raise SsmpUsageError(f"{tag.name} is not UTF-8") from None
 
@@ -584,6 +571,14 @@ def _text_bytes(text: str, size_max: int, name: str) -> bytes:
     if any(character < " " or character == "\x7f" for character in text):
         raise SsmpUsageError(f"{name} holds control characters")
     return data
+
+
+def _repeating(hello: bytes, challenge: bytes, held: bytes) -> None:
+    """What AUTH has in common since version 2."""
+    if not hello or not challenge:
+        raise SsmpUsageError("AUTH repeats HELLO and CHALLENGE")
+    if held:
+        _sized(held, FINGERPRINT_BYTES, "held")
 
 
 def _agreeing(ephemeral: bytes, certificate: bytes, proof: bytes) -> None:
