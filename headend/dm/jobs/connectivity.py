@@ -12,7 +12,6 @@ from headend.dm.jobs.params import JobError, address, known_keys, text
 from headend.dm.jobs.steps import (
     DONE,
     Batch,
-    Checkpoint,
     Done,
     Failed,
     Job,
@@ -20,15 +19,14 @@ from headend.dm.jobs.steps import (
     Steps,
     Waiting,
     below,
-    execute,
     get,
     only_text,
+    ordered,
     read,
     replace,
     result_code,
     what_failed,
 )
-from omadm.codes import Code
 
 CONNECTIVITY = "connectivity"
 CONNMO = "./ConnMO"
@@ -97,11 +95,7 @@ class ConnectivityJob:
         if refused:
             error = what_failed(refused, "the device did not take what was proposed")
             return Failed({"error": error, "refused": refused})
-        yield Checkpoint({"exec_sent": True})
-        (reply,) = yield Batch((execute(TRY, job.correlator),))
-        if reply.status not in (Code.OK, Code.ACCEPTED):
-            return Failed({"error": f"the trial {reply.why}", "status": reply.status})
-        return Waiting({"exec_sent": True})
+        return (yield from ordered(job, TRY, "the trial"))
 
     @staticmethod
     def _report(job: Job) -> Steps:

@@ -9,7 +9,6 @@ from headend.dm.jobs.params import known_keys, text
 from headend.dm.jobs.steps import (
     DONE,
     Batch,
-    Checkpoint,
     Done,
     Failed,
     Job,
@@ -17,13 +16,12 @@ from headend.dm.jobs.steps import (
     Steps,
     Waiting,
     below,
-    execute,
     get,
     only_text,
+    ordered,
     read,
     result_code,
 )
-from omadm.codes import Code
 
 DEVICE = "device"
 LAWMO = "./LAWMO"
@@ -54,12 +52,9 @@ class DeviceJob:
             # A device that answers but does not know the order may have carried out a reset: its alert is on its way.
             if not reply.ok or operation == "factory-reset":
                 return Failed({"error": "it is not known whether the order was carried out", "status": reply.status})
-        yield Checkpoint({"exec_sent": True})
-        (reply,) = yield Batch((execute(f"{LAWMO}/Operations/{OPERATIONS[operation]}", job.correlator),))
-        if reply.status not in (Code.OK, Code.ACCEPTED):
-            return Failed({"error": f"the order {reply.why}", "status": reply.status})
-        if operation not in STATES:
-            return Waiting({"exec_sent": True})
+        outcome = yield from ordered(job, f"{LAWMO}/Operations/{OPERATIONS[operation]}", "the order")
+        if isinstance(outcome, Failed) or operation not in STATES:
+            return outcome
         found = yield from read([f"{LAWMO}/State"])
         state = found.values.get(f"{LAWMO}/State")
         if state == STATES[operation]:

@@ -27,15 +27,15 @@ from headend.dm.jobs.steps import (
     Steps,
     Waiting,
     below,
-    execute,
     get,
     only_text,
+    ordered,
     read,
     replace,
     result_code,
 )
 from headend.software.releases import NoPackageError, PackageInfo, choose
-from omadm.codes import Code, succeeded
+from omadm.codes import succeeded
 
 FIRMWARE = "firmware"
 FUMO = "./FUMO/Firmware"
@@ -103,12 +103,8 @@ class FirmwareJob:
         (reply,) = yield Batch((replace(URL, url),))
         if not reply.ok:
             return Failed({"error": f"{URL} {reply.why}", "status": reply.status})
-        progress |= {"exec_sent": True, "from_version": progress.get("from_version") or version, **sent}
-        yield Checkpoint(progress)
-        (reply,) = yield Batch((execute(EXEC, job.correlator),))
-        if reply.status not in (Code.OK, Code.ACCEPTED):
-            return Failed({"error": f"the order to update {reply.why}", "status": reply.status})
-        return Waiting(progress)
+        progress |= {"from_version": progress.get("from_version") or version, **sent}
+        return (yield from ordered(job, EXEC, "the order to update", progress))
 
     @staticmethod
     def _package(job: Job, running: str, hardware: str | None, progress: Json) -> tuple[str, Json]:

@@ -307,8 +307,15 @@ def run_node(
         unanswered = None in refused.values()
         error = f"the node {node} was not answered whole" if unanswered else f"the device refused the node {node}"
         return Failed({"error": error, "refused": refused})
-    yield Checkpoint({"exec_sent": True})
-    (reply,) = yield Batch((execute(f"{node}/{operation}", job.correlator),))
+    return (yield from ordered(job, f"{node}/{operation}", f"the order to run {node}"))
+
+
+def ordered(job: Job, uri: str, what: str, progress: Mapping[str, Any] | None = None) -> Steps:
+    """Exec `uri`, under the job's correlator, after a checkpoint. The outcome is `Waiting` for the alert, or `Failed`
+    in words about `what`."""
+    noted = {**(progress or {}), "exec_sent": True}
+    yield Checkpoint(noted)
+    (reply,) = yield Batch((execute(uri, job.correlator),))
     if reply.status not in (Code.OK, Code.ACCEPTED):
-        return Failed({"error": f"the order to run {node} {reply.why}", "status": reply.status})
-    return Waiting({"exec_sent": True})
+        return Failed({"error": f"{what} {reply.why}", "status": reply.status})
+    return Waiting(noted)
