@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 
 import httpx
 import pytest
@@ -21,18 +20,10 @@ from headend.dm.server import Answer, DmServer, Request, ServerConfig
 from omadm.auth import HMAC_HEADER
 from omadm.bootstrap import Account
 from omadm.notification import MIME, RESYNC_NONCE, Notification, verify
-from tests.headend.database import empty_database
 from tests.headend.dm_device import Device
 
 DEVICE = "urn:dcu:KR-000001"
 CONFIG = ServerConfig("headend", "https://headend/dm")
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = empty_database(tmp_path / "dm.db")
-    yield engine
-    engine.dispose()
 
 
 def account(engine: Engine, push_url: str = "") -> Account:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,19 +22,11 @@ from omadm.schemes import Schemes
 from omadm.server_time import time_in
 from omadm.syncml.codec import DM_WBXML, DM_XML, decode, encode
 from omadm.syncml.messages import Alert, Command, Get, Item, Meta, Replace, Status, SyncML
-from tests.headend.database import empty_database
 from tests.headend.dm_device import Device, Tree, alert
 from tests.omadm.syncml.samples import Generator
 
 DEVICE = "urn:dcu:KR-000001"
 CONFIG = ServerConfig("headend", "https://headend/dm")
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = empty_database(tmp_path / "dm.db")
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +9,12 @@ import pytest
 from sqlalchemy import Engine
 
 from headend.dm import accounts
-from headend.dm.jobs import queue
-from headend.dm.server import DmServer, ServerConfig
 from omadm.syncml.messages import Item
 from tests.headend.database import empty_database
-from tests.headend.dm_device import Device, Tree
+from tests.headend.dm.bench import DEVICE, connected, enqueue, job
+from tests.headend.dm_device import Tree
 
-DEVICE = "urn:dcu:KR-000001"
-CONFIG = ServerConfig("headend", "https://headend/dm")
 NODES: dict[str, str | bytes | None] = {".": None, "./A": None, "./A/x": "1", "./A/y": "2", "./B": None, "./B/c": "1"}
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    made = empty_database(tmp_path / "dm.db")
-    yield made
-    made.dispose()
 
 
 def replaced(path: str, value: str) -> dict[str, Any]:
@@ -67,10 +56,8 @@ def run(
 ) -> tuple[Any, ...]:
     """One job; its state, result, and the nodes of the device in the end. `lost`: the message of the device with its
     statuses, or the server's with the commands."""
-    with engine.begin() as conn:
-        account = accounts.create(conn, DEVICE, server_id=CONFIG.server_id, url=CONFIG.url)
-        number = queue.enqueue(conn, DEVICE, "commands", {"commands": commands, "mode": mode})
-    device = Device(DmServer(engine, CONFIG), account, kind(dict(NODES), **tree))
+    device = connected(engine, kind(dict(NODES), **tree))
+    number = enqueue(engine, "commands", commands=commands, mode=mode)
     if lost is not None:
         message = device.take(device.server.handle(device.request(device.begin())))
         if lost == "answer":
@@ -80,10 +67,8 @@ def run(
         assert row is not None
         device.account = accounts.from_row(row)
     device.session()
-    with engine.begin() as conn:
-        shown = queue.show(conn, number)
-    assert shown is not None
-    return shown["state"], shown["result"], device.tree.nodes
+    found = job(engine, number)
+    return found["state"], found["result"], device.tree.nodes
 
 
 DEPENDENT = {

@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
-from headend.dm import accounts
-from headend.dm.jobs import desired, queue
+from headend.dm.jobs import desired
 from headend.dm.jobs.connectivity import LEAVES, TRY
 from headend.dm.jobs.params import JobError
-from headend.dm.server import DmServer, ServerConfig
 from headend.operator import told
-from tests.headend.database import empty_database
+from tests.headend.dm.bench import DEVICE, connected, enqueue, job
 from tests.headend.dm_device import Device, Tree, alert
 from tests.omadm.test_addresses import UNUSABLE
 
-DEVICE = "urn:dcu:KR-000001"
-CONFIG = ServerConfig("headend", "https://headend/dm")
 NEW = "https://new.example/dm"
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = empty_database(tmp_path / "dm.db")
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
 def device(engine: Engine) -> Device:
-    with engine.begin() as conn:
-        account = accounts.create(conn, DEVICE, server_id=CONFIG.server_id, url=CONFIG.url)
     nodes: dict[str, Any] = {
         f"./ConnMO{above}": None for above in ("", "/Proposed", "/InUse", "/Operations", "/Status")
     }
@@ -42,19 +27,7 @@ def device(engine: Engine) -> Device:
     nodes |= {f"./ConnMO/Proposed/{leaf}": "left behind" for leaf in (*LEAVES.values(), "Within")}
     nodes |= {TRY: "", "./ConnMO/Status/State": "idle", "./ConnMO/Status/Reason": "", "./ConnMO/Status/Changed": ""}
     nodes |= {"./ConnMO/Status/Correlator": ""}
-    return Device(DmServer(engine, CONFIG), account, Tree(nodes))
-
-
-def enqueue(engine: Engine, **params: Any) -> int:
-    with engine.begin() as conn:
-        return queue.enqueue(conn, DEVICE, "connectivity", params)
-
-
-def job(engine: Engine, number: int) -> dict[str, Any]:
-    with engine.begin() as conn:
-        shown = queue.show(conn, number)
-    assert shown is not None
-    return shown
+    return connected(engine, nodes)
 
 
 def tell(device: Device, correlator: str, code: int) -> None:
@@ -65,7 +38,9 @@ def tell(device: Device, correlator: str, code: int) -> None:
 
 
 def test_a_change_is_proposed_whole_tried_once_and_done_when_the_device_says_so(engine: Engine, device: Device) -> None:
-    number = enqueue(engine, server=NEW, uplink="https://new.example/r", access="password=x", within_s=300)
+    number = enqueue(
+        engine, "connectivity", server=NEW, uplink="https://new.example/r", access="password=x", within_s=300
+    )
     device.session()
     assert job(engine, number)["state"] == "waiting"
     assert "access" not in job(engine, number)["params"]
@@ -95,7 +70,7 @@ def test_a_change_is_proposed_whole_tried_once_and_done_when_the_device_says_so(
 
 
 def test_a_change_that_was_taken_back_is_failed_with_the_devices_reason(engine: Engine, device: Device) -> None:
-    number = enqueue(engine, server=NEW)
+    number = enqueue(engine, "connectivity", server=NEW)
     device.session()
     device.tree.nodes |= {"./ConnMO/Status/State": "reverted", "./ConnMO/Status/Reason": "no session in 900 s"}
     tell(device, str(device.tree.execs[0][1]), 1450)
@@ -108,7 +83,7 @@ def test_a_change_that_was_taken_back_is_failed_with_the_devices_reason(engine: 
 
 def test_a_device_without_the_object_fails_the_job(engine: Engine, device: Device) -> None:
     device.tree = Tree()
-    number = enqueue(engine, server=NEW)
+    number = enqueue(engine, "connectivity", server=NEW)
     device.session()
     assert job(engine, number)["state"] == "failed"
     assert job(engine, number)["result"]["refused"]["./ConnMO/Proposed/ServerURL"] == 404
@@ -133,5 +108,5 @@ def test_a_change_that_makes_no_sense_is_refused_when_it_is_queued(
 ) -> None:
     assert device.account
     with pytest.raises(JobError) as refused:
-        enqueue(engine, **params)
+        enqueue(engine, "connectivity", **params)
     assert any(name in str(refused.value) for name in params) or not params.keys() - {"within_s"}

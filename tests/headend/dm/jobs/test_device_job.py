@@ -2,58 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
-from headend.dm import accounts
 from headend.dm.jobs import queue
 from headend.dm.jobs.device import OPERATIONS
 from headend.dm.jobs.params import JobError
-from headend.dm.server import DmServer, ServerConfig
-from tests.headend.database import empty_database
-from tests.headend.dm_device import Device, Tree, alert
+from tests.headend.dm.bench import DEVICE, connected, enqueue, job
+from tests.headend.dm_device import Device, alert
 
-DEVICE = "urn:dcu:KR-000001"
-CONFIG = ServerConfig("headend", "https://headend/dm")
 COMPLETE = "urn:x-dcu:at:lawmo:1.0:OperationComplete"
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = empty_database(tmp_path / "dm.db")
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
 def device(engine: Engine) -> Device:
-    with engine.begin() as conn:
-        account = accounts.create(conn, DEVICE, server_id=CONFIG.server_id, url=CONFIG.url)
     nodes: dict[str, Any] = {f"./LAWMO{above}": None for above in ("", "/Operations", "/Status")}
     nodes |= {f"./LAWMO/Operations/{name}": "" for name in OPERATIONS.values()}
     nodes |= {"./LAWMO/State": "unlocked", "./LAWMO/Status/Correlator": "", "./LAWMO/Status/Error": ""}
-    return Device(DmServer(engine, CONFIG), account, Tree(nodes))
-
-
-def enqueue(engine: Engine, operation: str) -> int:
-    with engine.begin() as conn:
-        return queue.enqueue(conn, DEVICE, "device", {"operation": operation})
-
-
-def job(engine: Engine, number: int) -> dict[str, Any]:
-    with engine.begin() as conn:
-        shown = queue.show(conn, number)
-    assert shown is not None
-    return shown
+    return connected(engine, nodes)
 
 
 @pytest.mark.parametrize(("operation", "state"), [("lock", "failed"), ("unlock", "done")])
 def test_a_lock_is_done_when_the_device_says_so(engine: Engine, device: Device, operation: str, state: str) -> None:
-    number = enqueue(engine, operation)
+    number = enqueue(engine, "device", operation=operation)
     device.session()
     assert job(engine, number)["state"] == state
     assert device.tree.execs[0][0] == f"./LAWMO/Operations/{OPERATIONS[operation]}"
@@ -64,7 +37,7 @@ def test_a_lock_is_done_when_the_device_says_so(engine: Engine, device: Device, 
 def test_a_reboot_or_reset_is_over_when_the_device_tells(
     engine: Engine, device: Device, operation: str, code: int, state: str
 ) -> None:
-    number = enqueue(engine, operation)
+    number = enqueue(engine, "device", operation=operation)
     device.session()
     assert job(engine, number)["state"] == "waiting"
     device.tree.nodes["./LAWMO/Status/Error"] = "it did not"
@@ -80,7 +53,7 @@ def test_a_reboot_or_reset_is_over_when_the_device_tells(
 def test_an_order_whose_status_was_lost_is_looked_up_and_a_reset_never_sent_twice(
     engine: Engine, device: Device, operation: str, known: bool
 ) -> None:
-    number = enqueue(engine, operation)
+    number = enqueue(engine, "device", operation=operation)
     with engine.begin() as conn:
         begun = queue.next_for(conn, DEVICE, 1.0)
         assert begun is not None
@@ -96,4 +69,4 @@ def test_an_order_whose_status_was_lost_is_looked_up_and_a_reset_never_sent_twic
 def test_another_operation_is_refused_when_it_is_queued(engine: Engine, device: Device) -> None:
     assert device.account
     with pytest.raises(JobError):
-        enqueue(engine, "explode")
+        enqueue(engine, "device", operation="explode")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,40 +12,17 @@ from headend.db import create_tables
 from headend.dm import accounts, tables
 from headend.dm.jobs import queue
 from headend.dm.jobs.types import JOB_TYPES, JobError
-from headend.dm.server import DmServer, ServerConfig
-from tests.headend.database import back_to_schema_3, empty_database
+from tests.headend.database import back_to_schema_3
+from tests.headend.dm.bench import DEVICE, connected, enqueue, job
 from tests.headend.dm_device import Device, Tree, alert
 
-DEVICE = "urn:dcu:KR-000001"
-CONFIG = ServerConfig("headend", "https://headend/dm")
 FIRMWARE_ALERT = "org.openmobilealliance.dm.firmwareupdate.downloadandupdate"
 SOFTWARE_ALERT = "urn:oma:at:scomo:1.0:OperationComplete"
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = empty_database(tmp_path / "dm.db")
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
 def device(engine: Engine) -> Device:
-    with engine.begin() as conn:
-        account = accounts.create(conn, DEVICE, server_id=CONFIG.server_id, url=CONFIG.url)
-    return Device(DmServer(engine, CONFIG), account)
-
-
-def enqueue(engine: Engine, kind: str, **params: Any) -> int:
-    with engine.begin() as conn:
-        return queue.enqueue(conn, DEVICE, kind, params)
-
-
-def job(engine: Engine, number: int) -> dict[str, Any]:
-    with engine.begin() as conn:
-        shown = queue.show(conn, number)
-    assert shown is not None
-    return shown
+    return connected(engine)
 
 
 def stored(engine: Engine) -> dict[str, object]:

@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select
 
-from headend.dm import accounts, tables
-from headend.dm.jobs import queue
+from headend.dm import tables
 from headend.dm.jobs.log import DATA, NODE
 from headend.dm.jobs.params import JobError
-from headend.dm.server import DmServer, ServerConfig
-from tests.headend.database import empty_database
-from tests.headend.dm_device import Device, Tree
-
-DEVICE = "urn:dcu:KR-000001"
-CONFIG = ServerConfig("headend", "https://headend/dm")
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = empty_database(tmp_path / "dm.db")
-    yield engine
-    engine.dispose()
-
-
-def enqueue(engine: Engine, **params: Any) -> int:
-    with engine.begin() as conn:
-        return queue.enqueue(conn, DEVICE, "log", params)
-
-
-def connected(engine: Engine, nodes: dict[str, Any]) -> Device:
-    with engine.begin() as conn:
-        account = accounts.create(conn, DEVICE, server_id=CONFIG.server_id, url=CONFIG.url)
-    return Device(DmServer(engine, CONFIG), account, Tree(nodes))
+from tests.headend.dm.bench import connected, enqueue, job
 
 
 def nodes() -> dict[str, Any]:
@@ -47,13 +21,12 @@ def nodes() -> dict[str, Any]:
 
 def test_the_span_is_set_and_what_was_collected_is_kept(engine: Engine) -> None:
     device = connected(engine, nodes())
-    number = enqueue(engine, since=5, level="error")
+    number = enqueue(engine, "log", since=5, level="error")
     device.session()
     with engine.begin() as conn:
-        job = queue.show(conn, number)
         kept = conn.scalar(select(tables.values.c.value).where(tables.values.c.uri == DATA))
-    assert job is not None
-    assert (job["state"], job["result"]) == ("done", {"node": DATA, "lines": "2", "shortened": "false"})
+    found = job(engine, number)
+    assert (found["state"], found["result"]) == ("done", {"node": DATA, "lines": "2", "shortened": "false"})
     assert kept == "one\ntwo"
     set_to = [device.tree.nodes[f"{NODE}/{leaf}"] for leaf in ("From", "To", "Level")]
     assert set_to == ["5", "0", "error"]
@@ -62,16 +35,14 @@ def test_the_span_is_set_and_what_was_collected_is_kept(engine: Engine) -> None:
 def test_a_device_that_cannot_collect_fails_the_job(engine: Engine) -> None:
     device = connected(engine, nodes())
     device.tree.exec_status = 500
-    number = enqueue(engine)
+    number = enqueue(engine, "log")
     device.session()
-    with engine.begin() as conn:
-        job = queue.show(conn, number)
-    assert job is not None
-    assert (job["state"], job["result"]["refused"]) == ("failed", {f"{NODE}/Operations/Collect": 500})
+    found = job(engine, number)
+    assert (found["state"], found["result"]["refused"]) == ("failed", {f"{NODE}/Operations/Collect": 500})
 
 
 @pytest.mark.parametrize("params", [{"since": -1}, {"until": True}, {"level": "loud"}, {"since": 2, "until": 1}])
 def test_a_span_that_makes_no_sense_is_refused(engine: Engine, params: dict[str, Any]) -> None:
     connected(engine, nodes())
     with pytest.raises(JobError):
-        enqueue(engine, **params)
+        enqueue(engine, "log", **params)

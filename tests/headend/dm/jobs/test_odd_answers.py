@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
-from headend.dm import accounts
-from headend.dm.jobs import queue
-from headend.dm.server import DmServer, ServerConfig
 from omadm.syncml.messages import Command, Item, Meta, Results, Status
-from tests.headend.database import empty_database
-from tests.headend.dm_device import Device, Tree
+from tests.headend.dm.bench import connected, enqueue, job
+from tests.headend.dm_device import Tree
 
-DEVICE = "urn:dcu:KR-000001"
-CONFIG = ServerConfig("headend", "https://headend/dm")
 NODES: dict[str, str | bytes | None] = {".": None, "./A": None, "./A/x": "1", "./A/y": "2"}
 NODES |= {"./SCHED": None, "./SCHED/Zone": "UTC0"}
 TEXT = Meta(format="chr")
@@ -36,23 +30,13 @@ class OddTree(Tree):
         return self.change(super().run(command, msg_ref))
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    made = empty_database(tmp_path / "dm.db")
-    yield made
-    made.dispose()
-
-
 def run(engine: Engine, kind: str, params: dict[str, Any], change: Change) -> tuple[str, dict[str, Any]]:
     """The state and result of one job of such a device."""
-    with engine.begin() as conn:
-        account = accounts.create(conn, DEVICE, server_id=CONFIG.server_id, url=CONFIG.url)
-        number = queue.enqueue(conn, DEVICE, kind, params)
-    Device(DmServer(engine, CONFIG), account, OddTree(dict(NODES), change=change)).session()
-    with engine.begin() as conn:
-        shown = queue.show(conn, number)
-    assert shown is not None
-    return shown["state"], shown["result"]
+    device = connected(engine, OddTree(dict(NODES), change=change))
+    number = enqueue(engine, kind, **params)
+    device.session()
+    found = job(engine, number)
+    return found["state"], found["result"]
 
 
 def statuses(code: int, name: str = "") -> Change:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,14 +16,12 @@ from headend.dm.jobs import queue
 from headend.dm.jobs.params import JobError
 from headend.dm.jobs.steps import Batch, Done, Job, Steps, get
 from headend.dm.jobs.types import JOB_TYPES
-from headend.dm.server import DmServer, ServerConfig
 from headend.dm.session_store import SessionStore
 from omadm.syncml.codec import DM_WBXML, DM_XML
-from tests.headend.database import empty_database
-from tests.headend.dm_device import Device, Tree
+from tests.headend.dm.bench import DEVICE, connected
+from tests.headend.dm.bench import job as shown
+from tests.headend.dm_device import Device
 
-DEVICE = "urn:dcu:KR-000001"
-CONFIG = ServerConfig("headend", "https://headend/dm")
 HALF, NO_CHARACTER, CONTROL = "\ud800", "\ufffe", "\x01"
 
 PARAMS: list[tuple[str, dict[str, Any], str]] = [
@@ -64,17 +60,8 @@ def with_character(part: Any, character: str) -> Any:
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = empty_database(tmp_path / "dm.db")
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
 def device(engine: Engine) -> Device:
-    with engine.begin() as conn:
-        account = accounts.create(conn, DEVICE, server_id=CONFIG.server_id, url=CONFIG.url)
-    return Device(DmServer(engine, CONFIG), account, Tree({"./Good": "1"}))
+    return connected(engine, {"./Good": "1"})
 
 
 def stands(engine: Engine, kind: str, params: dict[str, Any]) -> int:
@@ -86,13 +73,6 @@ def stands(engine: Engine, kind: str, params: dict[str, Any]) -> int:
 def good_job(engine: Engine) -> int:
     with engine.begin() as conn:
         return queue.enqueue(conn, DEVICE, "get", {"paths": ["./Good"]})
-
-
-def shown(engine: Engine, number: int) -> dict[str, Any]:
-    with engine.begin() as conn:
-        job = queue.show(conn, number)
-    assert job is not None
-    return job
 
 
 # -- at the door
