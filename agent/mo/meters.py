@@ -30,9 +30,9 @@ from agent.tree.schema import (
     NodeSpec,
     Path,
     group,
-    int_range,
     interior,
     live,
+    number,
     one_of,
     permanent,
     setting,
@@ -274,13 +274,13 @@ class Networks:
 
 _ADDED = (
     setting("Port", Format.CHR, value_chars_max=32, description="name of a port; required"),
-    setting("Address", Format.INT, check=int_range(1, 0xFFFF), description="on the bus, or the short address"),
+    number("Address", 1, 0xFFFF, "on the bus, or the short address"),
     setting("EUI48", Format.CHR, value_chars_max=24, description="of the modem, behind a base node"),
     setting(
         "URL", Format.CHR, value_chars_max=ADDED_CHARS_MAX, description="`socket://host:port`, `udp://address:port`"
     ),
-    setting("WPort", Format.INT, check=int_range(0, 0xFFFF), description="its logical device; 1 when absent"),
-    setting("Baudrate", Format.INT, check=int_range(300, 4_000_000), description="the port's when absent"),
+    number("WPort", 0, 0xFFFF, "its logical device; 1 when absent"),
+    number("Baudrate", 300, 4_000_000, "the port's when absent"),
     setting("Parity", Format.CHR, check=one_of("none", "even", "odd"), description="the port's when absent"),
     setting("ModeE", Format.BOOL, description="it begins with the opening of mode E; false when absent"),
     setting("ModeEAddress", Format.CHR, value_chars_max=32, description="its number in that opening"),

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from agent.jobs import orders
 from agent.jobs.orders import ORDERS
 from agent.tree import alerts
-from agent.tree.schema import GE, ExecCall, Format, NodeSpec, Path, group, int_range, interior, live, setting
+from agent.tree.schema import GE, ExecCall, Format, NodeSpec, Path, group, interior, live, number, setting
 from agent.tree.tree import Transaction
 from agent.tree.uri import show
 from omadm.codes import Code, Refusal
@@ -55,18 +55,8 @@ class Order:
                 value_chars_max=PARAMETERS_CHARS_MAX,
                 description="of the kind, a JSON object; none when absent",
             ),
-            setting(
-                "Priority",
-                Format.INT,
-                check=int_range(0, PRIORITY_MAX),
-                description="0 to 9; 5 when absent",
-            ),
-            setting(
-                "Deadline",
-                Format.INT,
-                check=int_range(1, DEADLINE_S_MAX),
-                description="seconds within which a meter may be asked; 300 when absent",
-            ),
+            number("Priority", 0, PRIORITY_MAX, "0 to 9; 5 when absent"),
+            number("Deadline", 1, DEADLINE_S_MAX, "seconds within which a meter may be asked; 300 when absent"),
             interior("Operations", NodeSpec("Run", Format.NULL, GE)),
             interior(
                 "Status",

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from agent.settings.provisioning import MeterSelection, ReadingTask, TaskStatus
 from agent.settings.reading_codes import parse_codes
-from agent.tree.schema import Format, NodeSpec, Path, group, int_range, interior, live, permanent, setting
+from agent.tree.schema import Format, NodeSpec, Path, group, interior, live, number, permanent, setting
 from agent.tree.tree import Transaction
 from omadm.local_time import TEXT_CHARS_MAX as ZONE_CHARS_MAX
 from omadm.local_time import UTC, DayTimes, Zone
@@ -80,28 +80,22 @@ class Sched:
 
     def _status_spec(self) -> NodeSpec:
         """`Status` of a task: how its last run went, and when the next one is."""
+
+        def shown(name: str, format_: Format, value: Callable[[TaskStatus], object], description: str = "") -> NodeSpec:
+            return live(name, format_, lambda path: str(value(self._status(path[2]))), description)
+
         return interior(
             "Status",
-            live("State", Format.CHR, lambda path: self._status(path[2]).state),
-            live(
-                "LastRun",
-                Format.INT,
-                lambda path: str(self._status(path[2]).last_run),
-                "seconds since 1970, 0: never",
-            ),
-            live(
-                "NextRun",
-                Format.INT,
-                lambda path: str(self._status(path[2]).next_run),
-                "seconds since 1970, 0: never",
-            ),
-            live("NextLocal", Format.CHR, lambda path: self._status(path[2]).local, "the same in local time"),
-            live("LastResult", Format.CHR, lambda path: self._status(path[2]).last_result),
-            live("Meters", Format.INT, lambda path: str(self._status(path[2]).meters), "how many are selected"),
-            live(
+            shown("State", Format.CHR, lambda status: status.state),
+            shown("LastRun", Format.INT, lambda status: status.last_run, "seconds since 1970, 0: never"),
+            shown("NextRun", Format.INT, lambda status: status.next_run, "seconds since 1970, 0: never"),
+            shown("NextLocal", Format.CHR, lambda status: status.local, "the same in local time"),
+            shown("LastResult", Format.CHR, lambda status: status.last_result),
+            shown("Meters", Format.INT, lambda status: status.meters, "how many are selected"),
+            shown(
                 "Waiting",
                 Format.CHR,
-                lambda path: _waiting(self._status(path[2])),
+                _waiting,
                 "meters of which it is not known yet whether they are selected, and why",
             ),
         )
@@ -110,18 +104,8 @@ class Sched:
 def _settings() -> NodeSpec:
     """`Setting` of a task: when it runs, what it reads, and how hard it tries."""
     return group(
-        setting(
-            "Every",
-            Format.INT,
-            check=int_range(1, EVERY_S_MAX),
-            description="seconds, 1 to 2678400; this or `Times` is required",
-        ),
-        setting(
-            "Offset",
-            Format.INT,
-            check=int_range(0, EVERY_S_MAX),
-            description="seconds, less than Every; 0 when absent",
-        ),
+        number("Every", 1, EVERY_S_MAX, "seconds, 1 to 2678400; this or `Times` is required"),
+        number("Offset", 0, EVERY_S_MAX, "seconds, less than Every; 0 when absent"),
         setting(
             "Times",
             Format.CHR,
@@ -143,7 +127,7 @@ def _settings() -> NodeSpec:
             check=_codes,
             description="what to read, `class/OBIS/attribute`, separated by commas",
         ),
-        setting("Priority", Format.INT, check=int_range(0, PRIORITY_MAX), description="0 to 9; 0 when absent"),
+        number("Priority", 0, PRIORITY_MAX, "0 to 9; 0 when absent"),
         setting(
             "Window",
             Format.CHR,
@@ -151,24 +135,13 @@ def _settings() -> NodeSpec:
             value_chars_max=WINDOW_CHARS_MAX,
             description="times of day at which meters may be visited, as `01:00-05:00,22:30-00:30`; any when absent",
         ),
-        setting(
-            "Spread",
-            Format.INT,
-            check=int_range(0, DAY_S),
-            description="seconds within which the device begins a run, at a moment of its own; 0 when absent",
+        number(
+            "Spread", 0, DAY_S, "seconds within which the device begins a run, at a moment of its own; 0 when absent"
         ),
-        setting(
-            "Deadline",
-            Format.INT,
-            check=int_range(1, EVERY_S_MAX),
-            description="seconds after a run at which it is given up; `metering.catch_up_s` when absent",
+        number(
+            "Deadline", 1, EVERY_S_MAX, "seconds after a run at which it is given up; `metering.catch_up_s` when absent"
         ),
-        setting(
-            "Retries",
-            Format.INT,
-            check=int_range(0, RETRIES_MAX),
-            description="further visits of a meter for one run; `metering.retries_max` when absent",
-        ),
+        number("Retries", 0, RETRIES_MAX, "further visits of a meter for one run; `metering.retries_max` when absent"),
         name="Setting",
     )
 

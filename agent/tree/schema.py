@@ -164,6 +164,11 @@ def setting(
     )
 
 
+def number(name: str, lowest: int, highest: int, description: str) -> NodeSpec:
+    """A `setting` that is a whole number from `lowest` to `highest`."""
+    return setting(name, Format.INT, check=int_range(lowest, highest), description=description)
+
+
 def permanent(
     name: str,
     format: Format,  # noqa: A002
