@@ -2,65 +2,58 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 
 from agent.clock_floor import CertificateTime
-from agent.https import HttpsClient, HttpsError, Response
-from agent.settings.device import DeviceInfo
+from agent.https import HttpsError
 from agent.ssmp.certificate_file import CertificateFile, ServerTrust
 from agent.ssmp.certificate_store import ASKED_EVERY_S, CertificateStore
-from agent.ssmp.registration import Registrar
 from headend.operator import lifecycle
 from headend.operator.lifecycle import Actor
 from headend.security import app, certificate_renewals, certificates, devices, records
 from headend.security.certificates import Identity
 from headend.security.service import SecurityService
 from omadm.ssmp import certificates as x509
-from omadm.ssmp import wire
 from omadm.ssmp.certificates import CertificateError
-from omadm.ssmp.errors import SsmpError, SsmpRefused, SsmpUnsettledError
-from tests.headend.database import empty_database
+from omadm.ssmp.errors import SsmpError, SsmpRefused
+from tests.agent.ssmp.renewing import (
+    FOLDER,
+    ID,
+    ROUND_TRIPS,
+    URL,
+    Renewing,
+    again_and_again,
+    line_breaks,
+    power_goes,
+)
 from tests.omadm.ssmp.certified import Pair, authority, issue
-from tests.sim.faulty_disk import FaultyDisk, Operation, PowerCut, Survival
+from tests.sim.faulty_disk import Operation
 
-DEVICE = DeviceInfo("urn:dcu:T-1", "Maker", "Model", "H", "F", "S")
-ID = DEVICE.device_id
-FOLDER = Path("/state/ssmp")
-HEADERS = {"content-type": wire.CONTENT_TYPE}
-ROUND_TRIPS = 6  # of a registration that brings a certificate, and the one that uses it
 PERIOD = (1000.0, 100_000.0)
 AUTHORITY = authority(period=PERIOD)
 HOST = issue(AUTHORITY, "s.example", x509.SERVER, PERIOD)
 OWN = issue(AUTHORITY, ID, period=PERIOD)
 
 
-class World:
-    """A device on a disk that may lose its power, and a head-end, which issues certificates or has pinned the key."""
+class World(Renewing):
+    """A device with a certificate, at a head-end which issues certificates or has pinned the key."""
 
     def __init__(self, folder: Path, *, pinned: bool = False, own: Pair = OWN) -> None:
-        self.engine: Engine = empty_database(folder / "headend.db")
-        self.disk = FaultyDisk()
-        self.now = 1500.0
-        self.monotonic = 0.0
         self.device_now: float | None = 1500.0  # None: nothing vouches for its clock
-        self.random = random.Random(9)
         self.issuer = None if pinned else (AUTHORITY.certificate, AUTHORITY.key)
         self.issued_days = 730
-        self.start_server()
-        self.on_round_trip: Callable[[int, str], None] = lambda _, __: None
-        self.round_trips = 0
+        self.first = own.certificate.der
+        super().__init__(folder, 1500.0)
         (folder / "ca.pem").write_bytes(AUTHORITY.pem())
         private = own.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         (folder / "device.key").write_bytes(private)
         (folder / "device.key").chmod(0o600)
-        trust = ServerTrust(folder / "ca.pem", "https://s.example/ssmp", self.certificate_time, lambda: None)
+        trust = ServerTrust(folder / "ca.pem", URL, self.certificate_time, lambda: None)
         self.factory = CertificateFile(folder / "device.key", own.certificate, trust)
         with self.engine.begin() as connection:
             certificates.enrol(connection, ID, own.certificate.der if pinned else None, 1.0)
@@ -68,41 +61,16 @@ class World:
     def certificate_time(self) -> CertificateTime:
         return CertificateTime(1000.0, self.device_now)
 
-    def start_server(self) -> None:
-        """It remembers what is in its database, and nothing else."""
+    def identity(self) -> Identity:
         authorities = () if self.issuer is None else (AUTHORITY.certificate,)
-        self.service = SecurityService(
-            self.engine,
-            app.dm_accounts("headend", "https://dm.example/dm"),
-            monotonic=lambda: self.now,
-            wall=lambda: self.now,
-            random_bytes=self.random.randbytes,
-            identity=Identity(HOST.certificate, HOST.key, authorities, self.issuer, self.issued_days),
-        )
+        return Identity(HOST.certificate, HOST.key, authorities, self.issuer, self.issued_days)
 
     def want(self) -> None:
         with self.engine.begin() as connection:
             certificate_renewals.want(connection, ID, self.now)
 
-    def request(
-        self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> Response:
-        assert (method, url, headers is not None, body is not None) == ("POST", "https://s.example/ssmp", True, True)
-        self.round_trips += 1
-        self.on_round_trip(self.round_trips, "request")
-        status, answer = self.service.handle(body or b"", "192.0.2.1")
-        self.on_round_trip(self.round_trips, "answer")
-        return Response(status, HEADERS, answer)
-
     def store(self) -> CertificateStore:
-        """What the device has after a start."""
         return CertificateStore(self.disk, FOLDER, self.factory, ID, self.certificate_time)
-
-    def register(self, module: CertificateStore | CertificateFile | None = None) -> bytes:
-        self.now += 60.0  # so that no limit is reached
-        https = cast("HttpsClient", self)
-        registrar = Registrar(https, "https://s.example/ssmp", DEVICE, monotonic=lambda: self.monotonic)
-        return registrar.register(module or self.store(), "", b"")
 
     def settled(self) -> bool:
         """Whether the device has one certificate that it tries, and the renewal is over."""
@@ -110,7 +78,7 @@ class World:
             wanted = certificate_renewals.is_wanted(connection, ID)
         return len(self.store().candidates()) == 1 and not wanted
 
-    def own(self) -> bytes:
+    def secret(self) -> bytes:
         """The certificate that the device tries first after a start."""
         return self.store().candidates()[0].certificate
 
@@ -127,7 +95,7 @@ def test_a_device_gets_another_certificate_and_uses_it_at_once(world: World) -> 
     assert world.register()
     assert world.round_trips == ROUND_TRIPS
     assert world.settled()
-    issued = x509.read(world.own())
+    issued = x509.read(world.secret())
     assert issued.point != OWN.certificate.point
     assert issued.names == (ID,)
     assert not issued.authority
@@ -145,90 +113,25 @@ def test_the_head_end_says_how_long_it_is_valid_within_its_authority_s_period(
     world.start_server()
     world.want()
     assert world.register()
-    issued = x509.read(world.own())
+    issued = x509.read(world.secret())
     assert issued.not_after - issued.not_before == period_s
 
 
 def test_it_can_be_done_again_and_again(world: World) -> None:
-    seen = {OWN.certificate.der}
-    for _ in range(3):
-        world.want()
-        world.register()
-        assert world.settled()
-        seen.add(world.own())
-    assert len(seen) == 4
+    again_and_again(world)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["request", "answer"])
 @pytest.mark.parametrize("lost", range(1, ROUND_TRIPS + 1))
 def test_a_line_that_breaks_anywhere_locks_nobody_out(world: World, lost: int, which: str) -> None:
-    def lose(number: int, passing: str) -> None:
-        if (number, passing) == (lost, which):
-            raise HttpsError("gone")
-
-    world.want()
-    world.on_round_trip = lose
-    if lost <= 3 or lost == ROUND_TRIPS:  # of the last one it is not known which registration counts
-        with pytest.raises(SsmpError, match="gone") as caught:
-            world.register()
-        assert isinstance(caught.value, SsmpUnsettledError) is (lost in (3, ROUND_TRIPS))
-    else:
-        assert world.register()  # the first registration counts; the new certificate waits
-    assert world.register()
-    assert world.settled()
-    assert world.own() != OWN.certificate.der
+    line_breaks(world, lost, which)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pinned", [False, True])
 def test_the_power_may_go_at_any_operation_and_any_round_trip(tmp_path: Path, pinned: bool) -> None:
-    """Each operation of the disk, with what was not synced lost, kept or in parts, and each moment of the line. Every
-    second time the head-end is started again as well; what it commits is one transaction."""
-    cuts = 0
-    fates = (Survival.LOST, Survival.KEPT, Survival.HOLED)
-    for survival in fates:
-        for at in range(200):
-            (tmp_path / f"{survival.name}{at}").mkdir()
-            world = World(tmp_path / f"{survival.name}{at}", pinned=pinned)
-            world.store()
-            world.want()
-            was_cut = cut(world, at, survival)
-            if at % 2:
-                world.start_server()
-            for _ in range(2):  # a device tries again; a registration that was under way may end first
-                world.register()
-            assert world.settled(), (survival, at)
-            assert world.own() != OWN.certificate.der
-            world.engine.dispose()
-            if not was_cut:
-                break
-            cuts += 1
-    assert cuts > len(fates) * 2 * ROUND_TRIPS
-
-
-def cut(world: World, at: int, survival: Survival) -> bool:
-    """Register until event `at`, an operation of the disk or a moment of the line; returns whether there was one."""
-    events = iter(range(10_000))
-
-    def happens(*_: object) -> None:
-        if next(events) == at:
-            raise PowerCut
-
-    def on_operation(_: Operation) -> None:
-        happens()
-
-    world.disk.on_operation = on_operation
-    world.on_round_trip = happens
-    try:
-        world.register()
-    except PowerCut:
-        world.disk = world.disk.after_power_cut(survival, random.Random(at))
-        return True
-    finally:
-        world.disk.on_operation = None
-        world.on_round_trip = lambda _, __: None
-    return False
+    power_goes(lambda folder: World(folder, pinned=pinned), tmp_path)
 
 
 def test_a_device_whose_key_cannot_be_renewed_is_named_and_not_asked_again(world: World) -> None:
@@ -273,7 +176,7 @@ def test_a_head_end_that_lost_what_it_issued_takes_the_old_one(world: World) -> 
         certificate_renewals.forget(connection, ID)
     assert world.register()
     assert world.settled()
-    assert (world.own() == OWN.certificate.der) == (world.issuer is None)
+    assert (world.secret() == OWN.certificate.der) == (world.issuer is None)
 
 
 def _gone() -> None:
@@ -290,11 +193,11 @@ def test_the_device_asks_by_itself_when_a_third_of_the_period_is_left(world: Wor
     world.device_now = None  # nobody vouches for the clock
     assert not store.due(0.0)
     world.register(store)
-    assert world.own() == OWN.certificate.der
+    assert world.secret() == OWN.certificate.der
     world.device_now = world.now = third
     world.register(store)
     assert world.settled()
-    assert world.own() != OWN.certificate.der
+    assert world.secret() != OWN.certificate.der
 
 
 def test_a_server_that_issues_none_is_not_asked_again_for_a_day(tmp_path: Path) -> None:
@@ -314,7 +217,7 @@ def test_a_server_that_issues_none_is_not_asked_again_for_a_day(tmp_path: Path) 
     assert world.register(store)  # which asks
     assert not store.due(9.0 + ASKED_EVERY_S)
     assert store.due(10.0 + ASKED_EVERY_S)
-    assert world.own() == OWN.certificate.der
+    assert world.secret() == OWN.certificate.der
     world.engine.dispose()
 
 
@@ -324,7 +227,7 @@ def test_a_certificate_that_the_device_could_not_use_is_not_stored(world: World)
     for wrong in (OWN.certificate.der, b"nonsense"):
         with pytest.raises(CertificateError):
             store.install(wrong)
-    assert world.own() == OWN.certificate.der
+    assert world.secret() == OWN.certificate.der
 
 
 def test_another_certificate_file_ends_what_came_after_the_one_before(world: World, tmp_path: Path) -> None:
@@ -333,7 +236,7 @@ def test_another_certificate_file_ends_what_came_after_the_one_before(world: Wor
     (tmp_path / "other").mkdir()
     other = World(tmp_path / "other", own=issue(AUTHORITY, ID, period=PERIOD))
     other.disk = world.disk
-    assert other.own() == other.factory.certificate
+    assert other.secret() == other.factory.certificate
     other.engine.dispose()
 
 
@@ -344,7 +247,7 @@ def test_stored_values_that_are_none_count_as_none(world: World) -> None:
     good = store._file.load()
     for value in ("zz", 5, None, {}, {"key": "00", "certificate": ""}, {**good["own"], "certificate": "00"}):
         store._file.save({**good, "own": value})
-        assert world.own() == OWN.certificate.der
+        assert world.secret() == OWN.certificate.der
 
 
 def test_the_operator_orders_it_and_only_where_it_can_be_done(world: World) -> None:

@@ -7,16 +7,13 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import select
 
-from agent.https import HttpsClient
 from agent.ssmp.certificate_store import CertificateStore
 from agent.ssmp.pkcs11 import PRIVATE_KEY, SECRET_KEY, Library, Token, TokenCallError
-from agent.ssmp.registration import Registrar
 from agent.ssmp.token_modules import FIXED, TokenCertificate, TokenKeys, TokenPairKeys
 from headend.dm.jobs import queue
 from headend.operator import lifecycle
@@ -25,14 +22,14 @@ from headend.security import devices, records
 from omadm.ssmp import certificates as x509
 from omadm.ssmp.errors import SsmpRefused
 from tests.agent.ssmp import softhsm, test_certificate_renewal, test_renewal
+from tests.agent.ssmp.renewing import FOLDER, ID
 from tests.agent.ssmp.softhsm import SoftHsm
-from tests.agent.ssmp.test_certificate_renewal import AUTHORITY, FOLDER, PERIOD
+from tests.agent.ssmp.test_certificate_renewal import AUTHORITY, PERIOD
 from tests.omadm.ssmp.certified import Pair, issue
 from tests.sim.faulty_disk import Operation, PowerCut, Survival
 
 pytestmark = pytest.mark.process
 
-ID = test_renewal.DEVICE.device_id
 WRITES = ("C_CreateObject", "C_DestroyObject", "C_GenerateKeyPair")
 NUMBERS = itertools.count(1)
 
@@ -88,10 +85,7 @@ class KeyWorld(test_renewal.World):
 
     def go(self) -> bytes:
         self.now += 60.0
-        registrar = Registrar(
-            cast("HttpsClient", self), "https://s/ssmp", test_renewal.DEVICE, on_renewal=self.told.append
-        )
-        return registrar.register(self.keys(), "", b"")
+        return self.registrar(on_renewal=self.told.append).register(self.keys(), "", b"")
 
     def watch(self, happens: Callable[[], None]) -> None:
         self.on_write = lambda _: happens()
@@ -131,13 +125,7 @@ class CertificateWorld(test_certificate_renewal.World):
 
     def go(self) -> bytes:
         self.now += 60.0
-        registrar = Registrar(
-            cast("HttpsClient", self),
-            "https://s.example/ssmp",
-            test_certificate_renewal.DEVICE,
-            on_renewal=self.told.append,
-        )
-        return registrar.register(self.store(), "", b"")
+        return self.registrar(on_renewal=self.told.append).register(self.store(), "", b"")
 
     def watch(self, happens: Callable[[], None]) -> None:
         def on_operation(_: Operation) -> None:
@@ -305,5 +293,5 @@ def test_an_old_key_is_dead_at_the_head_end(tmp_path: Path, hsm: SoftHsm) -> Non
     world.go()
     with pytest.raises(SsmpRefused):
         world.register(world.factory)
-    assert x509.read(world.own()).names == (ID,)
+    assert x509.read(world.secret()).names == (ID,)
     world.engine.dispose()
