@@ -27,6 +27,7 @@ from headend.dm.jobs.steps import Failed, Job, Note, Outcome
 from headend.dm.jobs.types import JOB_TYPES
 from headend.dm.large_objects import Incoming
 from omadm.codes import AlertCode, Code, succeeded
+from omadm.syncml.document import TNDS_TYPES, embedded
 from omadm.syncml.messages import (
     VER_DTD,
     VER_PROTO,
@@ -297,7 +298,7 @@ class ServerSession:
             if taken.broken and self._run is not None:
                 self._run.failed(results, Code.SIZE_MISMATCH)
             if taken.item is not None:
-                told = _text_again(taken.item)
+                told = _as_told(taken.item)
                 not_kept = storage.value_seen(uri, told)
                 if self._run is not None:
                     self._run.result(results, replace(told, source=uri or None), not_kept)
@@ -399,9 +400,11 @@ def _merged(inner: Meta | None, outer: Meta | None) -> Meta | None:
     return replace(inner, format=inner.format or outer.format, type=inner.type or outer.type)
 
 
-def _text_again(item: Item) -> Item:
-    """Text is text again, however it had to be carried."""
+def _as_told(item: Item) -> Item:
+    """Text is text again, however it had to be carried, and a document that took several messages is one."""
     meta = item.meta or Meta()
+    if meta.type in TNDS_TYPES and isinstance(item.data, str | bytes):
+        return replace(item, data=embedded(item.data))
     if not isinstance(item.data, bytes):
         return item
     data = plain(item.data, meta.format, meta.type)

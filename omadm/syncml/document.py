@@ -340,19 +340,28 @@ def _binary(element: Element) -> str | bytes:
 
 
 def _embedded(element: Element, spent: Spent) -> str | bytes | MgmtTree:
-    """A TNDS document inside Data, as XML text (CDATA) or as a whole WBXML document (opaque).
+    """A TNDS document inside Data."""
+    if any(isinstance(part, bytes) for part in element.content):
+        return embedded(b"".join(_as_octets(part) for part in element.content), spent)
+    return embedded(element.text(), spent)
 
-    Data that is not such a document is unchanged: a chunk of a large object, or a value that its command will refuse.
+
+def _as_octets(part: object) -> bytes:
+    return part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
+
+
+def embedded(data: str | bytes, spent: Spent | None = None) -> str | bytes | MgmtTree:
+    """A TNDS document in a value, as XML text (CDATA) or as a whole WBXML document (opaque).
+
+    What is not such a document is unchanged: a chunk of a large object, or a value that its command will refuse.
     """
-    raw = b"".join(
-        part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass") for part in element.content
-    )
+    raw = _as_octets(data)
     try:
         if raw.lstrip()[:1] == b"<":
             return tnds.read(xml.read(raw.lstrip(), spent), binary=False)
         return tnds.read(wbxml.read(raw, spent), binary=True)
     except SyncmlError:
-        return raw if any(isinstance(part, bytes) for part in element.content) else element.text()
+        return data
 
 
 _Reader = Callable[[Element, str, str, bool, _Context], Command]

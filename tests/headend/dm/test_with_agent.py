@@ -112,8 +112,11 @@ def test_text_that_no_xml_can_carry_is_read_and_shown_as_it_is(world: World) -> 
 def test_such_a_text_may_take_several_messages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OddLog, "text", "\x1b[31mé\0" * 20_000)
     number = world.enqueue("log")
+    listed = world.enqueue("commands", commands=[{"command": "get", "path": "./DiagMon/Log?list=TNDS"}])
     assert world.session() == "ok"
-    assert world.job(number)["state"] == "done"
+    assert [world.job(one)["state"] for one in (number, listed)] == ["done"] * 2
+    (reply,) = world.job(listed)["result"]["replies"]
+    assert OddLog.text.startswith(reply["values"][DATA])
     shown = next(row for row in world.rows(tables.values) if row.uri == DATA)
     assert (shown.value, shown.data) == (None, OddLog.text.encode())  # no text, for its NUL
 
