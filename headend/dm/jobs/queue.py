@@ -213,9 +213,11 @@ def _pass_over(conn: Connection, device_id: str, number: int, why: str, now: flo
         broken(conn, device_id, number, why, now)
     except (DBAPIError, OSError):
         raise
-    except ValueError:  # its row cannot be read, so no count can be kept in it
-        result = {"error": f"the head-end cannot read this job: {why}"}
-        conn.execute(update(jobs).where(jobs.c.id == number).values(state="failed", result=result, updated=now))
+    except ValueError:  # its row cannot be read, so no count can be kept in it; emptied, it can be listed again
+        correlator = conn.scalar(select(jobs.c.correlator).where(jobs.c.id == number))
+        row = {"params": {}, "progress": {}, "result": {"error": f"the head-end cannot read this job: {why}"}}
+        sealed = columns.seal(conn, jobs, row, device_id=device_id, correlator=str(correlator))
+        conn.execute(update(jobs).where(jobs.c.id == number).values(state="failed", updated=now, **sealed))
 
 
 def _fail_overtaken(conn: Connection, job: SimpleNamespace, now: float) -> None:

@@ -280,10 +280,10 @@ def test_a_job_whose_row_cannot_be_read_fails_at_once(engine: Engine, device: De
         conn.execute(text("UPDATE dm_jobs SET params = '{cut' WHERE id = :id"), {"id": bad})
     device.session()
     assert shown(engine, good)["state"] == "done"
+    assert shown(engine, bad)["state"] == "failed"  # and it hides no other from the operator
+    assert "cannot read this job: JSONDecodeError" in shown(engine, bad)["result"]["error"]
     with engine.begin() as conn:
-        row = conn.execute(select(tables.jobs.c.state, tables.jobs.c.result).where(tables.jobs.c.id == bad)).one()
-    assert row.state == "failed"
-    assert "cannot read this job: JSONDecodeError" in row.result["error"]
+        assert [row["id"] for row in queue.listing(conn, DEVICE)] == [good, bad]
 
 
 def test_a_job_whose_steps_cannot_even_be_made_fails_alone(
