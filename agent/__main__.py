@@ -436,6 +436,7 @@ class Daemon:
                 system_title=self.collector.access.system_title,
                 meter_detail=lambda meter: meter_document(self.collector, meter),
                 meter_details=lambda: meter_documents(self.collector),
+                meters_not_added=lambda: self.collector.added.problems,
                 networks=lambda: network_documents(self.collector),
                 order_network=lambda port, wanted: order_network(
                     self.collector, port, wanted, may_change=config.orders.change and not self._locked()
