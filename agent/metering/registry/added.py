@@ -182,7 +182,7 @@ class AddedMeters:
         return replace(port, meters=self._meters[port.name].configured)
 
     def _publish(self) -> None:
-        """Let each port and the registry have their meters. Where tree and field name one, the tree's settings count."""
+        """Let each port and the registry have their meters. Where tree and field name one, the tree's counts."""
         in_field = [meter for key, meter in self._by_hand.items() if key not in self._provisioned]
         added, wrong = self._used([*self._provisioned.values(), *in_field])
         for key in wrong.keys() - self._wrong.keys():
