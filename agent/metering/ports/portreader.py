@@ -758,7 +758,7 @@ class PortReader:
         if visit.runs or visit.extra:
             self._retries.reset(meter)
             if not visit.goes_on:
-                self._deps.registry.attempted(meter.key, flaw=visit.shortfall().text)
+                self._deps.registry.attempted(meter.key, flaws=visit.flaws(), tasks=self._deps.tasks.ids())
         else:
             self._deps.registry.identified(meter.key)
         self._results.learn(visit, meter)
