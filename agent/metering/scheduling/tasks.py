@@ -239,8 +239,8 @@ class TaskBook:
         trouble: Reason | None = None, flawed: Collection[str] = (),
     ) -> None:  # fmt: skip
         """Record that a visit for these runs is over. `ok`: the readings are stored, `trusted` as `vouches` said,
-        `flawed`: the tasks with errors in the place of values; `final`: no retry will follow; `trouble`: what is wrong with the
-        meter, where it is to blame."""
+        `flawed`: the tasks with errors in the place of values; `final`: no retry will follow; `trouble`: what is wrong
+        with the meter, where it is to blame."""
         with self._lock:
             if ok and runs:
                 self._troubles.over(meter_id)

@@ -82,7 +82,7 @@ def test_what_fails_for_ever_is_stored_as_an_error_and_said(tmp_path: Path, capl
 
 
 def test_errors_are_those_of_the_task_that_has_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Two tasks are read in one visit every second time; the one without errors has none, and nothing comes and goes."""
+    """Two tasks are read in one visit every second time; the one without errors has none, nothing comes and goes."""
     rig = FailingRig(tmp_path, DataAccessResult.READ_WRITE_DENIED, ENERGY, 10**6)
     clean, denied = (
         ReadingTask("clean", EVERY_S // 2, "", codes="3/1.0.2.8.0.255/2"),
