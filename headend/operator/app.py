@@ -227,6 +227,8 @@ def _lifecycle_routes(deps: OperatorDeps) -> list[Route]:
 
     async def list_alarms(request: Request) -> Response:
         query, limit = request.query_params, _limit(request)
+        if query.get("state") not in (None, "open"):
+            raise web.HttpProblem(400, "state: open is expected")
         only = query.get("state") == "open"
         return await _listing(
             deps, "alarms", lambda c: records.alarm_listing(c, query.get("device"), limit, open_only=only)
@@ -552,6 +554,8 @@ def _reading_routes(deps: OperatorDeps) -> list[Route]:
 def _gap_routes(deps: OperatorDeps) -> list[Route]:
     async def list_gaps(request: Request) -> Response:
         query = request.query_params
+        if query.get("state") not in (None, "open", "closed"):
+            raise web.HttpProblem(400, "state: open or closed is expected")
 
         def work() -> list[dict[str, Any]]:
             return missing.listing(

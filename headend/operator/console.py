@@ -300,9 +300,10 @@ class Console:
         return "readings.html", {"readings": rows, "refresh_s": REFRESH_S}
 
     def _gaps(self, request: Request) -> tuple[str, dict[str, Any]]:
-        state = request.query_params.get("state", "open")
-        rows = missing.listing(self._engine, state=None if state == "all" else state, limit=2 * ROWS)
-        return "gaps.html", {"gaps": rows, "state": state, "refresh_s": REFRESH_S}
+        state = "all" if request.query_params.get("state") == "all" else "open"
+        rows = missing.listing(self._engine, state=None if state == "all" else state, limit=2 * ROWS + 1)
+        shown, more = rows[: 2 * ROWS], len(rows) > 2 * ROWS
+        return "gaps.html", {"gaps": shown, "more": more, "state": state, "refresh_s": REFRESH_S}
 
     def _events(self, request: Request) -> tuple[str, dict[str, Any]]:
         state = request.query_params.get("state", "all")
