@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.jobs.firmware import RunningDownload
-from agent.mo.ami import Ami
+from agent.mo.ami import Ami, SecretGuard
 from agent.mo.connectivity.connmo import AccountGuard, ConnMo, Means, UplinkGuard
 from agent.mo.connectivity.trial import Values
 from agent.mo.devdetail import DevDetail
@@ -84,7 +84,7 @@ class DeviceObjects:
         connectivity = ConnMo(deps.view, deps.new_id, deps.means, deps.configured, deps.trial_left_s)
         diagnostics = DiagMon(deps.pictures)
         lawmo = Lawmo(deps.view, deps.new_id, deps.boot)
-        guards = (AccountGuard(deps.view, deps.new_id), UplinkGuard())
+        guards = (AccountGuard(deps.view, deps.new_id), UplinkGuard(), SecretGuard())
         objects = (
             self.device_info,
             DevDetail(deps.device),
