@@ -500,7 +500,7 @@ def _progress(told: object) -> str:
     """How far an order is on one meter, in words."""
     if not isinstance(told, dict):
         return ""
-    if told.get("blocks") is not None:
+    if told.get("blocks") is not None and told.get("stage") in (None, "blocks"):
         return f"{told.get('stage')}, {told['blocks']} of {told.get('of')} blocks"
     if told.get("step") is not None:
         return f"step {told['step']} of {told.get('of')}: {told.get('what')}"

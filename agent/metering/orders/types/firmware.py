@@ -181,8 +181,11 @@ def _slices(
                 yield Pause(POLL_S, progress)
                 return progress
             case Call(method=method, parameters=parameters, have=have, of=of):
-                if method in (INITIATE, VERIFY):
-                    progress = progress | {"stage": _BLOCKS if method == INITIATE else _VERIFYING}
+                if method == INITIATE:
+                    progress = progress | {"stage": _BLOCKS}
+                if method == VERIFY:  # the meter has all of them
+                    progress = progress | {"stage": _VERIFYING}
+                    progress |= {"blocks": progress["of"]} if "of" in progress else {}
                 if method == BLOCK:
                     progress = progress | {"stage": _BLOCKS, "blocks": have, "of": of}
                 call = calling(MethodRef(IMAGE_TRANSFER, obis, method), parameters, progress, noted=method != BLOCK)

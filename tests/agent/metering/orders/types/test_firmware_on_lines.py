@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from agent.cli.order import how_far
 from agent.metering.orders.images import FetchError, ImageStore
 from agent.metering.orders.order import OrderRefusedError, Permission
 from agent.metering.orders.order_book import OrderBook, Request
@@ -211,6 +212,7 @@ def test_a_meter_is_activated_at_the_time_that_was_set(tmp_path: Path) -> None:
     rig.run(1700)
     told = progress(rig, order_id)
     assert (told["state"], told["progress"]["stage"], meter.activations) == ("partly done", "verified", [])
+    assert (told["progress"]["blocks"], how_far(told["progress"])) == (BLOCKS, "verified"), "not 90 % of the blocks"
     rig.restart()
     rig.collector.configure(provisioning())
     rig.run(3000, lambda: bool(meter.activations))
