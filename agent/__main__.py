@@ -265,6 +265,7 @@ class Daemon:
             images=self.images,
             expand=self._meters_of,
             own_name=self.registry.own_name,
+            standing=self.registry.standing,
             boot=self.health.boot,
         )
 

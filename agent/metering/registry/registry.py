@@ -288,6 +288,12 @@ class Registry:
         with self._lock:
             return {name for entry in self._entries.values() for name in (entry.meter.key, entry.meter.meter_id)}
 
+    def standing(self, name: str) -> str:
+        """Return the state of a meter, by id, EUI-48 or key, as `MeterStatus` has it; `left` as soon as it is away, and
+        where it is not known."""
+        found = self.find(name)
+        return "left" if found is None or found[1].away else found[1].state
+
     def meters(self) -> tuple[MeterStatus, ...]:
         """Return all meters for the status, sorted by id."""
         with self._lock:
