@@ -271,6 +271,7 @@ class Daemon:
             images=self.images,
             expand=self._meters_of,
             own_name=self.registry.own_name,
+            standing=self.registry.standing,
             boot=self.health.boot,
         )
 
@@ -442,6 +443,7 @@ class Daemon:
                 system_title=self.collector.access.system_title,
                 meter_detail=lambda meter: meter_document(self.collector, meter),
                 meter_details=lambda: meter_documents(self.collector),
+                meters_not_added=lambda: self.collector.added.problems,
                 networks=lambda: network_documents(self.collector),
                 order_network=lambda port, wanted: order_network(
                     self.collector, port, wanted, may_change=config.orders.change and not self._locked()

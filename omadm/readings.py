@@ -368,7 +368,7 @@ class Record:
     """One reading, as the head-end stores it: the fields of `Reading`, and an id and a value.
 
     `raw` is the JSON text of the raw value; `value` is raw * 10^scaler as decimal text, or the text itself, or `None`
-    where there is no single value.
+    where there is no single value, and of a register whose scaler is not known.
     """
 
     id: int
@@ -707,7 +707,7 @@ def _record_of(members: _Fields) -> Record:
         attr=members.integer("attr", -128, 127),
         tag=tag,
         raw=raw_text,
-        value=_value(tag, raw, scaler),
+        value=None if scaler is None and _is_scaled(members) else _value(tag, raw, scaler),
         scaler=scaler,
         unit=members.optional_integer("unit", 0, 255),
         meter_time=members.optional_text("meter_time"),
@@ -718,6 +718,18 @@ def _record_of(members: _Fields) -> Record:
         profile=members.optional_text("profile"),
         doubt=members.optional_text("doubt"),
         reread=members.optional_text("reread"),
+    )
+
+
+_NUMBERS = frozenset({*_INTEGERS, *_FLOATS} - {"enum"})
+_SCALED = {(3, 2), (4, 2), (5, 2), (5, 3)}  # class and attribute of what has a scaler (BB 4.3.2 to 4.3.4)
+
+
+def _is_scaled(members: _Fields) -> bool:
+    """Whether this is a number that without its scaler may be anything."""
+    return (
+        members.text("tag") in _NUMBERS
+        and (members.integer("cls", 0, 65_535), members.integer("attr", -128, 127)) in _SCALED
     )
 
 

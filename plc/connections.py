@@ -125,10 +125,9 @@ class Connection:
         try:
             family, kind, proto, _, address = socket.getaddrinfo(endpoint.host, endpoint.port, type=wanted)[0]
             peer = Peer.of(address, datagrams=endpoint.datagrams)
-            holder = self._owner.claim(self.address, peer, lambda: self._socket is not None)
-            if holder:
+            if holder := self._owner.holder_of(self.address, peer):
                 where = f"{endpoint.host}:{endpoint.port}"
-                self.fail(FailReason.NO_CONNECTION, f"{where} leads to {peer}, to which {holder} is connected")
+                self.fail(FailReason.NO_CONNECTION, f"{where} leads to {peer}, which is {holder}")
                 return
             self._socket = socket.socket(family, kind, proto)
             self._socket.settimeout(0.0)
@@ -160,11 +159,12 @@ class MeterConnections:
         claim: Callable[[int, Peer, Callable[[], bool]], str] = lambda _address, _peer, _is_open: "",
     ) -> None:
         """`find_endpoint` is asked for each conversation: `None` for a number that no meter has. It raises
-        `PlcLocalError` for what is no endpoint. `claim` is asked whether anybody else is connected to the place of a
-        meter (its number, `plc.peers.Claim`)."""
+        `PlcLocalError` for what is no endpoint. `claim` is asked whether the place of a meter (its number,
+        `plc.peers.Claim`) is somebody else's."""
         self._find_endpoint = find_endpoint
         self._make_core = make_core
-        self.claim = claim
+        self._claim = claim
+        self._led_to: dict[int, Peer] = {}  # where the last conversation with each meter went
         self.clock = clock
         self.octets_heard = 0
         self.overhear: Callable[[int, bytes], None] | None = None  # gets (address, octets) as they come from a meter
@@ -202,6 +202,24 @@ class MeterConnections:
                 connection.fail(FailReason.NO_CONNECTION, f"no answer in {CONNECT_TIMEOUT_S:g} s")
         return []
 
+    def holder_of(self, address: int, peer: Peer) -> str:
+        """Return whose place `peer` is, where it is somebody else's than this meter's; empty for nobody's.
+
+        It stays a meter's between its conversations, as long as it has an endpoint and that led there: two names of one
+        meter would have it read twice, one after the other.
+        """
+        self._led_to.pop(address, None)
+        holder = self._claim(address, peer, lambda: self._led_to.get(address) == peer and self._is_known(address))
+        if not holder:
+            self._led_to[address] = peer
+        return holder
+
+    def _is_known(self, address: int) -> bool:
+        try:
+            return self._find_endpoint(address) is not None
+        except PlcLocalError:
+            return False
+
     def _wait(self, open_ones: list[Connection], wait_s: float) -> list[tuple[Connection, int]]:
         """Wait for octets, or room for some that are to be written; return whose, and the events of poll(2)."""
         waiting = select.poll()  # `select` takes no descriptor from 1024 on
@@ -234,3 +252,4 @@ class MeterConnections:
         """End all connections."""
         for connection in list(self._open.values()):
             connection.close()
+        self._led_to.clear()

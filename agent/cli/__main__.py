@@ -88,9 +88,11 @@ def meters(context: click.Context, as_json: bool) -> None:
 @click.argument("meter")
 @click.pass_obj
 def forget_meter(context: Context, meter: str) -> None:
-    """Forget METER, which is gone for good. It is registered again if it joins again."""
+    """Forget METER, which is gone for good: id, EUI-48, or port/address. It is registered again if it joins again."""
     found = context.ask("forget-meter", meter=meter)
     click.echo(f"forgotten: {', '.join(found['forgotten'])}")
+    if found.get("provisioned"):
+        click.echo("It comes back, since the management server adds it: ./AMI/Registry/Add is to be changed there.")
 
 
 @cli.group(invoke_without_command=True)

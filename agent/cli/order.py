@@ -108,7 +108,7 @@ def how_far(told: Mapping[str, Any] | None) -> str:
     """Return the progress of what takes several steps; of an image in tenths, as a line for each block is no help."""
     if not told:
         return ""
-    if "blocks" in told:
+    if "blocks" in told and told.get("stage") in (None, "blocks"):
         return f"{10 * (10 * int(told['blocks']) // max(int(told['of']), 1))} % of {told['of']} blocks"
     if "step" in told:
         return f"step {told['step']} of {told['of']}"

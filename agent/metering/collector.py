@@ -179,10 +179,12 @@ class Collector:
 
     def remove(self, meter_id: str) -> list[Meter]:
         """Forget a meter that is gone for good, and all that is known of it: its gaps are closed, its keys, counters,
-        capabilities and positions go. Returns what was known under that id; it may join again.
+        capabilities and positions go. Returns what was known under that id; it may join again. The meter may also be
+        named by its EUI-48 or its key.
 
         Raises `StoreError`, and `OSError` when a meter that was added by hand cannot be taken out of its file.
         """
+        meter_id = self.id_of(meter_id)
         self.added.remove(meter.key for meter in self.registry.known() if meter.meter_id == meter_id)
         gone = self.registry.remove(meter_id)
         keys = [meter.key for meter in gone]
@@ -194,6 +196,11 @@ class Collector:
             self._store.forget(meters=[name for meter in gone for name in (meter.meter_id, meter.key)])
         self.wake()
         return gone
+
+    def id_of(self, name: str) -> str:
+        """Return the id of the meter with this id, EUI-48 or key; the name itself where there is none."""
+        found = self.registry.find(name)
+        return name if found is None else found[0].meter_id
 
     def close(self) -> None:
         """Write what is known of meters to disk. Called after the workers have ended."""

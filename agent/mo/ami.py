@@ -44,6 +44,8 @@ from agent.tree.schema import (
     setting,
 )
 from agent.tree.tree import Transaction
+from agent.tree.uri import show
+from omadm.codes import Code, Refusal
 from omadm.readings import RECORDS_MAX
 
 URN = "urn:x-dcu:mo:ami:1.0"
@@ -169,6 +171,7 @@ _LEAVES = (
         "the meter's public key for `ecdsa`, x and y, hexadecimal",
     ),
 )
+_SECRETS = tuple(leaf.name for leaf in _LEAVES if leaf.secret)
 
 
 class Ami:
@@ -228,25 +231,38 @@ class Ami:
         )
 
 
+class SecretGuard:
+    """An empty secret is refused. A leaf is empty again once its secret is kept, so an empty one changes nothing, and
+    the secret of before holds; an uplink with an empty token is refused by every head-end."""
+
+    root: Path = ("AMI",)
+
+    def written(self, changing: Transaction, path: Path) -> None:
+        """400 for an empty one."""
+        secret = path == (*UPLINK, "Token") or (path[: len(ACCESS)] == ACCESS and path[-1] in _SECRETS)
+        if secret and not changing.text(path):
+            raise Refusal(Code.BAD_REQUEST, f"{show(path)} cannot be empty")
+
+
 def _rules(name: str, *more: NodeSpec) -> NodeSpec:
     return NodeSpec(
         name, Format.NODE, Access.GET, (group(*more, *(leaf.optional() for leaf in _LEAVES)),), names_max=RULES_MAX
     )
 
 
+UPLINK: Path = ("AMI", "Uplink")
 ACCESS: Path = ("AMI", "Access")
 GROUPS, METERS = (*ACCESS, "Group"), (*ACCESS, "Meter")
 
 
 def provisioning_from_tree(looking: Transaction) -> Provisioning:
     """Everything that the head-end has provisioned, as one value."""
-    uplink = ("AMI", "Uplink")
     return Provisioning(
         tasks=sched.tasks(looking),
         uplink=UplinkSettings(
-            url=looking.text((*uplink, "URL")),
-            token=looking.text((*uplink, "Token")),
-            batch_records_max=_number(looking.text((*uplink, "BatchMax")), 500),
+            url=looking.text((*UPLINK, "URL")),
+            token=looking.text((*UPLINK, "Token")),
+            batch_records_max=_number(looking.text((*UPLINK, "BatchMax")), 500),
         ),
         access=MeterAccess(**dict(_given(looking, ACCESS))),  # type: ignore[arg-type]
         access_rules=tuple(_access_rules(looking)),
@@ -282,13 +298,12 @@ def drop_secrets(changing: Transaction, kept: Provisioning) -> None:
     stays."""
     if provisioning_from_tree(changing) != kept:
         return
-    secrets = [leaf.name for leaf in _LEAVES if leaf.secret]
-    for name in secrets:
+    for name in _SECRETS:
         if changing.text((*ACCESS, name)):
             changing.put((*ACCESS, name), "")
     for rules in (GROUPS, METERS):
         for rule in changing.names(changing.existing(rules)):
-            for name in secrets:
+            for name in _SECRETS:
                 changing.drop((*rules, rule, name))
 
 

@@ -6,6 +6,7 @@
     ./AMI/Registry/Meters                                 live, JSON: all meters at once
                   /Whitelist/Enforce, Entry/<x>/Id        who is read
                   /Add/<x>/Port, Address, EUI48, …        meters that are known before they are heard
+                  /NotAdded                               live, JSON: those that cannot be, with the reason
                   /Operations/Forget                      Exec, the meter's id as its data: it is gone for good
     ./AMI/Network/<port>/Nodes, Switches, Listed          live: the network behind a base node
                         /Topology, History, Orders        live, JSON
@@ -19,6 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from agent.settings.places import check_meter_url
 from agent.settings.provisioning import ADDED_CHARS_MAX, AddedMeter
 from agent.status import MeterStatus
 from agent.tree.alerts import GenericAlert
@@ -128,7 +130,8 @@ class Meters:
 
 class MeterRegistry:
     """Who is read and who is known before being heard. `forget` forgets a meter by its id, and returns whether there
-    was one; `details` returns a document for each meter."""
+    was one; `details` returns a document for each meter, `not_added` says of meters that were added why they are not
+    read."""
 
     root = ROOT
 
@@ -136,9 +139,11 @@ class MeterRegistry:
         self,
         forget: Callable[[str], bool] = lambda _: False,
         details: Callable[[], Sequence[Document]] = lambda: (),
+        not_added: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._forget = forget
         self._details = details
+        self._not_added = not_added
 
     def spec(self) -> NodeSpec:
         return interior(
@@ -170,6 +175,12 @@ class MeterRegistry:
                 ),
             ),
             NodeSpec("Add", Format.NODE, Access.GET, (group(*_ADDED),), names_max=ENTRIES_MAX),
+            live(
+                "NotAdded",
+                Format.CHR,
+                lambda _: json.dumps(self._not_added(), separators=(",", ":")),
+                "meters that cannot be added, as `port/address` or `port/EUI-48`, with the reason, JSON",
+            ),
             interior(
                 "Operations",
                 NodeSpec(
@@ -277,7 +288,11 @@ _ADDED = (
     number("Address", 1, 0xFFFF, "on the bus, or the short address"),
     setting("EUI48", Format.CHR, value_chars_max=24, description="of the modem, behind a base node"),
     setting(
-        "URL", Format.CHR, value_chars_max=ADDED_CHARS_MAX, description="`socket://host:port`, `udp://address:port`"
+        "URL",
+        Format.CHR,
+        value_chars_max=ADDED_CHARS_MAX,
+        check=check_meter_url,
+        description="`socket://host:port`, `udp://address:port`",
     ),
     number("WPort", 0, 0xFFFF, "its logical device; 1 when absent"),
     number("Baudrate", 300, 4_000_000, "the port's when absent"),

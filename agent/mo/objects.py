@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.jobs.firmware import RunningDownload
-from agent.mo.ami import Ami
+from agent.mo.ami import Ami, SecretGuard
 from agent.mo.connectivity.connmo import AccountGuard, ConnMo, Means, UplinkGuard
 from agent.mo.connectivity.trial import Values
 from agent.mo.devdetail import DevDetail
@@ -32,7 +32,8 @@ class MoDeps:
 
     * `view()`: the tree as it is now; the objects need the tree, the tree needs the objects, hence a callable.
     * `new_id()`: an identifier that ties a job, its request and its result together.
-    * `task_status`, `meters`, `meter_detail`, `meter_details`, `networks`: read-only views, called from the DM thread.
+    * `task_status`, `meters`, `meter_detail`, `meter_details`, `meters_not_added`, `networks`: read-only views, called
+      from the DM thread.
     * `order_network`: has the base node of a port do something; raises `ValueError`.
     * `forget_meter`: forgets a meter by its id; returns whether there was one.
     * `order_progress(id)`: how far an order to meters is, as JSON text; empty for one that is not known.
@@ -53,6 +54,7 @@ class MoDeps:
     system_title: Callable[[], bytes] = lambda: b""
     meter_detail: Callable[[str], Document | None] = lambda _: None
     meter_details: Callable[[], Sequence[Document]] = lambda: ()
+    meters_not_added: Callable[[], Mapping[str, str]] = dict
     networks: Callable[[], Sequence[Document]] = lambda: ()
     order_network: Callable[[str, Document], object] = lambda _port, _wanted: None
     forget_meter: Callable[[str], bool] = lambda _: False
@@ -78,11 +80,11 @@ class DeviceObjects:
         software = Scomo(deps.view, deps.new_id, deps.services, deps.service_log)
         order = Order(deps.view, deps.new_id, deps.order_progress)
         networks = Networks(deps.networks, deps.order_network)
-        meters = MeterRegistry(deps.forget_meter, deps.meter_details)
+        meters = MeterRegistry(deps.forget_meter, deps.meter_details, deps.meters_not_added)
         connectivity = ConnMo(deps.view, deps.new_id, deps.means, deps.configured, deps.trial_left_s)
         diagnostics = DiagMon(deps.pictures)
         lawmo = Lawmo(deps.view, deps.new_id, deps.boot)
-        guards = (AccountGuard(deps.view, deps.new_id), UplinkGuard())
+        guards = (AccountGuard(deps.view, deps.new_id), UplinkGuard(), SecretGuard())
         objects = (
             self.device_info,
             DevDetail(deps.device),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.settings.mqtt import MqttConfig, mqtt_config
-from agent.settings.places import Place, place_of, place_of_endpoint
+from agent.settings.places import Place, check_meter_url, check_url, place_of, place_of_endpoint
 from agent.settings.reader import REQUIRED, ConfigError, Problem, Section, compose
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import LocalError
@@ -557,23 +557,26 @@ def _ports(top: Section) -> tuple[PortConfig, ...]:
 
 def _note_same_place(section: Section, port: PortConfig, others: Sequence[PortConfig]) -> None:
     """Note where a port, or a meter of its own, leads to what a port before it leads to under another name."""
-    taken = {place: where for other in others for place, where in _places(other)}
-    for place, where in _places(port):
+    taken = {place: where for other in others for _, place, where in places_of(other)}
+    for _, place, where in places_of(port):
         if place in taken:
             section.note("url" if port.url else "meters", f"{where} is the same as {taken[place]}")
 
 
-def _places(port: PortConfig) -> Iterator[tuple[Place, str]]:
-    """What a port leads to, each in words as well."""
+def places_of(port: PortConfig) -> Iterator[tuple[str, Place, str]]:
+    """Everything that a port leads to: the name of the port, or `port/address` of its meter, the place, and both in
+    words."""
     if port.url:
-        yield place_of(port.url), f"{port.url!r} of port {port.name}"
+        yield port.name, place_of(port.url), f"{port.url!r} of port {port.name}"
     for meter in port.meters if port.protocol.own_urls else ():
         try:
             endpoint = port.endpoint(meter.address)
         except PlcLocalError:
             continue  # which is said of the meter
         if endpoint is not None:
-            yield place_of_endpoint(endpoint), f"{meter.url!r} of meter {meter.address} of port {port.name}"
+            spelling = repr(meter.url) if meter.url else "the address"
+            where = f"{spelling} of meter {meter.address} of port {port.name}"
+            yield f"{port.name}/{meter.address}", place_of_endpoint(endpoint), where
 
 
 def _port(section: Section) -> PortConfig:
@@ -583,7 +586,7 @@ def _port(section: Section) -> PortConfig:
     port = PortConfig(
         name=section.text("name", pattern=r"[A-Za-z0-9_-]{1,32}", wanted="up to 32 letters, digits, - and _"),
         protocol=protocol,
-        url="" if protocol.own_urls else section.url("url"),
+        url="" if protocol.own_urls else _port_url(section),
         baudrate=section.integer("baudrate", protocol.baudrate, 300, 4_000_000),
         parity=section.choice("parity", "none", PARITIES),
         scan=_scan(section, protocol),
@@ -600,6 +603,15 @@ def _port(section: Section) -> PortConfig:
     if named is not None:  # else nobody knows which keys it has
         section.end()
     return port
+
+
+def _port_url(section: Section) -> str:
+    url = section.url("url")
+    try:
+        check_url(url)
+    except AddressError as error:
+        section.note("url", f"is no URL of a port: it {error}")
+    return url
 
 
 def _port_meters(section: Section, port: PortConfig) -> tuple[PortMeterConfig, ...]:
@@ -632,8 +644,11 @@ def _port_meter(entry: Section, port: PortConfig) -> PortMeterConfig:
         wport = entry.integer("wport", 0, 0, 0xFFFF)
         try:
             port.protocol.find_endpoint(address, url, port.protocol.with_defaults(port.options))
+            check_meter_url(url)
         except PlcLocalError as error:
             entry.note("url", str(error) if url else f"is missing: {error}")
+        except AddressError as error:
+            entry.note("url", f"is no URL of a meter: it {error}")
     if port.protocol.own_lines:
         baudrate = entry.integer("baudrate", port.baudrate, 300, 4_000_000)
         parity = entry.choice("parity", port.parity, PARITIES)

@@ -35,6 +35,16 @@ class MqttConfig:
         return context
 
 
+def _is_ipv6(host: str) -> bool:
+    from ipaddress import IPv6Address  # not at the top: a device without a broker has no use for it
+
+    try:
+        IPv6Address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def mqtt_config(section: Section) -> MqttConfig | None:
     """Read the section; `None` without one: no broker is used."""
     if section.absent:
@@ -50,6 +60,8 @@ def mqtt_config(section: Section) -> MqttConfig | None:
         topic=section.text("topic", "dcu", pattern=r"[^/+#$\x00][^+#\x00]{0,99}", wanted="a topic without + and #"),
         keepalive_s=section.integer("keepalive_s", 60, 15, 120),
     )
+    if ":" in config.host and not _is_ipv6(config.host):
+        section.note("host", f"wanted a host name or address, got {config.host!r}; the port is a key of its own")
     if (config.certificate_file is None) != (config.certificate_key_file is None):
         section.note("certificate_file", "goes together with certificate_key_file")
     if config.password_file is not None and not config.user:

@@ -11,10 +11,30 @@ from __future__ import annotations
 import os
 import stat
 
+from omadm.addresses import AddressError, check_address
 from plc.endpoint import Endpoint
 
 Place = tuple[object, ...]
 LOCALHOST = "127.0.0.1"
+NETWORK_SCHEMES = ("socket", "rfc2217", "udp")  # those that lead to a host; pyserial has others, such as loop://
+
+
+def check_url(url: str) -> None:
+    """Check that the URL of a port on the network is one that every program reads alike (`omadm.addresses`). A device,
+    and a scheme without a host, is none of its business. Raises `AddressError`."""
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
+    if scheme in NETWORK_SCHEMES:
+        check_address(url, (scheme,), user=False)
+
+
+def check_meter_url(url: str) -> None:
+    """Check the same of the URL of a meter, which is a host and a port and no more; an empty one is none. Raises
+    `AddressError`."""
+    if not url:
+        return
+    check_address(url, ("socket", "udp"), user=False)
+    if url.partition("://")[2].rstrip("/").partition("/")[1] or "?" in url:
+        raise AddressError("has more than a host and a port")
 
 
 def place_of(url: str) -> Place:

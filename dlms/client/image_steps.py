@@ -67,17 +67,23 @@ Steps = Generator[Step, Came, None]
 TEMPORARY = "temporary-failure"
 
 
-def transfer(image: Image, *, resume: bool) -> Steps:
+def transfer(image: Image, *, resume: bool, verifying: bool = False) -> Steps:
     """Bring the image into the meter and have it verified. With `resume` an unfinished transfer goes on, and nothing is
-    done where the meter has verified this image already."""
+    done where the meter has verified this image already. `verifying`: this image was there, and the meter was asked to
+    verify it: what its status says of that is of this image, also where it does not tell which one it would
+    activate."""
     status, block = yield from _begin()
     for _ in range(POLLS_MAX):
         if not resume or status != VERIFYING:
             break
         yield Wait()
         status = _number((yield from _look(STATUS))[0], "status")
-    if resume and status == VERIFIED and _difference(image, (yield from _look(TO_ACTIVATE))[0]) == "":
-        return
+    if resume and status == NOT_VERIFIED and verifying:
+        raise PeerError("the image was not verified")
+    if resume and status == VERIFIED:
+        difference = _difference(image, (yield from _look(TO_ACTIVATE))[0])
+        if difference == "" or (difference is None and verifying and image.signature is None):
+            return
     blocks = -(-image.size // block)
     lacking: Iterable[int] | None = None
     if resume and status == INITIATED:

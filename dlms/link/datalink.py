@@ -60,7 +60,8 @@ class LineHeard:
 
     `octets` are all that came, but for echoes of our own, of which there were `echoes`. `frames` are whole ones of the
     station that was asked, `others` those of or for anybody else. `doubles` counts answers that only a second station
-    at the same address can have given. `turnaround_s` is what the station took to begin its first answer; `None` before
+    at the same address can have given, `contradictions` those of them that say something else than the first: then
+    what was taken may be of either. `turnaround_s` is what the station took to begin its first answer; `None` before
     it, and where the question had to be repeated.
     """
 
@@ -68,6 +69,7 @@ class LineHeard:
     frames: int = 0
     others: int = 0
     doubles: int = 0
+    contradictions: int = 0
     turnaround_s: float | None = None
     echoes: int = 0
 

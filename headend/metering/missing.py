@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import count, islice
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, String, and_, case, cast, func, or_, select
@@ -35,10 +36,22 @@ def listing(
     limit: int = 1000,
     offset: int = 0,
 ) -> list[Row]:
-    """Ranges as `gaps.listing` returns them; the slots of open ones that are here are closed."""
-    rows = listed.listing(engine, device=device, meter=meter, state=state, limit=limit, offset=offset)
-    here = _here(engine, [row["id"] for row in rows if row["state"] == "open" and not row["profile"]])
-    return [part for row in rows for part in _parts(row, here.get(row["id"], [])) if state in (None, part["state"])]
+    """Ranges as `gaps.listing` returns them; the slots of open ones that are here are closed. `limit` and `offset`
+    count what is returned: ranges that are here in whole do not make an empty page, which would say that there are no
+    more."""
+    parts = _all_parts(engine, device, meter, state, min(offset + limit, listed.PAGE_MAX))
+    return list(islice(parts, offset, offset + min(limit, listed.PAGE_MAX)))
+
+
+def _all_parts(engine: Engine, device: str | None, meter: str | None, state: str | None, page: int) -> Iterator[Row]:
+    """All parts in this state, `page` ranges at a time. What is here is a part of an open range, and closed."""
+    of_state = state if state == "open" else None
+    for offset in count(0, page):
+        rows = listed.listing(engine, device=device, meter=meter, state=of_state, limit=page, offset=offset)
+        here = _here(engine, [row["id"] for row in rows if row["state"] == "open" and not row["profile"]])
+        yield from (it for row in rows for it in _parts(row, here.get(row["id"], [])) if state in (None, it["state"]))
+        if len(rows) < page:
+            return
 
 
 def _here(engine: Engine, ids: Sequence[int]) -> dict[int, list[int]]:

@@ -226,7 +226,7 @@ def _lifecycle_routes(deps: OperatorDeps) -> list[Route]:
 
     async def list_alarms(request: Request) -> Response:
         query, limit = request.query_params, _limit(request)
-        only = query.get("state") == "open"
+        only = _state(request, "open") == "open"
         return await _listing(
             deps, "alarms", lambda c: records.alarm_listing(c, query.get("device"), limit, open_only=only)
         )
@@ -554,13 +554,14 @@ def _reading_routes(deps: OperatorDeps) -> list[Route]:
 def _gap_routes(deps: OperatorDeps) -> list[Route]:
     async def list_gaps(request: Request) -> Response:
         query = request.query_params
+        state = _state(request, "open", "closed")
 
         def work() -> list[dict[str, Any]]:
             return missing.listing(
                 deps.engine,
                 device=query.get("device"),
                 meter=query.get("meter"),
-                state=query.get("state"),
+                state=state,
                 limit=_limit(request),
                 offset=_number(request, "offset") or 0,
             )
@@ -594,8 +595,7 @@ def _event_routes(deps: OperatorDeps) -> list[Route]:
         grave = query.get("grave")
         if grave not in (None, "true", "false"):
             raise web.HttpProblem(400, "grave: true or false is expected")
-        if query.get("state") not in (None, "open"):
-            raise web.HttpProblem(400, "state: open is expected")
+        state = _state(request, "open")
 
         def work() -> list[dict[str, Any]]:
             return events.listing(
@@ -605,7 +605,7 @@ def _event_routes(deps: OperatorDeps) -> list[Route]:
                 event=query.get("event"),
                 code=_number(request, "code"),
                 grave=None if grave is None else grave == "true",
-                open_only=query.get("state") == "open",
+                open_only=state == "open",
                 since=_number(request, "since"),
                 until=_number(request, "until"),
                 limit=_limit(request),
@@ -730,6 +730,14 @@ async def _require_device(deps: OperatorDeps, device_id: str) -> None:
 
 def _limit(request: Request) -> int:
     return max(1, min(_number(request, "limit") or LIST_DEFAULT, LIST_MAX))
+
+
+def _state(request: Request, *states: str) -> str | None:
+    """The state that is asked for; `None` for all. Another one would find nothing, which says that there is nothing."""
+    state = request.query_params.get("state")
+    if state not in (None, *states):
+        raise web.HttpProblem(400, f"state: {' or '.join(states)} is expected")
+    return state
 
 
 def _number(request: Request, name: str) -> int | None:

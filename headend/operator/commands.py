@@ -251,10 +251,14 @@ def _given(params: str) -> dict[str, Any]:
 )
 def show_order(config_path: Path, number: int, ask: bool, wait_s: float) -> None:
     """An order with what became of each meter, as the device has told it."""
+    asked: dict[str, Any] = {}
     with asking(config_path) as client:
         if ask:
-            finish(client, client.post(f"/v1/orders/{number}/progress"), notify=True, wait_s=wait_s)
+            asked = _followed(client, client.post(f"/v1/orders/{number}/progress"), notify=True, wait_s=wait_s)
         show(client.get(f"/v1/orders/{number}"))
+    if asked and asked["state"] != "done":
+        click.echo(f"the device has not said how far it is: job {asked['id']} is {asked['state']}", err=True)
+        sys.exit(EXIT_FAILED)
 
 
 def _package_url(client: OperatorClient, name: str) -> str:
@@ -266,6 +270,14 @@ def _package_url(client: OperatorClient, name: str) -> str:
 
 def finish(client: OperatorClient, queued: dict[str, Any], *, notify: bool, wait_s: float) -> None:
     """Notify the device, wait if asked to, and show the job. The job stays queued if the notification fails."""
+    queued = _followed(client, queued, notify=notify, wait_s=wait_s)
+    show(queued)
+    if wait_s and queued["state"] != "done":
+        sys.exit(EXIT_FAILED)
+
+
+def _followed(client: OperatorClient, queued: dict[str, Any], *, notify: bool, wait_s: float) -> dict[str, Any]:
+    """Notify the device and wait; the job as it is then."""
     if notify:
         try:
             queued["push"] = client.post(device_path(queued["device_id"], "/push"))
@@ -276,9 +288,7 @@ def finish(client: OperatorClient, queued: dict[str, Any], *, notify: bool, wait
     while wait_s and queued["state"] in OPEN_STATES and time.monotonic() < deadline:
         time.sleep(min(POLL_S, wait_s))
         queued |= client.get(f"/v1/jobs/{queued['id']}")
-    show(queued)
-    if wait_s and queued["state"] != "done":
-        sys.exit(EXIT_FAILED)
+    return queued
 
 
 @command

@@ -311,9 +311,10 @@ class Console:
         return "readings.html", {"readings": rows, "refresh_s": REFRESH_S}
 
     def _gaps(self, request: Request) -> tuple[str, dict[str, Any]]:
-        state = request.query_params.get("state", "open")
-        rows = missing.listing(self._engine, state=None if state == "all" else state, limit=2 * ROWS)
-        return "gaps.html", {"gaps": rows, "state": state, "refresh_s": REFRESH_S}
+        state = "all" if request.query_params.get("state") == "all" else "open"
+        rows = missing.listing(self._engine, state=None if state == "all" else state, limit=2 * ROWS + 1)
+        shown, more = rows[: 2 * ROWS], len(rows) > 2 * ROWS
+        return "gaps.html", {"gaps": shown, "more": more, "state": state, "refresh_s": REFRESH_S}
 
     def _events(self, request: Request) -> tuple[str, dict[str, Any]]:
         state = request.query_params.get("state", "all")
@@ -516,7 +517,7 @@ def _progress(told: object) -> str:
     """How far an order is on one meter, in words."""
     if not isinstance(told, dict):
         return ""
-    if told.get("blocks") is not None:
+    if told.get("blocks") is not None and told.get("stage") in (None, "blocks"):
         return f"{told.get('stage')}, {told['blocks']} of {told.get('of')} blocks"
     if told.get("step") is not None:
         return f"step {told['step']} of {told.get('of')}: {told.get('what')}"

@@ -46,6 +46,20 @@ def a_batch(*entries: dict[str, Any], **changes: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
+    ("cls", "attr", "tag", "value"),
+    [
+        (3, 2, "u32", None), (4, 2, "u32", None), (5, 2, "u32", None), (5, 3, "i64", None), (3, 2, "f32", None),
+        (3, 2, "enum", "7"), (5, 4, "u32", "7"), (1, 2, "u32", "7"), (70, 2, "u8", "7"),
+    ],
+)  # fmt: skip
+def test_a_register_without_its_scaler_has_no_value(cls: int, attr: int, tag: str, value: str | None) -> None:
+    """What a meter shows as 7 may be 700 or 0.07: the raw value is kept, and is none."""
+    made = a_record(cls=cls, attr=attr, tag=tag, raw=7, scaler=None, unit=None)
+    (record,) = readings.parse(a_batch(made)).records
+    assert (record.value, record.raw) == (value, "7")
+
+
+@pytest.mark.parametrize(
     ("tag", "raw", "scaler", "value"),
     [
         ("u32", 1234, 0, "1234"),
@@ -72,7 +86,8 @@ def a_batch(*entries: dict[str, Any], **changes: Any) -> bytes:
     ],
 )
 def test_values_are_exact_and_raw_values_are_kept(tag: str, raw: Any, scaler: int | None, value: str | None) -> None:
-    (record,) = readings.parse(a_batch(a_record(tag=tag, raw=raw, scaler=scaler))).records
+    cls = 1 if scaler is None else 3
+    (record,) = readings.parse(a_batch(a_record(cls=cls, tag=tag, raw=raw, scaler=scaler))).records
     assert record.value == value
     assert json.loads(record.raw) == raw
 
@@ -317,7 +332,7 @@ def test_a_number_that_no_double_can_hold_is_no_value(raw: str) -> None:
 
 @pytest.mark.parametrize("raw", [1.7976931348623157e308, -1.7976931348623157e308, 5e-324, 0.0])
 def test_every_double_is_a_value(raw: float) -> None:
-    (found,) = readings.parse(a_batch(a_record(tag="f64", raw=raw, scaler=None))).records
+    (found,) = readings.parse(a_batch(a_record(cls=1, tag="f64", raw=raw, scaler=None))).records
     assert float(found.raw) == float(str(found.value)) == raw
 
 

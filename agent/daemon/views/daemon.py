@@ -180,7 +180,8 @@ class Views:
             raise ControlError(f"the file of added meters: {error}") from error
         if not gone:
             raise ControlError(f"no meter {meter_id}")
-        return {"forgotten": [meter.meter_id for meter in gone]}
+        stay = [meter.meter_id for meter in gone if meter.key in self._collector.added.keys]
+        return {"forgotten": [meter.meter_id for meter in gone], "provisioned": stay}
 
     def gaps(self, request: Mapping[str, object]) -> object:
         """The slots that are missing, as ranges, of one `meter` or of all, at most `limit`. `going_on`: `last` is only
@@ -191,9 +192,11 @@ class Views:
         if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= GAPS_MAX:
             raise ControlError(f"limit is 1 to {GAPS_MAX}")
         try:
-            found = self._collector.tasks.gaps(meter)
+            found = self._collector.tasks.gaps(self._collector.id_of(meter))
         except StoreError as error:
             raise ControlError(f"the store: {error}") from error
+        if meter and not found:
+            self._check_meter(meter)
         shown = [
             {**asdict(gap), "slots": (gap.last - gap.first) // gap.every + 1, "going_on": going_on}
             for gap, going_on in found[:limit]
@@ -208,9 +211,17 @@ class Views:
         if len(why) > TEXT_CHARS_MAX:
             raise ControlError(f"why has at most {TEXT_CHARS_MAX} characters")
         try:
-            return {"closed": self._collector.tasks.give_up(meter, task, why)}
+            closed = self._collector.tasks.give_up(self._collector.id_of(meter), task, why)
         except StoreError as error:
             raise ControlError(f"the store: {error}") from error
+        if not closed:
+            self._check_meter(meter)
+        return {"closed": closed}
+
+    def _check_meter(self, name: str) -> None:
+        """Raise `ControlError` for a meter that is not known: that nothing of it is missing would be a lie."""
+        if self._collector.registry.find(name) is None:
+            raise ControlError(f"no meter {name}")
 
     def events(self, request: Mapping[str, object]) -> object:
         """The newest events of meters, newest first, at most `limit`."""

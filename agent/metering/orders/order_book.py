@@ -48,6 +48,7 @@ KEPT_MAX = 256  # orders that are over, the newest, for the record
 ATTEMPTS_MAX = 3  # to reach a meter
 RETRY = Backoff(2.0, 600.0)
 ASKED_BY_CHARS_MAX = 128
+UNLISTED = "the meter is not on the whitelist"
 WAITING = frozenset({State.QUEUED, State.PARTLY})
 
 
@@ -117,8 +118,9 @@ class _Open:
 class OrderBook:
     """`allowed` are the permissions that dcu.yaml gives, `known` says which meters there are; without `images` there is
     no order of firmware. `expand` gives the meters that a group stands for (`agent.metering.orders.targets`),
-    `own_name` the id of a meter that is named by the way it is reached, and any other name as it is. `boot` is the id
-    of this boot, empty where nothing tells boots apart."""
+    `own_name` the id of a meter that is named by the way it is reached, and any other name as it is, `standing` the
+    state of a meter as of `agent.metering.registry`. `boot` is the id of this boot, empty where nothing tells boots
+    apart."""
 
     def __init__(
         self,
@@ -130,6 +132,7 @@ class OrderBook:
         images: ImageStore | None = None,
         expand: Callable[[str], list[str]] = lambda target: [target],
         own_name: Callable[[str], str] = lambda name: name,
+        standing: Callable[[str], str] = lambda _meter: "left",
         boot: str = "",
     ) -> None:
         self._journal = journal
@@ -142,6 +145,7 @@ class OrderBook:
         self._images = images
         self._expand = expand
         self._own_name = own_name
+        self._standing = standing
         self._boot = boot
         self._lock = threading.RLock()
         self._records: dict[str, OrderRecord] = {record.order.id: record for record in journal.load()}
@@ -355,7 +359,7 @@ class OrderBook:
                     wrong = wrong or UNTRUSTED
                 for index, result in enumerate(each.record.results):
                     if result.state in WAITING:
-                        why = wrong or result.error or self._too_late(each.record.order, result)
+                        why = wrong or result.error or self._too_late(each.record.order, index, result)
                         task = Task(each.record.order, index)
                         self._move(task, self._end_of(task, Event.EXPIRED), error=why)
             if self._images is not None:
@@ -412,13 +416,17 @@ class OrderBook:
         wanted = _image(order)
         return self._images.wrong(wanted.sha256) if wanted is not None and self._images is not None else ""
 
-    def _too_late(self, order: Order, result: MeterResult) -> str:
+    def _too_late(self, order: Order, index: int, result: MeterResult) -> str:
         if result.state is State.PARTLY:
             return "the deadline came before its end"
         wanted = _image(order)
         if wanted is not None and self._images is not None and not self._images.there(wanted.sha256):
             return self._images.trouble(wanted.sha256) or "the image was not there before the deadline"
-        return "the meter was not in the network before the deadline"
+        state = self._standing(order.meters[index])
+        if state == "unlisted":
+            return UNLISTED
+        absent = state in ("left", "expected")
+        return f"{'the meter was not in the network' if absent else 'its turn did not come'} before the deadline"
 
     def _check_image(self, order: Order) -> None:
         """Check that there is room for the image of `order`. Raises `OrderRefusedError`."""
@@ -460,6 +468,9 @@ class OrderBook:
         unknown = [meter for meter in meters if meter not in self._known()] if request.id not in self._records else []
         if unknown:
             raise OrderRefusedError(f"no meter {_named(unknown)}")
+        unlisted = [] if kept is not None else [meter for meter in meters if self._standing(meter) == "unlisted"]
+        if unlisted:
+            raise OrderRefusedError(f"{_named(unlisted)}: {UNLISTED}")
         order = Order(
             id=request.id,
             kind=kind,

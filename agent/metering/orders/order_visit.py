@@ -71,7 +71,8 @@ class KeyTransfer(Protocol):
 class OrderVisit(Visit):
     """Call `give_up` when the visit is over, however it went: an order that has no outcome by then is lost.
 
-    `image` gives octets of the order's image, `transfer` is told of keys. A visit that gives way is paused with the
+    `image` gives octets of the order's image, `transfer` is told of keys. `shared` says that two meters answer at the
+    address: both would do what only one was told. A visit that gives way is paused with the
     answer to come.
     """
 
@@ -83,6 +84,7 @@ class OrderVisit(Visit):
     keys: Keys = field(default_factory=Keys)
     image: Callable[[int, int], bytes] | None = None
     transfer: KeyTransfer | None = None
+    shared: str = ""
     began: float = 0.0
     settled: bool = False
     hopeless: bool = False
@@ -132,6 +134,10 @@ class OrderVisit(Visit):
 
     def _named(self, now: float, wall: float) -> None:
         name = self.device_name()
+        if self.shared:
+            self.hopeless = True
+            self._leave(self.shared, now)
+            return
         if self.meter.named and name != self.meter.meter_id:
             self.hopeless = True
             self._leave(f"at its place there is {name}" if name else "the meter does not say its name", now)

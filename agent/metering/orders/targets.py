@@ -26,6 +26,9 @@ class ListedMeter(Protocol):
     @property
     def port(self) -> str: ...
 
+    @property
+    def state(self) -> str: ...
+
 
 class Rules(Protocol):
     """The part of `agent.metering.access.accessbook.AccessBook` that groups need."""
@@ -45,7 +48,7 @@ def is_group(target: str) -> bool:
 
 
 class Targets:
-    """Says which meters a group stands for now."""
+    """Says which meters a group stands for now: those that are read, or would be."""
 
     def __init__(self, registry: Meters, rules: Rules) -> None:
         self._registry = registry
@@ -59,7 +62,7 @@ class Targets:
         return found
 
     def _of(self, target: str) -> Iterable[ListedMeter]:
-        known = self._registry.meters()
+        known = [meter for meter in self._registry.meters() if meter.state != "unlisted"]
         if target.startswith(GROUP):
             rule = self._rules.group(target.removeprefix(GROUP))
             if rule is None:

@@ -30,6 +30,10 @@ ONLY_STATION = -1  # a base node
 STAYED_VISITS = 3  # a name that was given so often in a row is the only one there
 
 
+def _two_at(address: int) -> str:
+    return f"two meters answer at address {address}"
+
+
 @dataclass(slots=True)
 class _Address:
     """What was noticed at one address. `garbled`, `doubled`: conversations in a row. `name` is the last one that was
@@ -83,6 +87,11 @@ class LineWatch:
         place = self._addresses.get(address)
         return place.suspicion if place else ""
 
+    def shared(self, address: int) -> str:
+        """That two meters answer at one address, as the last conversations prove; empty when they do not."""
+        place = self._addresses.get(address)
+        return _two_at(address) if place and place.doubled >= SUSPECT_CONVERSATIONS else ""
+
     def conversation(self, address: int, heard: LineHeard) -> None:
         """A conversation with this address is over."""
         place = self._addresses.setdefault(address, _Address())
@@ -98,7 +107,7 @@ class LineWatch:
         elif heard.echoes and not heard.others:
             self._note_echo(address)
         if place.doubled >= SUSPECT_CONVERSATIONS:
-            self._suspect(place, f"two meters answer at address {address}")
+            self._suspect(place, _two_at(address))
         elif place.garbled >= SUSPECT_CONVERSATIONS and self._well - {address} and not self.garbage:
             self._suspect(place, f"what answers at address {address} is garbled: two meters there, or a damaged line?")
         elif heard.frames:

@@ -655,6 +655,7 @@ class PortReader:
             keys=Keys.of(pending, new_in_use=new_in_use, superseded=superseded, as_ordered=as_ordered),
             image=self._deps.orders.image(task),
             transfer=self._deps.access if task.order.kind is OrderType.KEYS else None,
+            shared=self._watch.shared(meter.address),
         )
         self._visits[meter.address] = visit
         self._deps.orders.begun(task)
@@ -698,6 +699,8 @@ class PortReader:
 
     def _keep_step(self, visit: Visit) -> None:
         """Take what a step of a visit gave, to be stored soon, and let it go on."""
+        if self._is_of_two(visit):
+            return
         meter = self._identified(visit)
         if meter is None:
             return
@@ -722,6 +725,8 @@ class PortReader:
             self._silent.add(visit.meter.key)
         if _for_order(visit):
             self._over(visit, outcome.error)
+            return
+        if self._is_of_two(visit):
             return
         if not outcome.ok:
             self._leftovers.keep(visit)
@@ -758,7 +763,7 @@ class PortReader:
         if visit.runs or visit.extra:
             self._retries.reset(meter)
             if not visit.goes_on:
-                self._deps.registry.attempted(meter.key, flaw=visit.shortfall().text)
+                self._deps.registry.attempted(meter.key, flaws=visit.flaws(), tasks=self._deps.tasks.ids())
         else:
             self._deps.registry.identified(meter.key)
         self._results.learn(visit, meter)
@@ -781,6 +786,16 @@ class PortReader:
             return False
         self._leftovers.keep(visit)
         self._over(visit, short.text, gained=0)
+        return True
+
+    def _is_of_two(self, visit: Visit) -> bool:
+        """End a visit in which two meters have answered one question: each value may be of either. Returns whether it
+        was ended."""
+        link = self._links.get(visit.meter.address)
+        heard = heard_by(link) if link is not None else None
+        if heard is None or not heard.contradictions:
+            return False
+        self._over(visit, f"two meters answer at address {visit.meter.address}", gained=0)
         return True
 
     def _identified(self, visit: Visit) -> Meter | None:
@@ -848,7 +863,7 @@ class PortReader:
                 self._scalers_max[visit.meter.key] = max(scaler_check.SCALERS_MIN, visit.gained // 2)
             return
         suspicion = self._watch.suspicion(visit.meter.address)
-        error = f"{error}; {suspicion}" if suspicion else error
+        error = f"{error}; {suspicion}" if suspicion and suspicion != error else error
         LOG.debug("visit of %s failed: %s", visit.meter.meter_id, error)
         if trouble is None and counts:
             trouble = Reason.FAILING if reached else Reason.SILENT

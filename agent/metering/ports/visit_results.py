@@ -121,7 +121,7 @@ class VisitResults:
         """What was taken is durable: the runs are over, and gaps end."""
         visit, meter_id = taken.visit, taken.meter.meter_id
         if taken.final and not visit.goes_on:
-            flawed = bool(visit.shortfall().text)
+            flawed = {task_id for task_id, flaw in visit.flaws().items() if flaw}
             self._tasks.ended(visit.runs, meter_id, ok=True, final=True, trusted=taken.trusted, flawed=flawed)
         elif taken.final:
             self._tasks.ended(visit.runs, meter_id, ok=False, final=False)  # they have ended before

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import overload
 
 from agent.metering.registry.registry import Registry
-from agent.settings.config import PortConfig, PortMeterConfig
+from agent.settings.config import PortConfig, PortMeterConfig, places_of
+from agent.settings.places import check_meter_url
 from agent.settings.provisioning import AddedMeter
 from agent.tree.newer import NewerFormatError, check_version, set_aside
 from dlms.link.datalink import PARITIES
+from omadm.addresses import AddressError
 from plc.errors import PlcLocalError
 from updateagent.disk import Disk
 
@@ -39,12 +41,12 @@ class PortMeters(Sequence[PortMeterConfig]):
     """What is special about single meters of a port: the configured ones, then the added ones."""
 
     def __init__(self, configured: Sequence[PortMeterConfig]) -> None:
-        self._configured = tuple(configured)
-        self._all = self._configured
+        self.configured = tuple(configured)
+        self._all = self.configured
 
     def added(self, meters: Iterable[PortMeterConfig]) -> None:
         """These are the added ones now. The configured ones go before."""
-        self._all = (*self._configured, *meters)
+        self._all = (*self.configured, *meters)
 
     @overload
     def __getitem__(self, index: int) -> PortMeterConfig: ...
@@ -72,6 +74,8 @@ class AddedMeters:
         self.ports = tuple(replace(port, meters=self._meters[port.name]) for port in ports)
         self._by_hand: dict[str, AddedMeter] = {}
         self._provisioned: dict[str, AddedMeter] = {}
+        self._refused: dict[str, str] = {}  # of the tree: by key, why it cannot be
+        self._wrong: dict[str, str] = {}  # of both: why it is not read
         self._foreign: Foreign = {}
         self._load()
         self._publish()
@@ -81,6 +85,12 @@ class AddedMeters:
         """The keys of all meters that were added."""
         with self._lock:
             return frozenset((*self._by_hand, *self._provisioned))
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Why meters that were added are not read, by key."""
+        with self._lock:
+            return {**self._refused, **self._wrong}
 
     def add(self, meter: AddedMeter) -> str:
         """Add a meter from the field, durably. Returns its key.
@@ -92,6 +102,10 @@ class AddedMeters:
             key = key_of(meter)
             if key in self._provisioned:
                 raise ValueError(f"{key} is provisioned by the management server")
+            others = {**self._provisioned, **{other: it for other, it in self._by_hand.items() if other != key}}
+            _, wrong = self._used([*others.values(), meter])
+            if key in wrong:
+                raise ValueError(wrong[key])
             if key not in self._by_hand and len(self._by_hand) >= ADDED_MAX:
                 raise ValueError(f"{ADDED_MAX} meters are added already")
             self._save({**self._by_hand, key: meter})
@@ -104,12 +118,13 @@ class AddedMeters:
         Returns the keys of meters that the tree had added and does not have any more.
         """
         with self._lock:
-            before, self._provisioned = self._provisioned, {}
+            before, self._provisioned, self._refused = self._provisioned, {}, {}
             for meter in meters:
                 try:
                     checked = self.checked(meter)
                 except ValueError as error:
                     LOG.warning("a meter cannot be added: %s", error, extra={"event": "meter.add.failed"})
+                    self._refused[key_of(meter)] = str(error)
                     continue
                 self._provisioned[key_of(checked)] = checked
             if before != self._provisioned:
@@ -140,8 +155,39 @@ class AddedMeters:
 
     # --- inside ---
 
+    def _used(self, meters: Iterable[AddedMeter]) -> tuple[list[AddedMeter], dict[str, str]]:
+        """Return those of `meters` that can be read, and by key what is wrong with the others: a second name of one
+        place would have one meter read twice, as two."""
+        used, wrong = [], {}
+        taken = {place: (key, where) for port in self.ports for key, place, where in places_of(self._configured(port))}
+        for meter in meters:
+            port = next((port for port in self.ports if port.name == meter.port), None)
+            if port is None or meter.eui48:
+                used.append(meter)  # a port that is not configured now has no use for it
+                continue
+            key, own, configured = key_of(meter), _config(meter, port), self._configured(port).meter(meter.address)
+            if configured is not None and own not in (configured, _config(AddedMeter(port.name, meter.address), port)):
+                wrong[key] = f"{key} is configured otherwise, and that counts"
+                continue
+            mine = list(places_of(replace(port, url="", meters=(own,))))
+            others = [taken[place] for _, place, _ in mine if place in taken]
+            if others and others[0][0] != key:
+                wrong[key] = f"{meter.url or key} is the same as {others[0][1]}"
+                continue
+            taken |= {place: (key, where) for _, place, where in mine}
+            used.append(meter)
+        return used, wrong
+
+    def _configured(self, port: PortConfig) -> PortConfig:
+        return replace(port, meters=self._meters[port.name].configured)
+
     def _publish(self) -> None:
-        added = [*self._by_hand.values(), *self._provisioned.values()]
+        """Let each port and the registry have their meters. Where tree and field name one, the tree's counts."""
+        in_field = [meter for key, meter in self._by_hand.items() if key not in self._provisioned]
+        added, wrong = self._used([*self._provisioned.values(), *in_field])
+        for key in wrong.keys() - self._wrong.keys():
+            LOG.warning("a meter cannot be added: %s", wrong[key], extra={"event": "meter.add.failed"})
+        self._wrong = wrong
         for port in self.ports:
             mine = [meter for meter in added if meter.port == port.name]
             self._meters[port.name].added(_config(meter, port) for meter in mine if not meter.eui48)
@@ -230,8 +276,11 @@ def _with_address(meter: AddedMeter, port: PortConfig) -> AddedMeter:
     if port.protocol.own_urls:
         try:
             port.protocol.find_endpoint(meter.address, meter.url, port.protocol.with_defaults(port.options))
+            check_meter_url(meter.url)
         except PlcLocalError as error:
             raise ValueError(str(error)) from error
+        except AddressError as error:
+            raise ValueError(f"the URL {error}") from error
         if (meter.baudrate, meter.parity, meter.mode_e) != (0, "", None):
             raise ValueError("a meter with a network address has no baud rate, parity or mode E")
         return meter

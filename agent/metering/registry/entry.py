@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.status import MeterStatus
 
@@ -53,7 +53,8 @@ class Entry:
     """What changes, beside the meter. `absent_since`: monotonic seconds, `None` while it is in the network. `away`: it
     was there in this life of the process, and is not now; `left` once that has lasted.
     `asked_name`: a visit has ended well without the meter telling its name. `claims`: a name that it has told, and that
-    is another meter's, which may have been there before and be gone. `flaw`: what a good visit had errors for."""
+    is another meter's, which may have been there before and be gone. `flaws`: what the last good visit for
+    a task had errors for, by task."""
 
     meter: Meter
     absent_since: float | None
@@ -67,7 +68,12 @@ class Entry:
     silent: bool = False
     asked_name: bool = False
     claims: str = ""
-    flaw: str = ""
+    flaws: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def flaw(self) -> str:
+        """What the tasks lack, each thing once."""
+        return "; ".join(dict.fromkeys(self.flaws.values()))[:ERROR_CHARS_MAX]
 
     def status(self, *, admitted: bool = True) -> MeterStatus:
         double = f"it says the name of another meter: {self.claims}" if self.claims else ""

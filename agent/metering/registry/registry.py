@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from agent.clock import Clock
 from agent.metering.registry import registry_file
@@ -154,9 +155,17 @@ class Registry:
             self.on_named(key, meter_id)
         return meter
 
-    def attempted(self, key: str, error: str = "", *, silent: bool = False, flaw: str = "") -> None:
-        """A visit ended: well, or with `error`. `silent`: the meter answered nothing; `flaw`: what it had errors for,
-        where the visit went well."""
+    def attempted(
+        self,
+        key: str,
+        error: str = "",
+        *,
+        silent: bool = False,
+        flaws: Mapping[str, str] = MappingProxyType({}),
+        tasks: Collection[str] = (),
+    ) -> None:
+        """A visit ended: well, or with `error`. `silent`: the meter answered nothing. `flaws`: where the visit went
+        well, what it had errors for, by task, empty for nothing; `tasks`: all there are."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -164,7 +173,7 @@ class Registry:
             entry.last_attempt = self._clock.wall()
             entry.last_error, entry.silent = error[:ERROR_CHARS_MAX], silent
             if not error:
-                self._note_flaw(entry, flaw)
+                self._note_flaws(entry, flaws, tasks)
                 entry.last_success = entry.last_attempt
                 entry.asked_name = not entry.meter.named
                 if not entry.meter.joined:  # of a line where nobody joins
@@ -279,6 +288,12 @@ class Registry:
         with self._lock:
             return {name for entry in self._entries.values() for name in (entry.meter.key, entry.meter.meter_id)}
 
+    def standing(self, name: str) -> str:
+        """Return the state of a meter, by id, EUI-48 or key, as `MeterStatus` has it; `left` as soon as it is away, and
+        where it is not known."""
+        found = self.find(name)
+        return "left" if found is None or found[1].away else found[1].state
+
     def meters(self) -> tuple[MeterStatus, ...]:
         """Return all meters for the status, sorted by id."""
         with self._lock:
@@ -332,15 +347,18 @@ class Registry:
 
     # --- inside ---
 
-    def _note_flaw(self, entry: Entry, flaw: str) -> None:
-        """Keep it for the status; that it begins and ends is logged."""
-        if bool(flaw) != bool(entry.flaw):
-            level, event = (logging.WARNING, "meter.flawed") if flaw else (logging.INFO, "meter.unflawed")
+    def _note_flaws(self, entry: Entry, flaws: Mapping[str, str], tasks: Collection[str]) -> None:
+        """Keep them for the status, and those of tasks that this visit was not for; that there is the first one, and
+        none any more, is logged."""
+        before = entry.flaws
+        others = {task: flaw for task, flaw in before.items() if task in tasks and task not in flaws}
+        entry.flaws = others | {task: flaw for task, flaw in flaws.items() if flaw}
+        if bool(entry.flaws) != bool(before):
+            level, event = (logging.WARNING, "meter.flawed") if entry.flaws else (logging.INFO, "meter.unflawed")
             LOG.log(
-                level, "meter %s: %s", entry.meter.meter_id, flaw or "no more errors in the place of values",
+                level, "meter %s: %s", entry.meter.meter_id, entry.flaw or "no more errors in the place of values",
                 extra={"event": event},
             )  # fmt: skip
-        entry.flaw = flaw[:ERROR_CHARS_MAX]
 
     def _renamed(self, entry: Entry, name: str) -> Meter:
         """The meter of this entry says a name that it did not have. Returns it as it is now."""

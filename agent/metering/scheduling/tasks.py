@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from agent.clock import Clock
@@ -135,6 +135,11 @@ class TaskBook:
         """Whether there is anything to read: without a task nobody has said yet how meters are talked to."""
         return bool(self._provisioning.tasks)
 
+    def ids(self) -> Collection[str]:
+        """The ids of all tasks, those that are disabled or cannot run among them."""
+        with self._lock:
+            return frozenset(self._tallies)
+
     def tidy(self) -> None:
         """Have the store forget the progress of tasks that are gone. Raises `StoreError`."""
         with self._lock:
@@ -231,11 +236,11 @@ class TaskBook:
 
     def ended(
         self, runs: Sequence[OwedRun], meter_id: str, *, ok: bool, final: bool, trusted: bool = False,
-        trouble: Reason | None = None, flawed: bool = False,
+        trouble: Reason | None = None, flawed: Collection[str] = (),
     ) -> None:  # fmt: skip
         """Record that a visit for these runs is over. `ok`: the readings are stored, `trusted` as `vouches` said,
-        `flawed`: with errors in the place of values; `final`: no retry will follow; `trouble`: what is wrong with the
-        meter, where it is to blame."""
+        `flawed`: the tasks with errors in the place of values; `final`: no retry will follow; `trouble`: what is wrong
+        with the meter, where it is to blame."""
         with self._lock:
             if ok and runs:
                 self._troubles.over(meter_id)
@@ -248,7 +253,7 @@ class TaskBook:
                     self._note_done(meter_id, owed, trusted)
                 if ok and tally.run == owed.run:
                     tally.read.add(meter_id)
-                    if flawed:
+                    if owed.task.task_id in flawed:
                         tally.flawed.add(meter_id)
 
     def renamed(self, old: str, new: str) -> None:

@@ -153,8 +153,9 @@ class ProfileReading:
         """The attributes that say what a row is and how many there are: to be read first."""
         return tuple(self._ref(attribute) for attribute in DESCRIPTORS)
 
-    def describe(self, described: Sequence[Data | None], facts: MeterFacts) -> None:
-        """Take what the descriptors gave, in their order (`None` where the meter refused), and what else is known."""
+    def describe(self, described: Sequence[Data | None], facts: MeterFacts, refused: str = "") -> None:
+        """Take what the descriptors gave, in their order (`None` where the meter refused), and what else is known.
+        `refused`: the error that it had for the first of them, without which there is no reading."""
         captures, period, sort, in_use, size = described
         try:
             self._columns = columns_of(captures) if captures is not None else ()
@@ -162,7 +163,8 @@ class ProfileReading:
             self._columns = ()
         clock = next((column for column in self._columns if column.is_clock), None)
         if clock is None:
-            self._fail("no-clock-column" if self._columns else "object-unavailable")
+            not_read = "not-a-profile" if captures is not None else refused or "object-unavailable"
+            self._fail("no-clock-column" if self._columns else not_read)
             return
         period_s = _number(period) or 0
         self._facts = facts

@@ -17,28 +17,34 @@ SHOWN_MAX = 3  # kinds of errors that are named
 @dataclass(frozen=True, slots=True)
 class Shortfall:
     """`errors`: how often each came, the most frequent first, without those of objects that the meter does not have;
-    `good`: how many values came; `profiles`: those that could not be read, with why."""
+    `good`: how many values came; `profiles`: those that could not be read, with why; `not_there`: how many objects,
+    profiles among them, the meter does not have."""
 
     good: int
     errors: tuple[tuple[str, int], ...]
     profiles: tuple[str, ...] = ()
+    not_there: int = 0
 
     @classmethod
-    def of(cls, results: Iterable[Value | ItemError], profiles: Iterable[str]) -> Shortfall:
-        """Sort the results of all attributes that were wanted; `profiles`: what went wrong with each, empty for
-        nothing."""
-        good, errors, refused = 0, Counter[str](), list[str]()
+    def of(cls, results: Iterable[Value | ItemError], profiles: Iterable[tuple[str, str]]) -> Shortfall:
+        """Sort the results of all attributes that were wanted; `profiles`: the name of each, and what went wrong with
+        it, empty for nothing."""
+        good, not_there, errors, refused = 0, 0, Counter[str](), list[str]()
         for result in results:
             if isinstance(result, Value):
                 good += 1
-            elif result.code not in NOT_THERE:
-                errors[result.code] += 1
-        for profile in profiles:
-            if profile:
-                refused.append(profile)
+            elif result.code in NOT_THERE:
+                not_there += 1
             else:
+                errors[result.code] += 1
+        for profile, error in profiles:
+            if not error:
                 good += 1
-        return cls(good, tuple(errors.most_common()), tuple(refused))
+            elif error in NOT_THERE:
+                not_there += 1
+            else:
+                refused.append(f"profile {profile}: {error}")
+        return cls(good, tuple(errors.most_common()), tuple(refused), not_there)
 
     @property
     def passing(self) -> bool:
@@ -54,6 +60,8 @@ class Shortfall:
     @property
     def text(self) -> str:
         """What is lacking, in a sentence; empty for nothing."""
+        if not self.good and self.not_there and not self.errors and not self.profiles:
+            return "it has nothing of what is to be read"
         lacking = sum(times for _, times in self.errors)
         codes = ", ".join(code for code, _ in self.errors[:SHOWN_MAX])
         values = [f"{lacking} of {self.good + lacking} values: {codes}"] if lacking else []

@@ -18,7 +18,7 @@ line has time for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import ClassVar, Protocol
@@ -253,12 +253,18 @@ class Visit:
                 found += self._rows(maker, profile)
         return found
 
-    def shortfall(self) -> Shortfall:
-        """What the runs want and the meter had errors for, of what was asked in this visit."""
-        refs = {self._ref_of(item) for owed in self.runs for item in owed.items.items if not is_profile(item.ref)}
+    def shortfall(self, of: OwedRun | None = None) -> Shortfall:
+        """What the runs, or one `of` them, want and the meter had errors for, of what was asked in this visit."""
+        runs = self.runs if of is None else [of]
+        refs = {self._ref_of(item) for owed in runs for item in owed.items.items if not is_profile(item.ref)}
         results = [self.taken[ref].result for ref in refs if ref in self.taken]
-        profiles = (f"profile {it.obis}: {it.error}" if it.error else "" for it in self.profiles.values())
+        tasks = {owed.task.task_id for owed in runs}
+        profiles = [(str(it.obis), it.error) for (task_id, _), it in self.profiles.items() if task_id in tasks]
         return Shortfall.of(results, profiles if self.complete else ())
+
+    def flaws(self) -> dict[str, str]:
+        """What is lacking, in a sentence, by task: empty for one that lacks nothing."""
+        return {owed.task.task_id: self.shortfall(owed).text for owed in self.runs}
 
     def alarm_registers(self, owed: OwedRun) -> list[tuple[AttributeRef, Data]]:
         """The alarm registers (0.0.97.98.0-9.255) among what was read for a run, with their values."""
@@ -382,7 +388,7 @@ class Visit:
             self.described = True
             facts = MeterFacts(self._clock(), self.best_now(), self.policy, self.first_s)
             for profile in self.profiles.values():
-                profile.describe([self.data(ref) for ref in profile.descriptors], facts)
+                self._describe(profile, facts)
             unscaled = {ref: None for profile in self.profiles.values() for ref in profile.unscaled(self.knowledge)}
             if unscaled:
                 self.session.read(list(unscaled), now)
@@ -404,9 +410,23 @@ class Visit:
         self.until = min(self.until, now + CLOSE_S)
         self.session.close(now)
 
+    def _describe(self, profile: ProfileReading, facts: MeterFacts) -> None:
+        """Have a profile know what the meter says of it. What it does not say now, it may say next time: with another
+        guess in its place, rows in the wrong order would get the wrong times."""
+        if error := self._passing_error(profile.descriptors):
+            profile.put_off(error)
+            return
+        captures = self.taken.get(profile.descriptors[0])
+        refused = captures.result.code if captures and isinstance(captures.result, ItemError) else ""
+        profile.describe([self.data(ref) for ref in profile.descriptors], facts, refused)
+
     def _scaler_error(self, profile: ProfileReading) -> str:
         """The error for which the scaler of a column is not known now; without it no row is right. Empty for none."""
-        results = [self.taken[ref].result for ref in profile.unscaled(self.knowledge) if ref in self.taken]
+        return self._passing_error(profile.unscaled(self.knowledge))
+
+    def _passing_error(self, refs: Iterable[AttributeRef]) -> str:
+        """The error that one of these gave now and may not give the next time; empty for none."""
+        results = [self.taken[ref].result for ref in refs if ref in self.taken]
         failed = (one.code for one in results if isinstance(one, ItemError) and one.code in PASSING)
         return next(failed, "")
 

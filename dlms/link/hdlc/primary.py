@@ -405,6 +405,7 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         ahead = (control.send_number - self._reassembly.receive_number) % MODULUS
         last = self._last_taken
         if last is not None and ahead == MODULUS - 1 and (frame.info, frame.segmented) != (last.info, last.segmented):
+            self.heard.contradictions += 1
             self.heard.doubles += 1  # the number of the newest frame, but not what was in it: somebody else's
         new, whole = self._reassembly.accept(control.send_number, frame.info, frame.segmented)
         if new:

@@ -64,6 +64,18 @@ def test_what_is_no_request_is_refused(daemon: Daemon, command: str, arguments: 
         ask(daemon.socket, command, **arguments)
 
 
+def test_a_meter_is_named_by_its_place_too_and_one_that_is_not_known_misses_not_nothing(daemon: Daemon) -> None:
+    daemon.registry.name(daemon.registry.join("bus", 17).key, "m1")
+    assert ask(daemon.socket, "gaps", meter="bus/17")["total"] == 2
+    assert ask(daemon.socket, "give-up", meter="bus/17", task="t1", why="dark house") == {"closed": 1}
+    assert ask(daemon.socket, "forget-meter", meter="bus/17") == {"forgotten": ["m1"], "provisioned": []}
+    for command in ("gaps", "give-up"):
+        with pytest.raises(RefusedError, match="no meter m1"):
+            ask(daemon.socket, command, meter="m1", why="it was forgotten, with its gaps")
+        with pytest.raises(RefusedError, match="no meter KEP0404"):
+            ask(daemon.socket, command, meter="KEP0404", why="no such meter")
+
+
 def test_a_store_that_fails_is_said(daemon: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     daemon.store.close()
     (tmp_path / "readings.db").rename(tmp_path / "away.db")

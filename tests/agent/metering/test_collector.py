@@ -117,6 +117,7 @@ class Rig:
             allowed=self.allowed,
             known=self.registry.names,
             own_name=self.registry.own_name,
+            standing=self.registry.standing,
             images=self.make_images(),
         )
         self.collector = Collector(

@@ -327,6 +327,17 @@ def test_access_that_cannot_be_is_refused_when_it_is_written(leaf: str, value: s
         assert found.value.code is Code.BAD_REQUEST
 
 
+@pytest.mark.parametrize("leaf", ["Uplink/Token", "Access/Secret", "Access/EncKey", "Access/Meter/m/AuthKey"])
+def test_an_empty_secret_is_refused_and_the_one_before_stays(leaf: str) -> None:
+    """The leaf is empty as soon as the secret is kept: an empty one would change nothing, and be said to be done."""
+    device = Device(FakeDmServer()).registered()
+    device.session([add("./AMI/Access/Meter/m/AuthKey", "77" * 16), replace_node("./AMI/Uplink/Token", "t")])
+    device.session([replace_node(f"./AMI/{leaf}", "")])
+    assert device.server.codes == [400]
+    found = provisioning_from_tree(device.service.tree.view())
+    assert (found.uplink.token, found.secrets()) == ("t", (b"\x77" * 16,))
+
+
 def test_secrets_of_meters_are_written_and_never_read(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     device = Device(FakeDmServer()).registered()

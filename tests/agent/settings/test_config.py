@@ -189,6 +189,32 @@ def test_a_url_with_a_scheme_is_no_path(tmp_path: Path, url: str) -> None:
     assert config.ports[0].url == url
 
 
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("socket://h:1#a", "has a fragment (#)"),
+        ("socket:// h:1", "holds a space"),
+        ("rfc2217://me:pw@h:1", "names a user"),
+        ("socket://h:0", "is no URL with a host and a port that exist"),
+        ("socket://:4001", "is no URL with a host and a port that exist"),
+        ("socket://h:70000", "is no URL with a host and a port that exist"),
+    ],
+)
+def test_the_url_of_a_port_is_read_alike_by_everybody(tmp_path: Path, url: str, why: str) -> None:
+    ports = f"ports: [{{name: a, protocol: prime-usi, url: '{url}'}}]\n"
+    assert problems(tmp_path, MINIMAL + ports) == [f"11: ports[0].url: is no URL of a port: it {why}"]
+    ports = f"ports: [{{name: a, protocol: wrapper, meters: [{{address: 1, url: '{url}'}}]}}]\n"
+    assert ["ports[0].meters[0].url" in line for line in problems(tmp_path, MINIMAL + ports)] == [True]
+
+
+def test_the_url_of_a_meter_has_a_host_and_a_port_and_no_more(tmp_path: Path) -> None:
+    for url in ("socket://h:1/x", "socket://h:1?logging=debug"):
+        ports = f"ports: [{{name: a, protocol: wrapper, meters: [{{address: 1, url: '{url}'}}]}}]\n"
+        assert problems(tmp_path, MINIMAL + ports) == [
+            "11: ports[0].meters[0].url: is no URL of a meter: it has more than a host and a port"
+        ]
+
+
 def test_a_program_without_a_slash_is_looked_for_where_programs_are(tmp_path: Path) -> None:
     config = read(tmp_path, MINIMAL + "reboot_command: [reboot, ./now]\n")
     assert config.reboot_command == ("reboot", "./now")

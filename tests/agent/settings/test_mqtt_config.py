@@ -18,6 +18,7 @@ def test_without_the_section_there_is_no_broker(tmp_path: Path) -> None:
 
 
 def test_a_short_section_gets_the_defaults(tmp_path: Path) -> None:
+    assert read(tmp_path, MINIMAL + "mqtt: {host: 'fd00::1', ca_file: /ca.pem}\n").mqtt is not None
     config = read(tmp_path, MINIMAL + "mqtt: {host: broker.local, ca_file: /ca.pem}\n").mqtt
     assert config is not None
     assert (config.host, config.port, config.ca_file) == ("broker.local", 8883, Path("/ca.pem"))
@@ -31,6 +32,7 @@ def test_a_short_section_gets_the_defaults(tmp_path: Path) -> None:
         ("{ca_file: /c}", "host"),
         ("{host: b}", "ca_file"),
         ("{host: 'b c', ca_file: /c}", "host"),
+        ("{host: 'b:8883', ca_file: /c}", "host"),
         ("{host: b, ca_file: /c, topic: 'a/#'}", "topic"),
         ("{host: b, ca_file: /c, topic: '$SYS'}", "topic"),
         ("{host: b, ca_file: /c, keepalive_s: 600}", "keepalive_s"),

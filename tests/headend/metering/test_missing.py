@@ -163,5 +163,16 @@ def test_missing_and_here_are_the_listed_range_and_nothing_twice(database: Engin
 def test_states_are_told_apart(database: Engine) -> None:
     post(database, a_gap(1, 0, 5), a_gap(2, 0, 1, "closed"), reading(3, 4))
     assert shown(database, "open") == [(2, 3, 2), (5, 5, 1)]
-    assert sorted(row["how"] for row in missing.listing(database, state="closed")) == ["profile"]
+    assert sorted(row["how"] for row in missing.listing(database, state="closed")) == ["here", "profile"]
     assert sorted(str(row["how"]) for row in missing.listing(database)) == ["None", "None", "here", "profile"]
+
+
+def test_pages_are_of_what_is_listed(database: Engine) -> None:
+    """Ranges that are here in whole come first; a page without the others would say that nothing is missing."""
+    wholly_here = [a_gap(number, 2 * number, 2 * number) for number in range(10, 30)]
+    post(database, a_gap(1, 0, 0), *wholly_here, *[reading(30 + number, 2 * number) for number in range(10, 30)])
+    assert [row["first"] for row in missing.listing(database, state="open", limit=5)] == [run(0)]
+    pages = [missing.listing(database, limit=4, offset=offset) for offset in range(0, 24, 4)]
+    assert [len(page) for page in pages] == [4, 4, 4, 4, 4, 1]
+    assert [row["first"] for page in pages for row in page] == [*map(run, range(58, 18, -2)), run(0)]
+    assert len(missing.listing(database, state="closed", limit=7, offset=15)) == 5

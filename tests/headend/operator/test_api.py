@@ -426,6 +426,13 @@ def test_gaps_are_listed_and_given_up_for_a_reason(server: Starlette, database: 
     assert (closed["meter"], closed["how"], closed["changed"]) == ("KFM1", "meter exchanged", 1000.0)
 
 
+@pytest.mark.parametrize("path", ["/v1/gaps", "/v1/events", "/v1/security-alarms"])
+def test_a_state_that_there_is_not_is_no_empty_list(server: Starlette, path: str) -> None:
+    """An empty list would say that nothing is missing, and that there is no alarm."""
+    assert ask(server, "GET", path, params={"state": "opne"}).status_code == 400
+    assert ask(server, "GET", path, params={"state": "open"}).status_code == 200
+
+
 @pytest.mark.parametrize("order", [{}, {"device": "d", "meter": "m"}, {"device": "d", "meter": "m", "why": ""},
                                    {"device": "d", "meter": "m", "why": "w" * 129},
                                    {"device": "d", "meter": "m", "why": "w", "task": 5}])  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 import yaml
@@ -100,6 +101,38 @@ def test_a_database_that_cannot_be_opened_is_told(config: Path) -> None:
     done = dcu_headend("serve", "--config", config)
     assert done.exit_code == 2
     assert "the database cannot be used" in done.output
+
+
+class FakeClient:
+    """Answers as a head-end whose device does, or does not, say how far an order is."""
+
+    def __init__(self, state: str) -> None:
+        self.job = {"id": 7, "device_id": "d", "kind": "get", "state": state}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def post(self, path: str, document: object = None) -> dict[str, Any]:
+        del document
+        return {"session_id": 1} if path.endswith("/push") else dict(self.job)
+
+    def get(self, path: str) -> dict[str, Any]:
+        return dict(self.job) if path == "/v1/jobs/7" else {"id": 3, "meters": []}
+
+
+@pytest.mark.parametrize(("state", "code"), [("done", 0), ("failed", 1)])
+def test_an_order_that_is_asked_for_is_one_document(
+    config: Path, monkeypatch: pytest.MonkeyPatch, state: str, code: int
+) -> None:
+    """The job that asks for it was another one in front of it, which no script could read."""
+    monkeypatch.setattr("headend.operator.commands.asking", lambda _config: FakeClient(state))
+    done = dcu_headend("show-order", "--config", config, "--ask", "3")
+    assert done.exit_code == code
+    assert json.loads(done.stdout) == {"id": 3, "meters": []}
+    assert ("has not said how far it is: job 7 is failed" in done.stderr) == (code == 1)
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,11 @@ from dlms.client.image_steps import (
     BLOCK,
     IMAGE,
     IMAGE_TRANSFER,
+    INITIATE,
     NOT_ACTIVATED,
     STATUS,
     VERIFIED,
+    VERIFY,
     Call,
     Came,
     Image,
@@ -58,7 +60,7 @@ POLL_S = 10.0  # while a meter verifies or activates
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _URL = re.compile(r"https://[!-~]{1,1000}", re.ASCII)
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,256}", re.ASCII)
-_ACTIVATION, _IS_VERIFIED, _BLOCKS = "activation", "verified", "blocks"
+_ACTIVATION, _IS_VERIFIED, _VERIFYING, _BLOCKS = "activation", "verified", "verifying", "blocks"
 
 
 def check_firmware(given: dict[str, object]) -> Checked:
@@ -106,7 +108,14 @@ def plan_firmware(parameters: Mapping[str, object], context: Context) -> Plan:
     try:
         if progress.get("stage") != _ACTIVATION:
             progress = yield from _slices(
-                transfer(_image(parameters, context), resume=context.sent > 0), obis, context, progress
+                transfer(
+                    _image(parameters, context),
+                    resume=context.sent > 0,
+                    verifying=progress.get("stage") in (_VERIFYING, _IS_VERIFIED),
+                ),
+                obis,
+                context,
+                progress,
             )
             when = _activation(parameters["activate"])
             if when is None:
@@ -144,10 +153,10 @@ def _find_out(
         return
     if number == NOT_ACTIVATED:
         raise PeerError("the image was not activated")
-    if number == VERIFIED:
+    changed = (yield from _firmware(named)) != progress["firmware_before"]
+    if number == VERIFIED and not changed:
         yield from _slices(activate(), obis, context, progress)
         return
-    changed = (yield from _firmware(named)) != progress["firmware_before"]
     if number != ACTIVATING and changed:
         return  # a meter that forgot its transfer when it restarted with the new firmware
     yield Pause(POLL_S, progress)
@@ -172,6 +181,11 @@ def _slices(
                 yield Pause(POLL_S, progress)
                 return progress
             case Call(method=method, parameters=parameters, have=have, of=of):
+                if method == INITIATE:
+                    progress = progress | {"stage": _BLOCKS}
+                if method == VERIFY:  # the meter has all of them
+                    progress = progress | {"stage": _VERIFYING}
+                    progress |= {"blocks": progress["of"]} if "of" in progress else {}
                 if method == BLOCK:
                     progress = progress | {"stage": _BLOCKS, "blocks": have, "of": of}
                 call = calling(MethodRef(IMAGE_TRANSFER, obis, method), parameters, progress, noted=method != BLOCK)

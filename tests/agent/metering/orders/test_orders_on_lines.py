@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from agent.metering.orders.order import OrderRefusedError
 from agent.metering.orders.order_book import Request
+from agent.metering.orders.targets import Targets
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.codes import ActionResult, DataAccessResult
@@ -273,6 +275,32 @@ def test_an_order_waits_for_its_meter_until_the_deadline(tmp_path: Path) -> None
     (result,) = ended(rig, "o1")
     assert (result["state"], result["attempts"]) == ("not reached", 0)
     assert "not in the network" in result["error"]
+
+
+def test_a_meter_that_is_not_on_the_whitelist_takes_no_order_and_is_in_no_group(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=2)
+    named(rig)
+    first, second = rig.meters
+    targets = Targets(rig.registry, rig.collector.access)
+    assert targets.meters("port:plc0") == sorted([first.id, second.id])
+    rig.orders.submit(Request("before", "ping", [second.id], "t", deadline_s=30))
+    listed = replace(provisioning(), whitelist=(first.id,), whitelist_enforced=True)
+    rig.collector.configure(listed)
+    with pytest.raises(OrderRefusedError, match=f"{second.id}: the meter is not on the whitelist"):
+        rig.orders.submit(Request("o1", "ping", [first.id, second.id], "t"))
+    assert targets.meters("port:plc0") == targets.meters("DCU*") == [first.id]
+    (result,) = ended(rig, "before")
+    assert (result["state"], result["error"]) == ("not reached", "the meter is not on the whitelist")
+
+
+def test_an_order_whose_turn_did_not_come_does_not_say_that_the_meter_was_away(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    named(rig)
+    rig.orders.submit(Request("o1", "ping", [rig.meters[0].id], "t", deadline_s=30))
+    rig.clock.advance(31)
+    rig.orders.tick()
+    (result,) = ended(rig, "o1", 0)
+    assert (result["state"], result["error"]) == ("not reached", "its turn did not come before the deadline")
 
 
 def test_an_order_is_not_carried_out_on_another_meter_at_the_same_place(tmp_path: Path) -> None:

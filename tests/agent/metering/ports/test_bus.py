@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.metering.orders.order_book import Request
 from agent.metering.ports.port_state import Bridge as BridgePort
 from agent.settings.config import ScanConfig
 from dlms.link.hdlc.frames import HdlcDecoder, HdlcFrame
@@ -387,6 +389,38 @@ def test_two_meters_that_answer_to_one_address_are_named_as_such_once_and_cost_n
     assert said == [f"port rs485: {expected}"]
     assert bridges[0].line_s[17] < 4 * EVERY_S / 10
     assert rig.count()[rig.meters[1].id, FIRST_RUN + 3 * EVERY_S] == 108
+
+
+def test_values_that_may_be_of_either_of_two_meters_are_of_neither(tmp_path: Path) -> None:
+    """Which of two is the first to answer is chance, for each question: what was stored was of one name and of both."""
+    rig = BusRig(tmp_path)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    before = len(rig.records())
+    twin = Station(SimMeter(99, ROWS, 3, PASSWORD), 17, 128, 1)
+    stations, whole = rig.network.stations, rig.network.receive
+    stations.insert(0, twin)
+    chance = random.Random(5)
+
+    def receive(data: bytes, now: float) -> None:
+        stations.sort(key=lambda _station: chance.random())
+        whole(data, now)
+
+    rig.network.receive = receive  # type: ignore[method-assign]
+    rig.run(3 * EVERY_S)
+    both = {rig.meters[0].id, twin.meter.id}
+    assert [record for record in rig.records()[before:] if record["meter"] in both] == []
+    (status,) = [meter for meter in rig.collector.meters() if meter.address == 17 and meter.state != "left"]
+    assert (status.state, "two meters answer at address 17" in status.last_error) == ("failing", True)
+    assert {(gap.meter, str(gap.reason)) for gap, _ in rig.collector.tasks.gaps()} <= {
+        (meter, reason) for meter in both for reason in ("meter-failing", "meter-absent")
+    }
+    assert rig.count()[rig.meters[1].id, FIRST_RUN + 2 * EVERY_S] == 108
+    rig.orders.submit(Request("o1", "ping", [status.meter_id], "t"))
+    rig.run(30)
+    (found,) = [order["meters"] for order in rig.orders.orders()]
+    assert isinstance(found, list)
+    assert (found[0]["state"], found[0]["error"]) == ("not reached", "two meters answer at address 17")
 
 
 # --- a port where no meter was ever known ---

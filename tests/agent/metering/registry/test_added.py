@@ -13,7 +13,7 @@ import pytest
 
 from agent.metering.registry.added import AddedMeters, parse
 from agent.metering.registry.registry import Registry
-from agent.settings.config import PortConfig, ScanConfig
+from agent.settings.config import PortConfig, PortMeterConfig, ScanConfig
 from agent.settings.provisioning import AddedMeter
 from plc.protocols import HDLC, PRIME_USI, WRAPPER, WRAPPER_UDP
 from tests.agent.virtual import VirtualClock
@@ -103,6 +103,85 @@ def test_a_meter_that_cannot_be_is_refused_and_nothing_changes(rig: Rig, meter: 
         rig.added.add(meter)
     assert rig.keys() == []
     assert not (rig.folder / "added.json").exists()
+
+
+LAN = (
+    PortConfig("server", HDLC, "socket://10.0.0.1:4001", 9600, scan=ScanConfig(16, 20)),
+    PortConfig("lan", WRAPPER, "", 0, meters=[PortMeterConfig(1, "socket://Meter.example:4059", 0, "none")]),
+    PortConfig("tcp", WRAPPER, "", 0),
+    PortConfig("bus", HDLC, "/dev/bus", 9600, scan=ScanConfig(16, 20), meters=[PortMeterConfig(17, "", 2400, "even")]),
+)
+
+
+@pytest.fixture
+def lan(tmp_path: Path, rig: Rig) -> AddedMeters:
+    return AddedMeters(RealDisk(), tmp_path / "lan.json", LAN, rig.registry)
+
+
+@pytest.mark.parametrize(
+    ("meter", "why"),
+    [
+        (
+            AddedMeter("lan", 2, url="socket://meter.example.:4059"),
+            "socket://meter.example.:4059 is the same as 'socket://Meter.example:4059' of meter 1 of port lan",
+        ),
+        (
+            AddedMeter("tcp", 1, url="socket://meter.example:4059"),
+            "socket://meter.example:4059 is the same as 'socket://Meter.example:4059' of meter 1 of port lan",
+        ),
+        (
+            AddedMeter("lan", 2, url="socket://[::ffff:10.0.0.1]:4001"),
+            "socket://[::ffff:10.0.0.1]:4001 is the same as 'socket://10.0.0.1:4001' of port server",
+        ),
+        (
+            AddedMeter("lan", 4, url="socket://Added.example:1"),
+            "socket://Added.example:1 is the same as 'socket://added.example:1' of meter 3 of port lan",
+        ),
+        (AddedMeter("lan", 1, url="socket://other.example:1"), "lan/1 is configured otherwise, and that counts"),
+        (AddedMeter("bus", 17, baudrate=19_200), "bus/17 is configured otherwise, and that counts"),
+        (AddedMeter("lan", 5, url="socket://h:1#x"), "the URL has a fragment (#)"),
+        (AddedMeter("lan", 5, url="socket:// h:1"), "the URL holds a space"),
+        (AddedMeter("lan", 5, url="socket://me:pw@h:1"), "the URL names a user"),
+        (AddedMeter("lan", 5, url="socket://h:1/x"), "the URL has more than a host and a port"),
+        (AddedMeter("lan", 5, url="socket://h:1?logging=debug"), "the URL has more than a host and a port"),
+    ],
+)
+def test_a_second_name_of_one_place_is_refused(lan: AddedMeters, rig: Rig, meter: AddedMeter, why: str) -> None:
+    lan.add(AddedMeter("lan", 3, url="socket://added.example:1"))
+    with pytest.raises(ValueError) as caught:
+        lan.add(meter)
+    assert str(caught.value) == why
+    assert rig.keys() == ["lan/3"]
+    assert lan.problems == {}
+    lan.remove(["lan/3"])
+    lan.provisioned([AddedMeter("lan", 3, url="socket://added.example:1"), meter])
+    assert lan.problems == {f"{meter.port}/{meter.address}": why}, "the tree says it to the head-end"
+    assert rig.keys() == ["lan/3"]
+
+
+def test_what_the_tree_adds_counts_before_what_the_field_added(lan: AddedMeters, rig: Rig) -> None:
+    lan.add(AddedMeter("lan", 3, url="socket://added.example:1"))
+    lan.add(AddedMeter("lan", 4, url="socket://other.example:1"))
+    mine = AddedMeter("lan", 3, url="socket://moved.example:1"), AddedMeter("tcp", 9, url="socket://OTHER.example:1")
+    lan.provisioned(mine)
+    port = next(port for port in lan.ports if port.name == "lan")
+    place = port.endpoint(3)
+    assert place is not None
+    assert place.host == "moved.example"
+    assert port.endpoint(4) is None
+    assert lan.problems == {
+        "lan/4": "socket://other.example:1 is the same as 'socket://OTHER.example:1' of meter 9 of port tcp"
+    }
+    lan.provisioned([])
+    assert lan.problems == {}
+    assert port.endpoint(4) is not None
+
+
+def test_a_meter_may_be_added_again_with_another_address_of_its_own(lan: AddedMeters) -> None:
+    for url in ("socket://a.example:1", "socket://A.example:1", "socket://b.example:1", "socket://a.example:1/"):
+        assert lan.add(AddedMeter("lan", 3, url=url)) == "lan/3"
+    assert lan.add(AddedMeter("bus", 17)) == "bus/17", "of a configured one no more is said than that it is there"
+    assert lan.problems == {}
 
 
 def test_an_open_port_sees_what_is_added_and_what_is_removed(rig: Rig) -> None:

@@ -235,9 +235,36 @@ def test_a_profile_that_the_meter_does_not_have_is_one_error_and_no_failure(tmp_
     rig.live(60)
     assert [(record["obis"], record["error"]) for record in rig.records()] == [
         ("1.0.1.8.0.255", None),
-        ("1.0.99.77.0.255", "object-unavailable"),
+        ("1.0.99.77.0.255", "object-undefined"),
     ]
     assert rig.statuses() == {rig.meters[0].id: "read"}
+    assert rig.collector.task_status("t1").last_result == "1 of 1 read", "a list names what not every model has"
+
+
+@pytest.mark.parametrize("attribute", [3, 4, 5, 7, 8])
+def test_no_row_is_taken_while_the_meter_does_not_say_what_rows_are(tmp_path: Path, attribute: int) -> None:
+    """With a guess in the place of the sort method, times that are left out would be those of other rows."""
+    rig = Rig(tmp_path, f"obis,cls,attr\n{PROFILE},7,2\n")
+    readers = rig.meters[0].profiles[PROFILE].item.readers
+    told = readers[attribute]
+    readers[attribute] = lambda _selection: AccessError(DataAccessResult.TEMPORARY_FAILURE)
+    rig.collector.configure(tasks())
+    rig.live(60)
+    assert rig.records() == []
+    assert [meter.last_error for meter in rig.collector.meters()] == [f"profile {PROFILE}: temporary-failure"]
+    readers[attribute] = told
+    rig.live(QUARTER + LATE_S)
+    start = 1_800_000_000
+    assert rig.cells(rig.meters[0]) == expected(start + QUARTER - 86_400, start + QUARTER)
+
+
+def test_a_profile_that_is_refused_says_with_which_error(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, f"obis,cls,attr\n{PROFILE},7,2\n1.0.1.8.0.255,3,2\n")
+    rig.meters[0].profiles[PROFILE].item.readers[3] = lambda _selection: AccessError(DataAccessResult.READ_WRITE_DENIED)
+    rig.collector.configure(tasks())
+    rig.live(60)
+    assert rig.records()[-1]["error"] == "read-write-denied"
+    assert rig.collector.task_status("t1").last_result == "1 of 1 read, 1 with errors"
 
 
 @pytest.mark.slow

@@ -605,7 +605,7 @@ def test_an_answer_that_is_no_profile_is_an_error_and_moves_nothing(answer: Data
     assert reading.next_item() is None
 
 
-@pytest.mark.parametrize(("columns", "why"), [((VALUE,), "no-clock-column"), ((), "object-unavailable")])
+@pytest.mark.parametrize(("columns", "why"), [((VALUE,), "no-clock-column"), ((), "not-a-profile")])
 def test_a_profile_without_a_clock_cannot_be_read_by_time(columns: tuple[CaptureObject, ...], why: str) -> None:
     reading = described(columns)
     assert reading.error == why

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.metering.visit.shortfall import Shortfall
+from agent.settings.provisioning import ReadingTask
 from dlms import axdr
 from dlms.client.events import ItemError, Value
 from dlms.codes import DataAccessResult
@@ -79,6 +81,30 @@ def test_what_fails_for_ever_is_stored_as_an_error_and_said(tmp_path: Path, capl
     assert (events.count("meter.flawed"), events.count("meter.unflawed")) == (1, 1)
 
 
+def test_errors_are_those_of_the_task_that_has_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two tasks are read in one visit every second time; the one without errors has none, nothing comes and goes."""
+    rig = FailingRig(tmp_path, DataAccessResult.READ_WRITE_DENIED, ENERGY, 10**6)
+    clean, denied = (
+        ReadingTask("clean", EVERY_S // 2, "", codes="3/1.0.2.8.0.255/2"),
+        ReadingTask("denied", EVERY_S, "", codes=f"3/{ENERGY}/2,3/1.0.2.8.0.255/2"),
+    )
+    rig.collector.configure(replace(provisioning(), tasks=(clean, denied)))
+    caplog.set_level(logging.INFO)
+    seen = set()
+    for _ in range(6):
+        rig.run(EVERY_S / 2)
+        seen |= {meter.last_error for meter in rig.collector.meters() if meter.meter_id == rig.meters[0].id}
+        assert rig.collector.task_status("clean").last_result == "2 of 2 read"
+        assert rig.collector.task_status("denied").last_result == "2 of 2 read, 1 with errors"
+    assert seen == {"1 of 2 values: read-write-denied"}
+    events = [getattr(record, "event", "") for record in caplog.records]
+    assert (events.count("meter.flawed"), events.count("meter.unflawed")) == (1, 0)
+    rig.collector.configure(replace(provisioning(), tasks=(clean,)))
+    rig.run(EVERY_S)
+    (status,) = [meter for meter in rig.collector.meters() if meter.meter_id == rig.meters[0].id]
+    assert status.last_error == "", "a task that is gone has no errors"
+
+
 @pytest.mark.parametrize("code", [DataAccessResult.READ_WRITE_DENIED, DataAccessResult.HARDWARE_FAULT])
 def test_a_meter_that_gives_next_to_nothing_is_failing_and_its_slots_are_listed(
     tmp_path: Path, code: DataAccessResult, monkeypatch: pytest.MonkeyPatch
@@ -96,16 +122,25 @@ def test_a_meter_that_gives_next_to_nothing_is_failing_and_its_slots_are_listed(
     ("results", "profiles", "text", "passing", "hopeless"),
     [
         ([GOOD, ItemError("object-undefined")], [], "", False, False),
-        ([ItemError("object-undefined")], [], "", False, False),
-        ([GOOD, ItemError("temporary-failure")], [""], "1 of 3 values: temporary-failure", True, False),
+        ([ItemError("object-undefined")], [], "it has nothing of what is to be read", False, False),
+        ([], [("1.0.99.1.0.255", "object-unavailable")], "it has nothing of what is to be read", False, False),
+        ([GOOD], [("0.0.99.98.3.255", "object-unavailable")], "", False, False),
+        ([], [("0.0.99.98.0.255", ""), ("0.0.99.98.3.255", "object-undefined")], "", False, False),
+        (
+            [GOOD, ItemError("temporary-failure")],
+            [("1.0.99.1.0.255", "")],
+            "1 of 3 values: temporary-failure",
+            True,
+            False,
+        ),
         ([ItemError("read-write-denied")] * 3, [], "3 of 3 values: read-write-denied", False, True),
         ([GOOD] + [ItemError("read-write-denied")] * 9, [], "9 of 10 values: read-write-denied", False, False),
         ([GOOD] + [ItemError("read-write-denied")] * 10, [], "10 of 11 values: read-write-denied", False, True),
-        ([], ["profile 1.0.99.1.0.255: other-reason"], "profile 1.0.99.1.0.255: other-reason", False, True),
+        ([], [("1.0.99.1.0.255", "other-reason")], "profile 1.0.99.1.0.255: other-reason", False, True),
     ],
 )
 def test_errors_are_sorted(
-    results: list[Value | ItemError], profiles: list[str], text: str, passing: bool, hopeless: bool
+    results: list[Value | ItemError], profiles: list[tuple[str, str]], text: str, passing: bool, hopeless: bool
 ) -> None:
     short = Shortfall.of(results, profiles)
     assert (short.text, short.passing, short.hopeless) == (text, passing, hopeless)

@@ -554,7 +554,7 @@ def test_one_number_with_two_contents_is_two_stations(second: bytes, doubles: in
     link.send(b"\xc0\x01", 0.0)
     link.take_output()
     link.receive(i_frame(0, 1, b"\xc4\x01") + i_frame(0, 1, second), 0.1)
-    assert link.heard.doubles == doubles
+    assert (link.heard.doubles, link.heard.contradictions) == (doubles, doubles)
 
 
 def test_a_station_that_is_likely_not_there_is_asked_once_and_shortly_and_then_treated_like_any_other() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from agent.cli.order import how_far
 from agent.metering.orders.images import FetchError, ImageStore
 from agent.metering.orders.order import OrderRefusedError, Permission
 from agent.metering.orders.order_book import OrderBook, Request
@@ -211,6 +212,7 @@ def test_a_meter_is_activated_at_the_time_that_was_set(tmp_path: Path) -> None:
     rig.run(1700)
     told = progress(rig, order_id)
     assert (told["state"], told["progress"]["stage"], meter.activations) == ("partly done", "verified", [])
+    assert (told["progress"]["blocks"], how_far(told["progress"])) == (BLOCKS, "verified"), "not 90 % of the blocks"
     rig.restart()
     rig.collector.configure(provisioning())
     rig.run(3000, lambda: bool(meter.activations))
@@ -285,6 +287,52 @@ def test_an_image_that_does_not_verify_is_not_activated(rig: Any) -> None:
     (result,) = ended(rig, submit(rig, rig.meters[0]), 3000)
     assert (result["state"], meter.activations) == ("refused", [])
     assert result["error"] == "the image was not verified: other-reason"
+
+
+def test_an_image_that_a_slow_meter_does_not_verify_is_sent_once(tmp_path: Path) -> None:
+    """It was sent again and again, until the deadline, and then the order was incomplete, without a reason."""
+    rig = ImagePlcRig(tmp_path, meters=1)
+    named(rig)
+    meter = FirmwareMeter(rig.meters[0], slow_polls=1)
+    meter.images._verify_image = lambda _image: False
+    (result,) = ended(rig, submit(rig, rig.meters[0]), 3000)
+    assert (result["state"], result["error"]) == ("refused", "the image was not verified")
+    assert (len(meter.blocks), meter.activations) == (BLOCKS, [])
+
+
+def test_a_slow_meter_that_does_not_tell_what_it_would_activate_gets_the_image_once(tmp_path: Path) -> None:
+    """It was sent again and again, and never activated."""
+    rig = ImagePlcRig(tmp_path, meters=1)
+    named(rig)
+    meter = FirmwareMeter(rig.meters[0], slow_polls=1)
+    meter.images.item.readers[7] = lambda _selection: axdr.array([])
+    (result,) = ended(rig, submit(rig, rig.meters[0]), 3000)
+    assert (result["state"], result["error"], len(meter.activations)) == ("done", "", 1)
+    assert len(meter.blocks) == BLOCKS
+
+
+def test_a_meter_whose_firmware_is_another_is_not_activated_again(tmp_path: Path) -> None:
+    """Whatever its status says: it may keep that of the transfer over the restart."""
+    rig = ImagePlcRig(tmp_path, meters=1)
+    named(rig)
+    meter = FirmwareMeter(rig.meters[0])
+    activate = meter.images.item.methods[4]
+    calls: list[float] = []
+
+    def restart(parameters: Data | None) -> ActionOutcome:
+        calls.append(rig.clock.now)
+        outcome = activate(parameters)
+        rig.network.faults.mute = frozenset({rig.meters[0].id})
+        meter.images.item.readers[6] = lambda _selection: axdr.enum(3)
+        return outcome
+
+    meter.images.item.methods[4] = restart
+    order_id = submit(rig, rig.meters[0])
+    rig.run(3000, lambda: bool(calls))
+    rig.run(60)
+    rig.network.faults.mute = frozenset()
+    (result,) = ended(rig, order_id, 3000)
+    assert (result["state"], len(calls)) == ("done", 1)
 
 
 def test_an_image_with_another_digest_is_never_sent(rig: Any) -> None:
