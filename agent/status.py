@@ -192,6 +192,7 @@ class Status:
     queue: QueueStatus = QueueStatus()
     slots: tuple[SlotStatus, ...] = ()
     update_state: str = "idle"
+    update_error: str = ""  # what the Update Agent cannot do, or does not know, now
     firmware_job: str = ""  # downloading | verifying | handed over; empty: none
     download: DownloadStatus | None = None
     services: tuple[ServiceStatus, ...] = ()

@@ -236,6 +236,8 @@ class Views:
         """What a person should look at although everything works."""
         queue, wall = status.queue, self._clock.wall()
         found = [text for say in self._other_warnings for text in say()]
+        if status.update_error:
+            found.append(f"the Update Agent: {status.update_error}")
         if queue.refused_at and wall - queue.refused_at < QUEUE_WARNING_S:
             found.append(
                 f"the head-end refused {queue.refused} readings for good: `dcuctl queue refused` has the reasons"

@@ -260,6 +260,19 @@ def test_update_files_that_cannot_be_read_are_said(daemon: Daemon, tmp_path: Pat
         ask(daemon.socket, "update")
 
 
+def test_what_the_update_agent_cannot_do_is_said_though_no_update_is_under_way(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    why = "environment (64): no copy of the boot environment has a good checksum"
+    daemon.views._board.publish(update_error=why)
+    assert json.loads(run(daemon, capsys, "status", "--json")[1])["warnings"] == [f"the Update Agent: {why}"]
+    (tmp_path / "update").mkdir(exist_ok=True)
+    (tmp_path / "update" / "status.json").write_text(json.dumps({"version": 1, "state": "idle", "error": why}))
+    shown = run(daemon, capsys, "update", "status")[1]
+    assert shown.splitlines()[0] == "no update under way"
+    assert f"error  {why}" in shown
+
+
 def test_a_path_that_is_no_socket_is_told_from_a_daemon_that_does_not_run(tmp_path: Path) -> None:
     with pytest.raises(NotRunningError, match="does not run"):
         ask(tmp_path / "nothing.sock", "status")
