@@ -172,6 +172,7 @@ class Daemon:
                 fw_version=self.device.fw_version,
                 sw_version=self.device.sw_version,
                 started=self.clock.wall(),
+                up=self.clock.monotonic(),
             )
         )
         self.health = Health(config.update.run_dir, config.update.boot_id_file, self.clock)

@@ -14,7 +14,8 @@ ERROR_CHARS_MAX = 200  # of the last error of a sink
 
 @dataclass(frozen=True, slots=True)
 class SessionSummary:
-    """One finished DM session. Times in seconds since the epoch; `result` is `ok` or a sentence that says why not."""
+    """One finished DM session. Times in seconds since the epoch, by the clock as it was then; `up`: monotonic seconds
+    of its end. `result` is `ok` or a sentence that says why not."""
 
     started: float
     ended: float
@@ -23,6 +24,7 @@ class SessionSummary:
     messages: int
     commands: int
     result: str
+    up: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,17 +183,20 @@ class ServiceStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What the workers last said of themselves, for the tree and the field tool."""
+    """What the workers last said of themselves, for the tree and the field tool. `started`: since when the agent runs,
+    by the clock as it was then, and in monotonic seconds (`up`)."""
 
     device_id: str = ""
     fw_version: str = ""
     sw_version: str = ""
     started: float = 0.0
+    up: float | None = None
     dm: DmStatus = DmStatus()
     meters: tuple[MeterStatus, ...] = ()
     queue: QueueStatus = QueueStatus()
     slots: tuple[SlotStatus, ...] = ()
     update_state: str = "idle"
+    update_error: str = ""  # what the Update Agent cannot do, or does not know, now
     firmware_job: str = ""  # downloading | verifying | handed over; empty: none
     download: DownloadStatus | None = None
     services: tuple[ServiceStatus, ...] = ()

@@ -59,6 +59,7 @@ def _boot_of(agent: UpdateAgent) -> int:
     except DeviceError as error:
         # The system starts all the same; the guard finds out whether it is healthy.
         logging.getLogger("update").error("%s", error, extra={"event": "update.error"})  # noqa: TRY400
+        agent.mailbox().note_error(str(error))
         return EXIT_GUARD_WANTED
 
 

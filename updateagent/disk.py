@@ -155,6 +155,14 @@ class Storage(ABC):
         """
 
     def read_bytes(self, path: Path) -> bytes:
+        try:
+            return self._read_bytes(path)
+        except OSError as error:
+            if error.errno and error.filename is None:  # of a read, which knows a descriptor alone
+                error.filename = str(path)
+            raise
+
+    def _read_bytes(self, path: Path) -> bytes:
         with self.open_raw(path) as file:
             # To the end, not to `size()`: files below /proc say 0.
             data = bytearray()

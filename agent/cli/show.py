@@ -357,6 +357,8 @@ def health(checks: Mapping[str, Mapping[str, Any]], now: float) -> str:
 
 def update(found: Mapping[str, Any]) -> str:
     parts = [update_line(found)]
+    if update_at_rest(found) and found.get("error"):
+        parts.append(facts([("error", found["error"])]))
     if found["slots"]:
         parts.append(slots(found["slots"]))
     if found.get("agent"):

@@ -139,7 +139,7 @@ class DmService:
 
     def warnings(self) -> list[str]:
         """What an operator should know. Any thread."""
-        return [self.trial.problem] if self.trial.problem else []
+        return [*([self.trial.problem] if self.trial.problem else []), *self.trial.warnings()]
 
     def _ask_on_trial(self) -> None:
         self._timing.ask("trial")
@@ -315,8 +315,9 @@ class DmService:
         if ended is None:
             return  # the daemon stops
         summary = SessionSummary(
-            started, self._deps.clock.wall(), trigger, session_id, session.messages, executor.executed, ended.result
-        )
+            started, self._deps.clock.wall(), trigger, session_id, session.messages, executor.executed, ended.result,
+            up=self._deps.clock.monotonic(),
+        )  # fmt: skip
         now = self._deps.clock.monotonic()
         if ended.ok:
             self._unproven = 0

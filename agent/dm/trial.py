@@ -86,6 +86,13 @@ class TrialRun:
             return 0.0
         return max(0.0, now.ends - self.clock.monotonic()) if now.running else now.left_s
 
+    def warnings(self) -> list[str]:
+        """That the addresses and authorities in use may be taken back. Any thread."""
+        last = trial.load(self.tree.view())
+        if not last.under_way:
+            return []
+        return [f"a change of {_about(last)} is on trial, and is taken back in {self.left_s():.0f} s unless it works"]
+
     def wait(self) -> float:
         """Seconds until there is something to do."""
         now = self.clock.monotonic()

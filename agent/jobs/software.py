@@ -27,6 +27,7 @@ ENDED_KEPT = (
 )
 COMPONENTS_MAX = 64
 
+_PLACES: Mapping[str, Path] = {"Download": DOWNLOAD, "Delivered": DELIVERED, "Deployed": DEPLOYED}
 OPERATIONS: Mapping[str, Sequence[str]] = {
     "Download": ("Download", "DownloadInstall", "DownloadInstallInactive"),
     "Delivered": ("Install", "InstallInactive", "Remove"),
@@ -34,6 +35,7 @@ OPERATIONS: Mapping[str, Sequence[str]] = {
 }
 SUCCESS = 1200
 DEVICE_ERROR = 1400  # an error of the device, of no kind that has a number of its own
+WHY_CHARS_MAX = 500  # of why a job failed
 DEPLOYED_INACTIVE, DEPLOYED_ACTIVE = "10", "20"
 DELIVERED_STATE, INSTALLED_STATE = "10", "20"
 
@@ -79,7 +81,7 @@ class Job:
 
     @property
     def base(self) -> Path:
-        place = {"Download": DOWNLOAD, "Delivered": DELIVERED, "Deployed": DEPLOYED}.get(self.kind)
+        place = _PLACES.get(self.kind)
         return (*place, self.name) if place is not None else ("SCOMO",)
 
 
@@ -151,6 +153,38 @@ def end_damaged(changing: Transaction) -> None:
         _drop_trial(changing)
 
 
+def last_error(looking: Transaction, kind: str, name: str) -> str:
+    """Why the last job of a download or component failed; empty where it did not, or is not over."""
+    found = waiting.members(looking, RECORD, "why").get(f"{kind}/{name}", "")
+    return found if isinstance(found, str) else ""
+
+
+def _note_error(changing: Transaction, job: Job, why: str) -> None:
+    """Keep why a job failed, as long as its node is there."""
+    kept = {
+        key: text
+        for key, text in waiting.members(changing, RECORD, "why").items()
+        if key != f"{job.kind}/{job.name}" and changing.find((*_PLACES.get(key.split("/")[0], ()), *key.split("/")[1:]))
+    }
+    if why:
+        said = "".join(letter if letter.isprintable() else " " for letter in why[:WHY_CHARS_MAX])
+        kept[f"{job.kind}/{job.name}"] = said
+    changing.update_record(RECORD, why=kept)
+
+
+def taken_back(looking: Transaction) -> Mapping[str, str]:
+    """By component the version that was active for its trial only, and is still installed."""
+    found = waiting.members(looking, RECORD, "taken_back")
+    return {name: version for name, version in found.items() if isinstance(version, str)}
+
+
+def set_taken_back(changing: Transaction, software_id: str, version: str) -> None:
+    """`version`, which does not run, is not to become active unless it is asked for by its name; empty for none."""
+    known = {name: other for name, other in taken_back(changing).items() if name != software_id}
+    known = dict(list(known.items())[-COMPONENTS_MAX:])  # of components that are gone, too
+    changing.update_record(RECORD, taken_back=known | ({software_id: version} if version else {}))
+
+
 def forget_ended(changing: Transaction) -> None:
     """Remove the nodes of downloads that are over and whose results are acknowledged, but for the newest.
 
@@ -189,8 +223,16 @@ def set_jobs(changing: Transaction, wanted: Sequence[Job]) -> None:
     waiting.set_waiting(changing, RECORD, wanted, _read)
 
 
-def finish(changing: Transaction, job: Job, result: int, identifier: str, status: DownloadStatus | None = None) -> None:
-    """End a job: out of the list, and its alert into the queue."""
+def finish(
+    changing: Transaction,
+    job: Job,
+    result: int,
+    identifier: str,
+    status: DownloadStatus | None = None,
+    why: str = "",
+) -> None:
+    """End a job: out of the list, and its alert into the queue. `why`: what went wrong."""
+    _note_error(changing, job, why)
     set_jobs(changing, [each for each in jobs(changing) if each.id != job.id])
     _drop_trial(changing)
     if status is not None and job.kind == "Download":

@@ -71,10 +71,15 @@ class Scomo:
             ),
             setting("EnvType", Format.CHR),
             setting("PkgType", Format.CHR),
+            interior("Ext", self._error("Download")),
             _operations("Download"),
             access=AGRD,
         )
-        delivered = _component("Delivered", ("PkgID", "Data", "Name", "Version", "State", "Status", "EnvType"))
+        delivered = _component(
+            "Delivered",
+            ("PkgID", "Data", "Name", "Version", "State", "Status", "EnvType"),
+            interior("Ext", self._error("Delivered")),
+        )
         deployed = _component(
             "Deployed", ("ID", "PkgIDRef", "Name", "Version", "EnvType", "State", "Status"), self._ext()
         )
@@ -98,6 +103,16 @@ class Scomo:
             live("Restarts", Format.INT, lambda path: str(status(path).restarts), "starts but the first"),
             live("Detail", Format.CHR, lambda path: status(path).detail, "why it does not run"),
             live("Log", Format.CHR, self._log, "the last lines that it printed"),
+            self._error("Deployed"),
+        )
+
+    def _error(self, kind: str) -> NodeSpec:
+        at = len(DOWNLOAD) if kind == "Download" else len(DEPLOYED)
+        return live(
+            "LastError",
+            Format.CHR,
+            lambda path: software.last_error(self._view(), kind, path[at]),
+            "why its last job failed",
         )
 
     def _id(self, path: Path) -> str:

@@ -66,6 +66,9 @@ class VerifiedPackage(Protocol):
         """The images that come as patches, by name, with what each was made from."""
 
 
+NO_VERSIONS: Mapping[str, str] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class SoftwareResult:
     """Outcome of one operation on a software component. `scomo` is the SCOMO result code (1200 is success), `name` the
@@ -88,11 +91,13 @@ class Software(Protocol):
 
     def deactivate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult: ...
     def remove(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult: ...
-    def deployed(self) -> Sequence[DeployedSoftware] | None:
-        """What is installed; `None` when that cannot be told."""
+    def deployed(self, but: Mapping[str, str] = NO_VERSIONS) -> Sequence[DeployedSoftware] | None:
+        """One entry per installed component: its active version, else the newest. `None` when that cannot be told.
+        `but`: by component a version that counts only where there is no other."""
 
-    def newest(self, software_id: str) -> str:
-        """The newest version that is installed; empty where there is none, or where that cannot be told."""
+    def newest(self, software_id: str, but: str = "") -> str:
+        """The newest version that is installed; empty where there is none, or where that cannot be told. `but`: one
+        that counts only where there is no other."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,7 +76,7 @@ class SoftwareJobs:
             LOG.error(
                 "software job %s %s: of a later version", job.kind, job.operation, extra={"event": "software.unknown"}
             )
-            self._finish(job, UNKNOWN, "", None)
+            self._finish(job, UNKNOWN, "", None, f"{job.kind} {job.operation}: of a later version of the agent")
             return
         with contextlib.suppress(AgentEndsError):
             if job.kind == "Download":
@@ -94,15 +94,16 @@ class SoftwareJobs:
         """Report the current job as failed, because the storage fails it for good."""
         job = software.jobs(self._tree.view())[0]
         LOG.error("software job given up: the storage fails", extra={"event": "software.given_up"})
+        why = "the storage fails"
         if job.kind != "Download":
-            self._finish(job, NO_ROOM_INSTALL, "", None)
+            self._finish(job, NO_ROOM_INSTALL, "", None, why)
             return
         with contextlib.suppress(OSError):
             self._deps.fetcher.discard(self._package(job))  # its room may be what is missing
         if software.status_of(self._tree.view(), job.name) == DownloadStatus.INSTALLING:
-            self._finish(job, NO_ROOM_INSTALL, "", DownloadStatus.INSTALL_FAILED)
+            self._finish(job, NO_ROOM_INSTALL, "", DownloadStatus.INSTALL_FAILED, why)
         else:
-            self._finish(job, NO_ROOM_DOWNLOAD, "", DownloadStatus.DOWNLOAD_FAILED)
+            self._finish(job, NO_ROOM_DOWNLOAD, "", DownloadStatus.DOWNLOAD_FAILED, why)
 
     def _package(self, job: Job) -> Path:
         return self._folder / f"{PACKAGE_PREFIX}{job.id}{PACKAGE_SUFFIX}"
@@ -118,7 +119,7 @@ class SoftwareJobs:
             return
         except DownloadError as error:
             LOG.warning("software download failed: %s", error, extra={"event": "software.download"})
-            self._finish(job, error.code_scomo, "", DownloadStatus.DOWNLOAD_FAILED)
+            self._finish(job, error.code_scomo, "", DownloadStatus.DOWNLOAD_FAILED, f"download: {error}")
             self._deps.fetcher.discard(package)
             return
         beat()
@@ -126,7 +127,7 @@ class SoftwareJobs:
             manifest = verified_software(self._deps.verify_package, package)
         except Rejected as error:
             LOG.warning("software package refused: %s", error, extra={"event": "software.refused"})
-            self._finish(job, error.code.scomo, "", DownloadStatus.INSTALL_FAILED)
+            self._finish(job, error.code.scomo, "", DownloadStatus.INSTALL_FAILED, str(error))
             self._deps.fetcher.discard(package)
             return
         other = self._not_what_was_asked_for(job, manifest.software_id, manifest.version)
@@ -183,7 +184,7 @@ class SoftwareJobs:
     def _deployed(self, job: Job, beat: Callable[[], None]) -> None:
         software_id = job.software_id or self._tree.view().text((*job.base, "ID"))
         if not software_id:
-            self._finish(job, NOT_FOUND, "", None)
+            self._finish(job, NOT_FOUND, "", None, "no such component is installed")
             return
         installer = self._deps.software
         if job.operation == "Activate":
@@ -229,7 +230,7 @@ class SoftwareJobs:
     def _activate(self, job: Job, software_id: str, version: str, beat: Callable[[], None]) -> SoftwareResult:
         """Make a version active, have it run where it is to, and take that back where it does not. Without a `version`
         the newest one that is installed."""
-        version = version or self._deps.software.newest(software_id)
+        version = version or self._deps.software.newest(software_id, self._taken_back().get(software_id, ""))
         problem = self._deps.software_problem(software_id, version)
         if problem:
             return SoftwareResult(ACTIVATE_FAILED, software_id, version, problem)
@@ -240,6 +241,8 @@ class SoftwareJobs:
                 return result
             failed = self._settle(software_id, version, beat)
             if not failed:
+                if self._taken_back().get(software_id) == version:
+                    self._note_taken_back(software_id, "")
                 return result
             trial = replace(trial, failed=failed)
             self._save(trial)  # so that it is not tried again after a power cut
@@ -271,6 +274,8 @@ class SoftwareJobs:
             extra={"event": "software.taken_back"},
         )  # fmt: skip
         code, message = ACTIVATE_FAILED, trial.failed
+        if trial.before != trial.version:
+            self._note_taken_back(software_id, trial.version)
         if trial.before == trial.version:
             pass  # it was active before this job, and there is nothing to go back to
         elif trial.before:
@@ -287,6 +292,15 @@ class SoftwareJobs:
             self._settle(software_id, "", beat)
         self._deps.software_changed()
         return SoftwareResult(code, software_id, trial.version, message)
+
+    def _taken_back(self) -> Mapping[str, str]:
+        return software.taken_back(self._tree.view())
+
+    def _note_taken_back(self, software_id: str, version: str) -> None:
+        if self._taken_back().get(software_id, "") == version:
+            return
+        with self._tree.transaction() as changing:
+            software.set_taken_back(changing, software_id, version)
 
     def _settle(self, software_id: str, version: str, beat: Callable[[], None]) -> str:
         """`OtaDeps.settle`. Raises `AgentEndsError`."""
@@ -312,14 +326,15 @@ class SoftwareJobs:
             )
         package_id = self._tree.view().text((*job.base, "PkgID")) if job.kind != "Deployed" else ""
         self._inventory({identifier: package_id} if good and package_id else {})
-        self._finish(job, result.scomo, identifier, DownloadStatus.IDLE if good else DownloadStatus.INSTALL_FAILED)
+        ended = DownloadStatus.IDLE if good else DownloadStatus.INSTALL_FAILED
+        self._finish(job, result.scomo, identifier, ended, "" if good else result.message or result.name)
         if good:
             LOG.info("software %s: %s done", identifier, job.operation, extra={"event": "software.done"})
             self._deps.software_changed()
 
     def _inventory(self, package_of: dict[str, str]) -> None:
         self._mark = self._deps.software_mark()
-        deployed = self._deps.software.deployed()
+        deployed = self._deps.software.deployed(self._taken_back())
         if deployed is None:
             return
         with self._tree.transaction() as changing:
@@ -330,9 +345,9 @@ class SoftwareJobs:
             with self._tree.transaction() as changing:
                 software.set_status(changing, job.name, status)
 
-    def _finish(self, job: Job, result: int, identifier: str, status: DownloadStatus | None) -> None:
+    def _finish(self, job: Job, result: int, identifier: str, status: DownloadStatus | None, why: str = "") -> None:
         with self._tree.transaction() as changing:
-            software.finish(changing, job, result, identifier, status)
+            software.finish(changing, job, result, identifier, status, why)
         self._deps.on_alert()
 
 

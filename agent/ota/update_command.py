@@ -9,12 +9,13 @@ import json
 import logging
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from agent.jobs.software import SUCCESS, DeployedSoftware
-from agent.ota.deps import SoftwareResult
+from agent.ota.deps import NO_VERSIONS, SoftwareResult
 from agent.ota.errors import DeltaUnfit
 from omadm.descriptor import DeltaSource
 from updateagent.errors import DELTA_SOURCE
@@ -90,6 +91,11 @@ class SourceCheck:
             )
 
 
+def _rank(one: DeployedSoftware, but: str) -> tuple[bool, bool, Any]:
+    """Which version of a component stands for it: the active one, else the newest that is not `but`."""
+    return one.active, one.version != but, version_order(one.version)
+
+
 class SoftwareCommand:
     """Operations on software components.
 
@@ -113,21 +119,21 @@ class SoftwareCommand:
     def remove(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
         return self._run(["remove", software_id], REMOVE_FAILED, beat)
 
-    def deployed(self) -> Sequence[DeployedSoftware] | None:
-        """One entry per component: its active version, else the last one listed. `None` when the list failed."""
+    def deployed(self, but: Mapping[str, str] = NO_VERSIONS) -> Sequence[DeployedSoftware] | None:
+        """One entry per component. `None` when the list failed."""
         entries = self._entries()
         if entries is None:
             return None
         found: dict[str, DeployedSoftware] = {}
         for one in entries:
-            if one.active or not (known := found.get(one.software_id)) or not known.active:
-                found[one.software_id] = one
+            known, last = found.get(one.software_id, one), but.get(one.software_id, "")
+            found[one.software_id] = max(known, one, key=lambda entry: _rank(entry, last))
         return tuple(found.values())
 
-    def newest(self, software_id: str) -> str:
+    def newest(self, software_id: str, but: str = "") -> str:
         """The newest version that is installed; empty where there is none, or where that cannot be told."""
-        found = self._entries() or []
-        return max((one.version for one in found if one.software_id == software_id), key=version_order, default="")
+        found = [replace(one, active=False) for one in self._entries() or () if one.software_id == software_id]
+        return max(found, key=lambda one: _rank(one, but)).version if found else ""
 
     def _entries(self) -> list[DeployedSoftware] | None:
         """Every version of every component; `None` when the list failed."""

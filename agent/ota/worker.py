@@ -174,7 +174,7 @@ class PackageWorker:
         status = self._handover.status()
         if status != self._shown:
             self._shown = status
-            self._deps.board.publish(slots=status.slots, update_state=status.state)
+            self._deps.board.publish(slots=status.slots, update_state=status.state, update_error=status.error)
         self._show_job(firmware.load(self._tree.view()))
 
     def _show_job(self, job: Job) -> None:

@@ -169,7 +169,7 @@ class ServiceWorker:
         found: list[str] = []
         for one in self._board.current.services:
             if one.state not in ("running", "starting", "stopping"):
-                found.append(f"service {one.id} {one.version} is {one.state}: {one.detail}")
+                found.append(" ".join(filter(None, ("service", one.id, one.version, f"is {one.state}: {one.detail}"))))
             if one.warning:
                 found.append(f"service {one.id}: {one.warning}")
         return found

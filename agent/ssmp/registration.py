@@ -83,7 +83,11 @@ class Registrar:
 
         Raises `SsmpRefused` and `SsmpError` as `register` does, also for a server that does not tell the time.
         """
-        asking = replace(self, https=self.https.at_any_time())
+
+        def tell(told: float, sent: float, received: float, _: Validity | None) -> None:
+            self.on_time(told, sent, received, None)
+
+        asking = replace(self, https=self.https.at_any_time(), on_time=tell)
         if isinstance(module, KeyModule | CertificateModule):
             asking._attempt(module, "", b"", None, only_time=True)
             return

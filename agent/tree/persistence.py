@@ -7,6 +7,8 @@ A document lives in two files, `<name>.0` and `<name>.1`, written in turn throug
 
 Reading takes the whole one with the higher sequence, so one damaged file costs one change, never the document. A
 generation of a later version is set aside (newer.py); what counts then is the one before it, as this version wrote it.
+Of a document that is read only when the agent starts, one that the storage does not give is set aside likewise: an
+agent that does not start could be told nothing any more.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from agent.tree.newer import NewerFormatError, check_version, set_aside
+from agent.tree.newer import NewerFormatError, check_version, set_aside, set_unreadable_aside
 from agent.tree.nodes import State, foreign_nodes, state_from_json, state_to_json
 from agent.tree.schema import NodeSpec
 from agent.tree.tree import DEVICE, Transaction
@@ -34,6 +36,8 @@ MAGIC = "dcu-store"
 VERSION = 1
 HEADER_BYTES_MAX = 128
 PAYLOAD_BYTES_MAX = 4 << 20  # NODES_MAX nodes of a kilobyte
+# What the storage says of a file that it cannot give, however often it is asked; not of this process, or its rights.
+UNREADABLE = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EISDIR})
 
 
 class TwoGenerations:
@@ -43,9 +47,11 @@ class TwoGenerations:
     is how many a later version of this software wrote, which are set aside.
     """
 
-    def __init__(self, disk: Disk, folder: Path, name: str) -> None:
+    def __init__(self, disk: Disk, folder: Path, name: str, *, asked_once: bool = False) -> None:
+        """`asked_once`: nobody will load again what could not be read, so it counts as damaged."""
         self._disk = disk
         self._name = name
+        self._asked_once = asked_once
         self._files = (folder / f"{name}.0", folder / f"{name}.1")
         self._sequence = 0
         self.damaged = 0
@@ -53,13 +59,21 @@ class TwoGenerations:
         disk.mkdir_durable(folder)
 
     def load(self) -> bytes | None:
-        """The newest whole generation, `None` when there is none. Raises `OSError` for trouble other than absence."""
+        """The newest whole generation, `None` when there is none. Raises `OSError` for trouble other than absence, and
+        with `asked_once` other than files that the storage does not give."""
         found: list[tuple[int, bytes]] = []
         self.damaged = self.newer = 0
         for file in self._files:
             try:
                 content = self._disk.read_bytes(file)
             except FileNotFoundError:
+                continue
+            except OSError as error:
+                if not self._asked_once or error.errno not in UNREADABLE:
+                    raise
+                # Not left in its place: read again some day, it would count as the newest.
+                set_unreadable_aside(self._disk, file, error)
+                self.damaged += 1
                 continue
             try:
                 found.append(self._parse(content))
@@ -114,7 +128,7 @@ class JsonFile:
     """A JSON object in two generations. `load` returns `{}` for none; a document that is not ours is none."""
 
     def __init__(self, disk: Disk, folder: Path, name: str) -> None:
-        self._store = TwoGenerations(disk, folder, name)
+        self._store = TwoGenerations(disk, folder, name, asked_once=True)
 
     @property
     def may_be_behind(self) -> bool:

@@ -22,12 +22,15 @@ from headend.metering.readings import metering_tokens
 from headend.security import certificate_renewals, certificates, clones, devices, records, renewals
 from headend.security.records import Entry, record, record_all, row_of
 from omadm.bootstrap import ACCOUNT_NAME, DMACC_PATH
+from omadm.ssmp.limits import DEVICE_KEY_BYTES
 
 ACCOUNT_PATH = f"{DMACC_PATH}/{ACCOUNT_NAME}"
 CSV_ROWS_MAX = 50_000
 CSV_PROBLEMS_MAX = 100
 CSV_TRIES = 3  # when others enrol a device of the file, or rotate the keys, just then
 CSV_COLUMNS = ("id", "key")
+# What a memory holds that was never written.
+NO_KEYS = frozenset({bytes(DEVICE_KEY_BYTES), b"\xff" * DEVICE_KEY_BYTES})
 
 Push = Callable[[str], int]  # sends a device a notification, and returns the session id in it
 
@@ -119,12 +122,16 @@ def _refuse(rows: list[_Row], problems: list[str]) -> None:
 
 def _repeated(rows: list[_Row], known: set[str]) -> Iterator[str]:
     first: dict[str, int] = {}
+    keys: dict[bytes, _Row] = {}
     for row in rows:
         if row.device_id in known:
             yield f"line {row.line}, column id: {row.device_id} is enrolled already"
         elif row.device_id in first:
             yield f"line {row.line}, column id: {row.device_id} stands in line {first[row.device_id]} too"
         first.setdefault(row.device_id, row.line)
+        of_key = keys.setdefault(row.key, row)
+        if of_key.device_id != row.device_id:  # a factory's mistake, and either could pass itself off as the other
+            yield f"line {row.line}, column key: it is that of line {of_key.line} too"
 
 
 def _left_behind(connection: Connection, new: Collection[str]) -> set[str]:
@@ -168,9 +175,12 @@ def _row_problems(line: int, row: dict[str, str]) -> Iterator[str]:
     if not devices.valid_id(row["id"]):
         yield f"line {line}, column id: {devices.ID_RULE}"
     try:
-        devices.key_from(row["key"])
+        key = devices.key_from(row["key"])
     except devices.DeviceError as error:
         yield f"line {line}, column key: {error}"
+        return
+    if key in NO_KEYS:
+        yield f"line {line}, column key: all bits are alike: no key was written into that device"
 
 
 def switch(connection: Connection, actor: Actor, device_id: str, *, on: bool) -> None:

@@ -17,7 +17,7 @@ from agent.jobs.software import DeployedSoftware
 from agent.mo.diagmon import Pictures
 from agent.mo.objects import DeviceObjects, MoDeps
 from agent.ota.deltas import FullPolicy
-from agent.ota.deps import OtaConfig, OtaDeps, SignedSource, SoftwareResult
+from agent.ota.deps import NO_VERSIONS, OtaConfig, OtaDeps, SignedSource, SoftwareResult
 from agent.ota.download import Downloaded, Progress
 from agent.ota.worker import PackageWorker
 from agent.settings.device import DeviceInfo
@@ -94,6 +94,7 @@ class FakeSoftware:
         self.calls: list[str] = []
         self.version = "1"  # of the package that is installed next
         self.latest = ""  # the newest installed one, where that is not the active one
+        self.but: dict[str, str] = {}  # by component what stands for it only where there is no other
         self.refuses: set[str] = set()  # versions that must not be active again
 
     def install(self, package: Path, *, activate: bool, beat: Callable[[], None]) -> SoftwareResult:
@@ -124,10 +125,11 @@ class FakeSoftware:
         del self.components[software_id]
         return SoftwareResult(1200, software_id)
 
-    def deployed(self) -> Sequence[DeployedSoftware]:
+    def deployed(self, but: Mapping[str, str] = NO_VERSIONS) -> Sequence[DeployedSoftware]:
+        self.but = dict(but)
         return tuple(self.components.values())
 
-    def newest(self, software_id: str) -> str:
+    def newest(self, software_id: str, but: str = "") -> str:
         return self.latest or (self.components[software_id].version if software_id in self.components else "")
 
 

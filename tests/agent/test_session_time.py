@@ -188,6 +188,18 @@ def test_a_certificate_that_has_really_expired_stays_refused_and_says_the_right_
     assert world.reach() is Fault.EXPIRED
 
 
+def test_a_server_whose_certificate_has_really_expired_is_believed_what_it_proves(world: World) -> None:
+    world.off = world.ahead = 61 * DAY
+    world.start(Stored(proven=NOW + 61 * DAY - 60))  # nothing vouches for the clock
+    with pytest.raises(HttpsRefused, match="it cannot be before"):
+        world.https.reach(f"https://127.0.0.1:{world.server.port}/dm")
+    world.registrar.ask_time(SharedKey(KEY))
+    judged = world.clock.judge()
+    assert (judged.trusted, judged.source) == (True, "session")
+    with pytest.raises(HttpsRefused, match=r"expired at .*; here it is"):
+        world.https.reach(f"https://127.0.0.1:{world.server.port}/dm")
+
+
 def test_asking_for_the_time_changes_nothing_at_the_head_end(world: World) -> None:
     with world.engine.begin() as connection:
         renewals.want(connection, INFO.device_id, NOW)

@@ -151,6 +151,11 @@ def test_a_file_of_the_kernel_that_says_it_is_empty_is_read() -> None:
     assert RealDisk().read_bytes(Path("/proc/sys/kernel/random/boot_id")).strip()
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match=str(tmp_path)):
+        RealDisk().read_bytes(tmp_path)
+
+
 def test_a_file_too_large_for_a_record_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "large").open("wb") as file:
         file.truncate(READ_BYTES_MAX + 100_000)

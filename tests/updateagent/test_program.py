@@ -19,7 +19,7 @@ from tests.sim.board.uboot import ENV_BYTES, ENV_OFFSETS, Environment, choose
 from tests.updateagent.package.buffer import Buffer
 from updateagent import __version__
 from updateagent.engine.hooks import run_hook
-from updateagent.errors import PackageError
+from updateagent.errors import EXIT_GUARD_WANTED, PackageError
 from updateagent.package import verity
 
 pytestmark = pytest.mark.process
@@ -298,6 +298,17 @@ def test_a_package_is_installed_by_hand_and_confirmed_by_hand(device: Device, ke
     assert not (device.folder / "update" / "outbox" / "result.json").exists()
     status = json.loads(device.update("status", "--json").stdout)
     assert (status["state"], status["last"]["name"]) == ("idle", "ok")
+
+
+def test_a_journal_that_cannot_be_read_is_said_in_the_status_for_others(device: Device) -> None:
+    device.update("boot")
+    shown = device.folder / "update" / "status.json"
+    before = json.loads(shown.read_text())
+    (device.folder / "update" / "journal.0").mkdir()
+    assert device.update("boot").returncode == EXIT_GUARD_WANTED
+    after = json.loads(shown.read_text())
+    assert "journal.0: Is a directory" in after["error"]
+    assert {**after, "error": ""} == before
 
 
 def test_a_slot_is_marked_by_hand_and_a_dry_run_only_says_what_would_be_written(device: Device) -> None:

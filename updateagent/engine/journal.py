@@ -7,7 +7,7 @@ is refused: nothing is written any more, since the floors in it must not be lost
 
 A record is written to the copy that does *not* hold the newest one. The copy with the higher sequence and a good
 checksum counts; when neither is good, nothing is known (`Record.lost`), and the health check of this system becomes as
-strict as that of a trial.
+strict as that of a trial. That there was a journal once is remembered (`Record.damaged`), since its floors are gone.
 
 `Record.stores` counts the stores since the update last made progress, to catch a board that loses power or crashes at
 the same step again and again.
@@ -16,6 +16,7 @@ the same step again and again.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,9 @@ from updateagent.engine.machine import Event, State, next_state
 from updateagent.engine.sealed import VERSION, seal, unseal
 from updateagent.errors import JOURNAL, DeviceError
 
+LOG = logging.getLogger("update")
+
+DAMAGED = "the journal was damaged: which security versions had been accepted before is not known"
 STORES_MAX = 16  # in one step; a good update needs two or three
 
 
@@ -85,6 +89,7 @@ class Record:
     `security_floor` and `software_floors` are the lowest security versions that may still be installed, `signed_time`
     is the newest signing time that was accepted, `last_id` and `last` are the update that ended last. `lost` says that
     no journal could be read: the board may be new, or its data partition damaged or not mounted during a trial.
+    `damaged` says that there was one, so that floors and times of before are not known; until the next firmware.
     `refused` is not stored: why the journal that is there cannot be used, and must not be replaced. `foreign`, here and
     of an update: what a later version has added.
     """
@@ -99,6 +104,7 @@ class Record:
     last_id: str = ""
     last: Outcome | None = None
     lost: bool = False
+    damaged: bool = False
     foreign: Mapping[str, Any] = field(default_factory=dict)
     refused: str = ""
 
@@ -110,6 +116,11 @@ class Record:
         """Check that floors and times are what this device has accepted. Raises `DeviceError` (journal)."""
         if self.refused:
             raise DeviceError(JOURNAL, self.refused)
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with what is known, for the status; empty for nothing."""
+        return self.refused or (DAMAGED if self.damaged else "")
 
     @property
     def from_version(self) -> str:
@@ -176,9 +187,12 @@ _STATES = frozenset(state.value for state in State)
 
 def _to_json(record: Record) -> dict[str, Any]:
     update = record.update
+    plain = _plain(record)
+    if not record.damaged:
+        del plain["damaged"]  # as it was written before there was this member
     return {
         **record.foreign,
-        **_plain(record),
+        **plain,
         "state": record.state.value,
         "update": update and {**update.foreign, **_plain(update), "outcome": update.outcome and _plain(update.outcome)},
         "slots": {name: _plain(note) for name, note in record.slots.items()},
@@ -219,6 +233,7 @@ def _from_json(raw: Mapping[str, Any]) -> Record:
         last_id=str(raw["last_id"]),
         last=None if raw.get("last") is None else _build(Outcome, raw["last"]),
         lost=bool(raw["lost"]),
+        damaged=bool(raw.get("damaged")),
         foreign=_unknown(Record, raw),
     )
 
@@ -248,19 +263,24 @@ class Journal:
         Raises `DeviceError` (journal) when the storage cannot be read.
         """
         found: list[tuple[int, int, Record]] = []
+        damaged = False
         for index, path in enumerate(self._copies):
             try:
                 sequence, record = parse(self._disk.read_bytes(path))
             except LaterJournalError as error:
                 self._refused = error.message
                 return Record(lost=True, refused=error.message)
-            except (FileNotFoundError, DeviceError):
+            except FileNotFoundError:
+                continue
+            except DeviceError as error:
+                LOG.warning("%s: %s", path, error.message, extra={"event": "update.journal.damaged"})
+                damaged = True
                 continue
             except OSError as error:
                 raise DeviceError(JOURNAL, f"{path}: {error.strerror or error}") from error
             found.append((sequence, index, record))
         if not found:
-            return Record(lost=True)
+            return Record(lost=True, damaged=damaged)
         self._sequence, newest, record = max(found, key=lambda entry: entry[0])
         self._next = 1 - newest
         return record

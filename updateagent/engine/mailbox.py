@@ -119,6 +119,14 @@ class Mailbox:
             raise storage_error(error, "the result") from error
         return True
 
+    def note_error(self, error: str) -> None:
+        """Have `status.json` say why nothing could be done; the rest of it stays as it was."""
+        try:
+            known = json.loads(self._disk.read_bytes(self.status_file))
+        except (OSError, ValueError, RecursionError):
+            known = {}
+        self.write_status({"version": 1, "state": "idle", **(known if isinstance(known, dict) else {}), "error": error})
+
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace `status.json`; not durable, and no reason to fail."""
         temporary = self.status_file.with_name(".status.json.tmp")

@@ -268,7 +268,7 @@ class Steps:
         if record.state is State.CONFIRMED:
             note = SlotRecord(update.to_version, update.security_version, "good")
             floor = max(record.security_floor, update.security_version)
-            return replace(record.note(update.target, note), security_floor=floor, lost=False)
+            return replace(record.note(update.target, note), security_floor=floor, lost=False, damaged=False)
         if record.state is State.ROLLED_BACK:
             return record.note(update.target, replace(self._note(update.target), state="bad"))
         return record
@@ -395,7 +395,7 @@ class Steps:
             if update is None
             else {"id": update.id, "to_version": update.to_version, "attempts": update.attempts},
             "last": None if last is None else {"id": record.last_id, "name": last.name, "message": last.message},
-            "error": error or record.refused or self.environment_error(),
+            "error": error or record.refused or self.environment_error() or record.problem,
         }
 
     def write_status(self, *, progress: int | None = None, error: str = "") -> None:

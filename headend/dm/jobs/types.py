@@ -274,8 +274,13 @@ class SoftwareJob:
             result["unread"] = found.missing
         if code is not None and 1200 <= code < 1300:
             return Done(result)
-        why = "its program does not run, and the version of before runs again" if code == SOFTWARE_ROLLED_BACK else ""
-        return Failed(result | {"error": f"the installation ended with result {code}" + (f": {why}" if why else "")})
+        why = ["its program does not run, and the version of before runs again"] if code == SOFTWARE_ROLLED_BACK else []
+        node = f"{SCOMO}/Download/job{job.id}/Ext/LastError"
+        told: Read = yield from read([node])  # a device of before does not say why
+        if said := told.values.get(node):
+            result["device_error"] = str(said)
+            why.append(str(said))
+        return Failed(result | {"error": ": ".join([f"the installation ended with result {code}", *why])})
 
 
 JOB_TYPES: Mapping[str, JobType] = {

@@ -27,7 +27,7 @@ from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.store.reading_store import REFUSED_MAX, Store
 from agent.ota.handover import HandOver
 from agent.settings.config import MeteringConfig
-from agent.status import Status, StatusBoard
+from agent.status import DmStatus, SessionSummary, Status, StatusBoard
 from omadm.readings import Raw
 from tests.agent.metering.readings import reading
 from tests.agent.virtual import VirtualClock
@@ -258,6 +258,44 @@ def test_update_files_that_cannot_be_read_are_said(daemon: Daemon, tmp_path: Pat
     (tmp_path / "update").write_text("a file where a folder belongs")
     with pytest.raises(RefusedError, match="the Update Agent's files"):
         ask(daemon.socket, "update")
+
+
+def test_what_the_update_agent_cannot_do_is_said_though_no_update_is_under_way(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    why = "environment (64): no copy of the boot environment has a good checksum"
+    daemon.views._board.publish(update_error=why)
+    assert json.loads(run(daemon, capsys, "status", "--json")[1])["warnings"] == [f"the Update Agent: {why}"]
+    (tmp_path / "update").mkdir(exist_ok=True)
+    (tmp_path / "update" / "status.json").write_text(json.dumps({"version": 1, "state": "idle", "error": why}))
+    shown = run(daemon, capsys, "update", "status")[1]
+    assert shown.splitlines()[0] == "no update under way"
+    assert f"error  {why}" in shown
+
+
+def test_times_of_before_the_clock_was_put_right_are_shown_by_the_clock_of_now(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = daemon.clock
+    right, clock.wall_offset = clock.wall_offset, -clock.now  # 1970
+    began, at = clock.wall(), clock.monotonic()
+    last = SessionSummary(began + 1, began + 3, "boot", "1", 1, 0, "ok", up=at + 3)
+    daemon.views._board.publish(started=began, up=at, dm=DmStatus("registered", last_session=last))
+    clock.wall_offset = right
+    clock.advance(60)
+    shown = json.loads(run(daemon, capsys, "status", "--json")[1])
+    session = shown["dm"]["last_session"]
+    now = clock.wall()
+    assert [now - each for each in (shown["started"], session["started"], session["ended"])] == [60, 59, 57]
+
+
+def test_readings_that_may_be_lost_are_not_called_none(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stats = replace(daemon.store.stats(), lost=0, lost_at=daemon.clock.wall())
+    monkeypatch.setattr(daemon.store, "stats", lambda: stats)
+    (warning,) = json.loads(run(daemon, capsys, "status", "--json")[1])["warnings"]
+    assert warning.startswith("readings may be lost, how many is not known")
 
 
 def test_a_path_that_is_no_socket_is_told_from_a_daemon_that_does_not_run(tmp_path: Path) -> None:

@@ -128,7 +128,10 @@ def test_an_address_where_nobody_is_is_taken_back_at_its_deadline_and_the_old_se
     assert server.codes == [200, 200, 202]
     live_on(one, 270)
     assert (url_of(one), state_of(one), server.heard) == (NEW, "trial", [])
+    (warning,) = one.service.warnings()
+    assert "server is on trial, and is taken back in 60 s" in warning
     live_on(one, 90)
+    assert one.service.warnings() == []
     assert (url_of(one), state_of(one)) == (OLD, "reverted")
     assert server.heard == [("corr-1", "<ResultCode>1450</ResultCode>", OLD)]
     one.session([get(*STATUS)])

@@ -147,7 +147,8 @@ assert arguments[0] == "software" and arguments[-1] == "--json", arguments
 verb = arguments[1]
 if verb == "list":
     entries = [{"id": "a", "version": "1", "active": True}, {"id": "a", "version": "2", "active": False},
-               {"id": "b", "version": "1", "active": False}, 5]
+               {"id": "b", "version": "1", "active": False}, 5,
+               *({"id": "c", "version": version, "active": False} for version in ("10.0", "11.0", "9.0"))]
     print(json.dumps({"code": 0, "software": entries}))
 elif verb == "install" and "bad.swu" in arguments[2]:
     print(json.dumps({"code": 25, "scomo": 1407, "message": "signature"}))
@@ -193,7 +194,15 @@ def test_the_list_has_one_entry_a_component(command: SoftwareCommand) -> None:
     assert [(one.software_id, one.version, one.active) for one in command.deployed() or ()] == [
         ("a", "1", True),
         ("b", "1", False),
+        ("c", "11.0", False),
     ]
+
+
+@pytest.mark.process
+def test_a_version_that_was_taken_back_counts_only_where_there_is_no_other(command: SoftwareCommand) -> None:
+    found = {one.software_id: one.version for one in command.deployed({"a": "1", "b": "1", "c": "11.0"}) or ()}
+    assert found == {"a": "1", "b": "1", "c": "10.0"}  # an active one is what there is
+    assert [command.newest("c"), command.newest("c", "11.0"), command.newest("b", "1")] == ["11.0", "10.0", "1"]
 
 
 @pytest.mark.process

@@ -169,6 +169,41 @@ def test_a_version_that_does_not_run_is_taken_back_and_the_result_says_so(two: D
     assert two.software_changes  # lists that were read meanwhile are forgotten
 
 
+def test_a_version_that_was_taken_back_is_not_the_one_that_activate_means(two: Device) -> None:
+    two.service_outcome = lambda _id, version: "ended by signal 11" if version == "2" else ""
+    two.session(job(1))
+    two.work()
+    assert result(two) == FAILED.format(1450)
+    assert two.software.but == {"lists": "2"}  # when the inventory was made
+    two.restart()
+    assert software.taken_back(two.service.tree.view()) == {"lists": "2"}
+    two.service_outcome = lambda _id, _version: ""  # the same version again, and it runs now
+    two.session(job(2))
+    two.work()
+    assert result(two) == FAILED.format(1200)
+    assert software.taken_back(two.service.tree.view()) == {}
+
+
+def error(one: Device, uri: str) -> str:
+    """What a server reads there."""
+    looking = one.service.tree.view()
+    return looking.text(tuple(uri.split("/")[1:]))
+
+
+def test_why_a_job_failed_is_told_until_the_next_one_of_its_node(two: Device) -> None:
+    node = "./SCOMO/Download/job1/Ext/LastError"
+    two.service_outcome = lambda _id, version: "ended by\nsignal 11" if version == "2" else ""
+    two.session(job(1))
+    two.work()
+    assert result(two) == FAILED.format(1450)
+    assert error(two, node) == "ended by signal 11"
+    two.service_outcome = lambda _id, _version: ""
+    two.session([execute("./SCOMO/Download/job1/Operations/DownloadInstall", "again")])
+    two.work()
+    assert result(two) == FAILED.format(1200)
+    assert error(two, node) == ""
+
+
 def test_the_first_version_that_does_not_run_leaves_none_active(one: Device) -> None:
     one.service_outcome = lambda _id, version: "ended with exit code 1" if version else ""
     one.session(job(1))

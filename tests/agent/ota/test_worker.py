@@ -311,10 +311,11 @@ def test_an_update_that_left_no_trace_is_reported_after_a_while() -> None:
 def test_slots_and_update_state_are_shown() -> None:
     one = device()
     status = {"version": 1, "state": "trial", "booted": "B", "slots": [{"name": "B", "version": "2", "state": "trial"}]}
+    status["error"] = "environment (64): no copy is good"
     one.disk.write_durable(UPDATE / "status.json", json.dumps(status).encode())
     one.work()
     shown = one.board.current
-    assert shown.update_state == "trial"
+    assert (shown.update_state, shown.update_error) == ("trial", "environment (64): no copy is good")
     assert [(slot.name, slot.version, slot.booted, slot.state) for slot in shown.slots] == [("B", "2", True, "trial")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 from collections.abc import Callable
@@ -550,6 +551,62 @@ def test_what_a_later_version_added_is_kept_and_written_back_and_costs_nothing_e
     assert written["root"]["c"]["A"]["hue"] == [1]
     assert written["root"]["c"]["A"]["c"]["Paint"] == later
     assert written["root"]["c"]["A"]["c"]["Text"]["v"] == "y"
+
+
+class BadSectors(FaultyDisk):
+    """Gives some files no more, as a worn flash does: what is written in their place is read well."""
+
+    def __init__(self, errors: int = errno.EIO) -> None:
+        super().__init__()
+        self.bad: set[Path] = set()
+        self.errors = errors
+
+    def read_bytes(self, path: Path) -> bytes:
+        if path in self.bad and self.exists(path):
+            raise OSError(self.errors, "input/output error", str(path))
+        return super().read_bytes(path)
+
+    def rename(self, src: Path, dst: Path) -> None:
+        super().rename(src, dst)
+        self.bad.discard(src)
+        self.bad.discard(dst)
+
+
+def test_a_generation_that_the_storage_does_not_give_costs_one_change_and_not_the_start() -> None:
+    disk = BadSectors()
+    tree = home(disk)
+    write(tree, "1")
+    write(tree, "2")
+    disk.bad.add(FOLDER / "tree.0")  # the second change
+    after = home(disk)
+    assert after.view().text(("A", "Text")) == "1"
+    assert after.behind
+    assert disk.exists(FOLDER / "tree.0.unreadable")
+    assert warnings(disk, [FOLDER]) == [f"{FOLDER}/tree.0.unreadable could not be read, and is not in use"]
+    write(after, "3")
+    disk.bad.clear()  # a drive that was loose: what was set aside is not the newest again
+    assert home(disk).view().text(("A", "Text")) == "3"
+
+
+def test_with_no_generation_to_be_read_the_tree_is_empty_and_goes_on_from_there() -> None:
+    disk = BadSectors()
+    tree = home(disk)
+    for text in "123":
+        write(tree, text)
+    disk.bad |= {FOLDER / "tree.0", FOLDER / "tree.1"}
+    after = home(disk)
+    assert after.view().text(("A", "Text")) == "standard"
+    write(after, "4")
+    disk.bad.clear()
+    assert home(disk).view().text(("A", "Text")) == "4"
+
+
+def test_a_file_that_this_process_may_not_read_is_an_error_that_names_it() -> None:
+    disk = BadSectors(errors=errno.EACCES)
+    write(home(disk), "1")
+    disk.bad.add(FOLDER / "tree.1")
+    with pytest.raises(OSError, match=r"tree\.1"):
+        home(disk)
 
 
 def test_a_generation_of_a_later_version_is_kept_for_it_and_the_one_before_counts() -> None:

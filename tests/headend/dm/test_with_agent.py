@@ -256,6 +256,22 @@ def test_software_goes_from_the_exec_to_its_result(world: World) -> None:
     assert any(name.endswith("State") and value == "20" for name, value in result["deployed"].items()), result
 
 
+def test_software_that_does_not_run_fails_with_the_device_s_reason(world: World) -> None:
+    from tests.agent.dm_device import FakeManifest
+    from updateagent.package.manifest import Kind
+
+    world.device.manifest = FakeManifest(Kind.SOFTWARE, "lists", "1")
+    world.device.service_outcome = lambda _id, version: "ended with exit code 3" if version else ""
+    number = world.enqueue("software", id="lists", url="https://headend/pkg/s")
+    world.session()
+    world.device.work()
+    assert world.session() == "ok"
+    job = world.job(number)
+    assert (job["state"], job["result"]["result_code"]) == ("failed", 1409)
+    assert job["result"]["device_error"] == "ended with exit code 3"
+    assert job["result"]["error"] == "the installation ended with result 1409: ended with exit code 3"
+
+
 @pytest.mark.parametrize("fate", ["request", "answer"])
 @pytest.mark.parametrize("at", [0, 1, 2, 3])
 @pytest.mark.slow

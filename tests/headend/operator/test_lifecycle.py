@@ -466,7 +466,7 @@ def enrol_csv(bench: Bench, text: str) -> httpx.Response:
 
 
 def test_a_csv_file_enrols_all_its_devices(bench: Bench) -> None:
-    rows = "".join(f"{n:064x},urn:dcu:{n}\r\n" for n in range(300))
+    rows = "".join(f"{n + 1:064x},urn:dcu:{n}\r\n" for n in range(300))
     answer = enrol_csv(bench, f"\ufeffkey,id\r\n{rows}")
     assert (answer.status_code, answer.json()) == (201, {"enrolled": 300})
     assert len(bench.ask("GET", "/v1/devices").json()["devices"]) == 301
@@ -489,6 +489,11 @@ def test_a_csv_file_enrols_all_its_devices(bench: Bench) -> None:
             f"id,key\nurn:dcu:2,{'ab' * 32}\nurn:dcu:2,{'ab' * 32}\n",
             ["line 3, column id: urn:dcu:2 stands in line 2 too"],
         ),
+        (
+            f"id,key\nurn:dcu:2,{'ab' * 32}\nurn:dcu:3,{'AB' * 32}\n",
+            ["line 3, column key: it is that of line 2 too"],
+        ),
+        (f"id,key\nurn:dcu:2,{'00' * 32}\nurn:dcu:3,{'ff' * 32}\n", ["line 2, column key: all bits", "line 3, column"]),
         ('id,key\n"urn:dcu:2,' + "ab" * 32, ["line 2: unexpected end of data"]),
     ],
 )
@@ -536,7 +541,7 @@ def test_many_devices_are_written_by_two_statements_and_everything_else_is_done_
 
     monkeypatch.setattr(envelope, "seal", sealing)
     for count in (3, 3000):
-        rows = "".join(f"urn:dcu:{count}-{n},{n:064x}\n" for n in range(count))
+        rows = "".join(f"urn:dcu:{count}-{n},{n + 1:064x}\n" for n in range(count))
         assert enrol_csv(bench, f"id,key\n{rows}").json() == {"enrolled": count}
     assert sealed_in == {"read"}
     writing = [[one for one in each if not one.startswith(("BEGIN", "SELECT"))] for each in seen.writing]
@@ -563,7 +568,7 @@ def test_a_device_of_the_file_that_is_enrolled_meanwhile_is_named_and_nobody_els
 ) -> None:
     other = {"id": "urn:dcu:3", "key": "ab" * 32}
     between(monkeypatch, lambda: bench.ask("POST", "/v1/devices", json=other), 1)
-    answer = enrol_csv(bench, f"id,key\nurn:dcu:2,{'cd' * 32}\nurn:dcu:3,{'cd' * 32}\n")
+    answer = enrol_csv(bench, f"id,key\nurn:dcu:2,{'ce' * 32}\nurn:dcu:3,{'cd' * 32}\n")
     assert (answer.status_code, answer.json()) == (
         400,
         {"error": "line 3, column id: urn:dcu:3 is enrolled already"},
@@ -582,7 +587,7 @@ def test_keys_that_are_rotated_meanwhile_seal_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, times: int, status: int, devices_there: int
 ) -> None:
     between(monkeypatch, lambda: rotate_keys(bench.engine), times)
-    answer = enrol_csv(bench, f"id,key\nurn:dcu:2,{'cd' * 32}\nurn:dcu:3,{'cd' * 32}\n")
+    answer = enrol_csv(bench, f"id,key\nurn:dcu:2,{'ce' * 32}\nurn:dcu:3,{'cd' * 32}\n")
     assert answer.status_code == status
     with bench.engine.begin() as connection:
         found = {row["id"]: devices.find(connection, str(row["id"])) for row in devices.listing(connection)}

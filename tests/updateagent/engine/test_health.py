@@ -15,6 +15,7 @@ from updateagent.config import BootEnvConfig, Config, PartitionConfig, SlotConfi
 from updateagent.disk import RealDisk
 from updateagent.engine.guard import run_command_check
 from updateagent.engine.health import Check, CommandCheck, HealthConfig, Missing, Verdict, Watch, parse_health
+from updateagent.engine.journal import DAMAGED
 from updateagent.engine.machine import State
 from updateagent.errors import EXIT_GUARD_WANTED, EXIT_OK, EXIT_REBOOT_WANTED
 
@@ -223,6 +224,8 @@ def test_a_board_that_lost_its_journal_must_be_fully_well_to_be_marked_good(benc
     assert bench.guard() == EXIT_OK
     assert bench.board.variables()["BOOT_A_LEFT"] == "9"
     assert not bench.board.updater().record.lost
+    status = bench.board.updater().status()
+    assert (status["state"], status["error"]) == ("idle", DAMAGED)
 
 
 def test_a_new_system_that_cannot_see_the_journal_goes_back_when_it_is_not_well(bench: Bench) -> None:

@@ -182,9 +182,24 @@ def test_two_damaged_copies_are_lost_knowledge_and_say_so(disk: FaultyDisk) -> N
 
     journal = Journal(disk, FOLDER)
     record = journal.load()
-    assert record == Record(lost=True)
+    assert record == Record(lost=True, damaged=True)
+    assert "security versions had been accepted before is not known" in record.problem
     journal.store(record)
-    assert Journal(disk, FOLDER).load().lost
+    again = Journal(disk, FOLDER).load()
+    assert (again.lost, again.damaged) == (True, True)
+    journal.store(replace(again, lost=False))  # the system is well: what was forgotten stays so
+    assert Journal(disk, FOLDER).load().problem
+
+
+def test_a_damaged_copy_beside_a_good_one_is_logged(disk: FaultyDisk, caplog: pytest.LogCaptureFixture) -> None:
+    Journal(disk, FOLDER).store(FULL)
+    disk.write_durable(FOLDER / "journal.1", b"?")
+    assert not Journal(disk, FOLDER).load().damaged
+    assert "journal.1: not a journal, or a damaged one" in caplog.text
+
+
+def test_a_board_without_a_journal_has_nothing_damaged(disk: FaultyDisk) -> None:
+    assert Journal(disk, FOLDER).load().problem == ""
 
 
 def test_stores_are_counted_until_there_is_progress() -> None:

@@ -473,18 +473,18 @@ class RemovesUnderTheName(SoftwareStore):
 class ForgetsTheJobFirst(SoftwareJobs):
     """The job is gone before its report is durable."""
 
-    def _finish(self, job: Job, result: int, identifier: str, status: DownloadStatus | None) -> None:
+    def _finish(self, job: Job, result: int, identifier: str, status: DownloadStatus | None, why: str = "") -> None:
         with self._tree.transaction() as changing:
             set_jobs(changing, [])
-        super()._finish(job, result, identifier, status)
+        super()._finish(job, result, identifier, status, why)
 
 
 class ReportsTwice(SoftwareJobs):
     """The job stays after its report."""
 
-    def _finish(self, job: Job, result: int, identifier: str, status: DownloadStatus | None) -> None:
+    def _finish(self, job: Job, result: int, identifier: str, status: DownloadStatus | None, why: str = "") -> None:
         with self._tree.transaction() as changing:
-            finish(changing, job, result, identifier, status)
+            finish(changing, job, result, identifier, status, why)
             set_jobs(changing, [job])
         with self._tree.transaction() as changing:
             set_jobs(changing, [])

@@ -399,13 +399,14 @@ def test_with_a_broken_journal_a_system_that_could_see_the_state_of_the_other_do
 def test_a_confirmed_slot_is_good_and_the_floor_never_goes_back(board: NotedBoard, floor: int, after: int) -> None:
     resume(board, State.CONFIRMED, outcome=OK)
     updater = board.updater()
-    updater.record = replace(updater.record, security_floor=floor, lost=True)
+    updater.record = replace(updater.record, security_floor=floor, lost=True, damaged=True)
     board.booted = "B"
     board.updater()._deps.journal.store(updater.record)
     board.updater().boot()
     record = board.updater().record
     assert (record.slots["B"], record.security_floor, record.lost) == (SlotRecord("2", 7, "good"), after, False)
     assert record.last == OK
+    assert not record.damaged
 
 
 @pytest.mark.parametrize(

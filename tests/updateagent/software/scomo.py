@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from agent.jobs import software
 from agent.jobs.software import DeployedSoftware
 from agent.mo.registry import Registry
 from agent.mo.scomo import Scomo
-from agent.ota.deps import OtaDeps, SoftwareResult
+from agent.ota.deps import NO_VERSIONS, OtaDeps, SoftwareResult
 from agent.ota.download import Downloaded
 from agent.ota.software_jobs import SoftwareJobs
 from agent.tree import alerts
@@ -166,12 +166,14 @@ class Installer:
 
         return _answer(work)
 
-    def newest(self, software_id: str) -> str:
-        return max((one.version for one in self.store.installed()), key=version_order, default="")
+    def newest(self, software_id: str, but: str = "") -> str:
+        found = [one.version for one in self.store.installed()]
+        return max([one for one in found if one != but] or found, key=version_order, default="")
 
-    def deployed(self) -> Sequence[DeployedSoftware] | None:
+    def deployed(self, but: Mapping[str, str] = NO_VERSIONS) -> Sequence[DeployedSoftware] | None:
         found = [DeployedSoftware(one.id, one.version, one.active) for one in self.store.installed()]
-        return [one for one in found if one.active] or found[-1:]
+        well = [one for one in found if one.version != but.get(one.software_id)] or found
+        return [one for one in found if one.active] or well[-1:]
 
     @property
     def store(self) -> SoftwareStore:
