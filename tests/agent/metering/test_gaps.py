@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.metering.collector import UNREAD_SHARE_MAX
+from agent.metering.collector import SHARE_EVERY_S, UNREAD_SHARE_MAX
 from agent.metering.ledger.keeper import LedgerKeeper
 from agent.metering.scheduling.readinglist import ReadingList
 from agent.metering.scheduling.run_tally import SILENT_AFTER
@@ -626,6 +626,19 @@ def test_two_of_four_are_read_one_is_silent_and_one_is_absent_wherever_one_looks
     summaries = [record.getMessage() for record in caplog.records if getattr(record, "event", "") == "tasks.run"]
     assert summaries[-1] == f"task t1, run {RUN + EVERY_S}: {text}"
     assert rig.health[-1] == (True, "plc0"), "a new firmware is not judged by meters that are silent"
+
+
+def test_what_came_of_a_run_is_published_soon_after_its_last_visit(tmp_path: Path) -> None:
+    """The share of meters that cannot be read is reckoned every few seconds. Whoever calls after that calls again."""
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    rig.clock.advance(SHARE_EVERY_S)
+    assert rig.collector.tick() > SHARE_EVERY_S  # it is reckoned now, and nothing is to be done before the next run
+    rig.clock.advance(1.0)
+    assert rig.collector.tick() == SHARE_EVERY_S - 1.0
+    rig.clock.advance(SHARE_EVERY_S - 1.0)
+    assert rig.collector.tick() > SHARE_EVERY_S
 
 
 @pytest.mark.slow

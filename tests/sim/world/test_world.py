@@ -123,6 +123,7 @@ FOUND = {
     1127: "what a clock that lied withdrew was withdrawn for good where the store lost the reports that took it back",
     1907: "a slot with errors in place of values was shown as missing where its device lists it after damage",
     1993: "what a meter owed while another one stood at its address was listed nowhere",
+    2761: "the check of the meters was what it had been before the last visits of a run, until the next one",
 }
 
 
