@@ -755,6 +755,23 @@ def test_two_of_four_are_read_one_is_silent_and_one_is_absent_wherever_one_looks
     assert rig.health[-1] == (True, "plc0"), "a new firmware is not judged by meters that are silent"
 
 
+def test_a_run_of_a_clock_that_was_ahead_is_not_the_last_one_once_it_is_corrected(tmp_path: Path) -> None:
+    """Also where no meter was ever read, and none is visited."""
+    rig = PlcRig(tmp_path, meters=1)
+    rig.network.faults.mute = frozenset({rig.meters[0].id})
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    rig.network.command({"cmd": "leave", "meter": rig.meters[0].id}, rig.clock.now)
+    rig.run(EVERY_S)
+    rig.clock.wall_offset += 86_400.0
+    rig.run(60)
+    assert rig.collector.task_status("t1").last_run == RUN + 86_400 + EVERY_S
+    rig.clock.wall_offset -= 86_400.0
+    rig.run(60)
+    status = rig.collector.task_status("t1")
+    assert (status.last_run, status.last_result) == (RUN + EVERY_S, "0 of 1 read, 1 absent")
+
+
 def test_what_came_of_a_run_is_published_soon_after_its_last_visit(tmp_path: Path) -> None:
     """The share of meters that cannot be read is reckoned every few seconds. Whoever calls after that calls again."""
     rig = PlcRig(tmp_path, meters=1)

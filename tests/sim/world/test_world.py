@@ -124,6 +124,7 @@ FOUND = {
     1145: "slots that a report listed were listed nowhere where the store lost that report, noted later than the slots",
     1907: "a slot with errors in place of values was shown as missing where its device lists it after damage",
     1993: "what a meter owed while another one stood at its address was listed nowhere",
+    2763: "a run of a clock that was a day ahead, in which no meter was read, was the last one when that was corrected",
     2761: "the check of the meters was what it had been before the last visits of a run, until the next one",
 }
 
