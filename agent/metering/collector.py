@@ -153,12 +153,15 @@ class Collector:
         self.events.tick()
         self.tasks.tick()
         now = self._clock.monotonic()
-        if now >= self._look_at:
+        looked = now >= self._look_at
+        if looked:
             self._look_at = now + SHARE_EVERY_S
             self._report_meters()
         used = self._look_at_clock(now)
         start = self.tasks.next_start()
-        return BUSY_S if self.orders.waiting or not used else SHARE_EVERY_S if start is None else start
+        again = BUSY_S if self.orders.waiting or not used else SHARE_EVERY_S if start is None else start
+        # Somebody was busy since the share was reckoned: what has come of it is published, too.
+        return again if looked else min(again, self._look_at - now)
 
     def _look_at_clock(self, now: float) -> bool:
         """Wake the ports when civil time was set, or has come to be used. Returns whether it is used for tasks: a clock

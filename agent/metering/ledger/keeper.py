@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -248,7 +249,8 @@ class LedgerKeeper:
             if beside is not None:
                 beside(db)
 
-        self._store.append(reports, self._marks, also=also)
+        lists_from = min((_lists_from(one.gap) for one in changes if _is_news(one)), default=math.inf)
+        self._store.append(reports, self._marks, also=also, lists_from=lists_from)
         self._pending.clear()
         self._touched.clear()
         self._gone.clear()
@@ -301,6 +303,16 @@ class LedgerKeeper:
 
 def _report(what: Change | GapReport, wall: float) -> GapReport:
     return what if isinstance(what, GapReport) else gap_table.report(what, wall)
+
+
+def _is_news(change: Change) -> bool:
+    """Whether slots are listed with it that no report told of before."""
+    return change.told and change.was is None and not change.how
+
+
+def _lists_from(gap: Gap) -> float:
+    """The last moment at which the first slot of a gap was the newest of its task."""
+    return float(gap.schedule.next(gap.first) - 1)
 
 
 def _seconds(text: str) -> float | None:

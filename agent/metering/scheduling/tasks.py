@@ -484,6 +484,8 @@ class TaskBook:
         self._corrected, self._sweep_at = now.offset, 0.0
         self._kept_in = self._slots.epochs[-1].number
         self._keep_epochs(now)
+        # A run that has not come yet was of the clock of before, also where nobody was read for it.
+        recounted |= {task_id for task_id, tally in self._tallies.items() if tally.run > now.wall + CORRECTION_S}
         self._recount(recounted, now)
         if moved:
             LOG.warning(

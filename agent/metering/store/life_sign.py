@@ -13,6 +13,11 @@ the one that is gone (`Look.doubtful`).
 It is written before a record leaves the device under an id that no sign has covered yet, with every event of a meter,
 and every five minutes by the ledger. So a store that holds less than its sign says has lost what it once had given away
 or was told once only: its log was cut short.
+
+A report of gaps tells of slots that passed before it was stored, of any time before where the concentrator was off or
+its clock was corrected. Where it is lost with the ledger before the head-end has it, nothing in what is left of the
+store tells of these slots; the sign says since when they are (`LifeSign.lists_from`). It is written before such a
+report is stored, but for those that tell of nothing older than `alive`, as most do: they cost no write.
 """
 
 from __future__ import annotations
@@ -40,6 +45,7 @@ COPY_AT = (0, 2048)  # of the line within its generation
 LINE_BYTES_MAX = 512
 TRANSIENT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN})  # not the file's fault
 UNREADABLE = b"unreadable\n"  # in place of a sign
+WAITING_MAX = 64  # times that are kept apart; beyond, the newest count as the one before
 JUMP_S = 900.0  # signs come every five minutes: after more, the clock was set, or nobody was there
 
 
@@ -50,7 +56,9 @@ class LifeSign:
     all that was stored before this time. `alive`: when the ledger was in order last, under a clock that was trusted; 0
     when it never was. `steady`: the same before the last time that this moved on by more than a quarter of an hour at
     once. `events`: how many events of meters it did not have, the first of them with the id `events_first`, stored at
-    `events_since`. Times in seconds since the epoch."""
+    `events_since`. `lists_from`: whoever lists the slots of all meters from this time on, for each task from the newest
+    run then, has listed all that the reports of gaps told of that it did not have; 0 where there were none. Times in
+    seconds since the epoch."""
 
     number: int = 0
     store: str = ""
@@ -62,6 +70,7 @@ class LifeSign:
     events: int = 0
     events_first: int = 0
     events_since: float = 0.0
+    lists_from: float = 0.0
 
     def emit(self) -> bytes:
         text = json.dumps(asdict(self), separators=(",", ":")).encode()
@@ -78,13 +87,13 @@ class LifeSign:
             counts = [int(members[name]) for name in ("number", "reached", "released")]
             counts += [int(members.get(name, 0)) for name in ("events", "events_first")]
             times = [float(members[name]) for name in ("delivered_to", "alive")]
-            times += [float(members.get(name, 0.0)) for name in ("steady", "events_since")]
+            times += [float(members.get(name, 0.0)) for name in ("steady", "events_since", "lists_from")]
             if not all(0 <= one <= ID_MAX for one in counts) or not all(map(math.isfinite, times)):
                 return None
             number, reached, released, events, first = counts
-            delivered_to, alive, steady, since = times
+            delivered_to, alive, steady, since, lists_from = times
             store = str(members["store"])
-            return cls(number, store, reached, released, delivered_to, alive, steady, events, first, since)
+            return cls(number, store, reached, released, delivered_to, alive, steady, events, first, since, lists_from)
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return None
 
@@ -96,6 +105,49 @@ class LifeSign:
         elif wall < self.alive:  # the clock was set back
             steady = min(steady, wall)
         return replace(self, alive=wall, steady=steady)
+
+    @property
+    def unlisted_since(self) -> float:
+        """Since when slots may be listed nowhere but in reports of gaps that the head-end did not have, those included
+        that were stored after this sign; 0 where nobody knows."""
+        return min((at for at in (self.alive, self.lists_from) if at > 0), default=0.0)
+
+
+class WaitingReports:
+    """The reports of gaps that wait for the head-end: what `LifeSign.lists_from` is reckoned from. Not thread-safe.
+
+    In memory alone: after a start what the sign says holds for all that waits then."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[int, float]] = []  # the last id of each, since when; both ascend
+
+    def add(self, last: int, since: float) -> None:
+        """Reports were stored with ids up to `last`, which tell of what `since` is the `lists_from` of. The ids ascend
+        from one time to the next."""
+        while self._waiting and self._waiting[-1][1] >= since:
+            self._waiting.pop()
+        if len(self._waiting) >= WAITING_MAX:
+            since = self._waiting.pop()[1]
+        self._waiting.append((last, since))
+
+    def take_up(self, sign: LifeSign, store: str, newest: int) -> None:
+        """A store is opened, and this is the sign that there is, whatever store it is of; `newest` is the last id of
+        `store`. Of a store before it there may be reports that are not among its records yet, or that are lost and not
+        listed anew: they count as waiting until a record is delivered that comes after them."""
+        self._waiting.clear()
+        if sign.store != store:
+            last, since = newest + 1, sign.unlisted_since
+        else:
+            last, since = newest, sign.unlisted_since if newest > sign.reached else sign.lists_from
+        if since:
+            self.add(last, since)
+
+    def since(self, released: int, *, recovering: bool) -> float:
+        """The `lists_from` of now, while the head-end has all up to the id `released`. `recovering`: records of earlier
+        stores wait as well, of which nobody knows here what they tell."""
+        while self._waiting and self._waiting[0][0] <= released and not recovering:
+            del self._waiting[0]
+        return self._waiting[0][1] if self._waiting else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -202,21 +203,27 @@ class Store:
         also: Callable[[sqlite3.Connection], None] = lambda _db: None,
         *,
         urgent: Sequence[EventReport] = (),
+        lists_from: float = math.inf,
     ) -> tuple[int, int]:
         """Store the readings of one visit, and return their first and last id. All of it is durable on return; on
         `StoreError` nothing of it is stored. `knowledge`: what was learned about meters, by meter. `also` writes the
         ledger's tables in the same transaction, and `urgent` are events, which go to the head-end before anything
-        else. One whose key is among the newest `events.KEPT` is there already and is not stored again."""
-        return self.append_all([Brought(readings, tuple(progress), knowledge or {}, urgent)], also)[0]
+        else. One whose key is among the newest `events.KEPT` is there already and is not stored again. `lists_from`:
+        of the reports of gaps among these, as `LifeSign` has it."""
+        return self.append_all([Brought(readings, tuple(progress), knowledge or {}, urgent)], also, lists_from)[0]
 
     def append_all(
-        self, visits: Sequence[Brought], also: Callable[[sqlite3.Connection], None] = lambda _db: None
+        self,
+        visits: Sequence[Brought],
+        also: Callable[[sqlite3.Connection], None] = lambda _db: None,
+        lists_from: float = math.inf,
     ) -> list[tuple[int, int]]:
         """Store what these visits brought, a block each, in one commit: all of it or, on `StoreError`, nothing of it.
-        Returns the first and last id of each."""
+        Returns the first and last id of each. `lists_from`: see `append`."""
         packed = [(brought, _packed(brought)) for brought in visits]
 
         def work(db: sqlite3.Connection, counters: _Counters) -> list[tuple[int, int]]:
+            self._will_list(db, counters, lists_from)
             ids = [self._add(db, counters, brought, body) for brought, body in packed]
             also(db)
             while _size(db, counters) > self._records_max and self._make_room(db, counters):
@@ -405,7 +412,9 @@ class Store:
                 gaps.setdefault(report.meter, []).append((number, report))
         events_ = [(number, report) for number, report in found if isinstance(report, EventReport)]
         for entries in gaps.values():
-            self.append([report for _, report in entries], also=_forget_refused([number for number, _ in entries]))
+            also = _forget_refused([number for number, _ in entries])
+            opened = [one.first for _, one in entries if isinstance(one, GapReport) and one.gap == "open"]
+            self.append([one for _, one in entries], also=also, lists_from=min(opened, default=math.inf))
         if events_:
             numbers = [number for number, _ in events_]
             texts = dict(rows)
@@ -627,6 +636,16 @@ class Store:
             _set_progress(db, marks, first)
         db.executemany(_LEARN, [(meter, pack(what)) for meter, what in brought.knowledge.items()])
         return first, counters["next"] - 1
+
+    def _will_list(self, db: sqlite3.Connection, counters: _Counters, lists_from: float) -> None:
+        """Reports of gaps are about to be stored: should they be lost with the ledger, the sign tells since when slots
+        are to be listed anew. Those that tell of nothing older than it need no other one."""
+        if lists_from == math.inf:
+            return
+        covered = self.file.sign.unlisted_since
+        if not covered or lists_from < covered:
+            self.file.note_sign(db, counters, lists_from=lists_from)
+        self.file.when_done(lambda: self.file.gap_reports.add(self.file.newest, lists_from))
 
     def _leaving(self, db: sqlite3.Connection, counters: _Counters, batch: BatchT) -> BatchT:
         """These records are about to be sent: no other will ever have their ids, whatever happens to the file."""

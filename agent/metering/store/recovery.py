@@ -20,7 +20,7 @@ from agent.metering.store import events
 from agent.metering.store.blocks import marks_of, profile_reach
 from agent.metering.store.delivery import Range, count, without
 from agent.metering.store.events import WhenDone
-from agent.metering.store.life_sign import LifeSign
+from agent.metering.store.life_sign import JUMP_S, LifeSign
 from agent.metering.store.store_schema import LEDGER
 
 if TYPE_CHECKING:
@@ -94,8 +94,10 @@ def begin(
         counters[counter] += head.counts.get(counter, 0)
     for noted, meter, since, until, records, why, reach in salvage.losses():
         db.execute(_NOTE_LOSS, (noted, meter, since, until, records, why, reach))  # profiles are asked again for it
-    if head.next is not None and salvage.losses_unread:  # of which profiles, and since when, nobody knows
-        note_loss(db, now, "", (now, now), 0.0, 0, "damaged")
+    if head.next is not None and salvage.losses_unread:  # of which profiles nobody knows
+        sign = _sign_of(file.store, salvage)
+        until = _latest(sign, now)
+        note_loss(db, now, "", (min(sign.unlisted_since or until, until), until), 0.0, 0, "damaged")
     for _, store, block in salvage.recovered(0):
         _put(db, store, block)
     if head.next is not None and salvage.recovered_unread:  # else all since the last delivery is lost
@@ -108,11 +110,13 @@ def _note_lost_again(db: sqlite3.Connection, salvage: SalvageReader, store: str,
     """What an earlier damage had spared, and waited for the head-end, may be lost now: nobody knows how much. It was
     stored before the recovery of that file came to its end, and after all that the head-end has. Returns what says
     so."""
-    sign = salvage.life().sign
-    since = sign.delivered_to if sign is not None and sign.store == store else 0.0
+    sign = _sign_of(store, salvage)
+    since = stored = sign.delivered_to
+    if sign.unlisted_since and not salvage.gaps_whole:  # reports of gaps may be among them
+        since = min(since, sign.unlisted_since)
     ended = [row[1] for row in salvage.quarantined() if row[-1] == 1 and isinstance(row[1], float)]
     until = max(ended, default=now)
-    note_loss(db, now, "", (min(since, until), until), max(0.0, since - UNSEEN_S), 0, "damaged")
+    note_loss(db, now, "", (min(since, until), until), max(0.0, stored - UNSEEN_S), 0, "damaged")
     text = "records that were recovered from an earlier file are lost, stored up to %.0f; how many is not known"
     return lambda: LOG.error(text, until, extra={"event": "store.salvaged"})
 
@@ -127,10 +131,9 @@ def proceed(
     when_done: WhenDone,
 ) -> QuarantinedFile:
     """Recover some more blocks. The result is `done` when nothing is left. What is to be said is said `when_done`."""
-    look = salvage.life()
-    sign = look.sign if look.sign is not None and look.sign.store == file.store else LifeSign()
-    known = bool(sign.store) and not look.doubtful
-    head, losses = salvage.head(), _Losses(db, salvage, now, sign.delivered_to)
+    sign = _sign_of(file.store, salvage)
+    known = bool(sign.store) and not salvage.life().doubtful
+    head, losses = salvage.head(), _Losses(db, salvage, now, sign)
     blocks = list(islice(salvage.blocks(file.reached), BLOCKS_PER_STEP))
     reached, stored_at, salvaged = file.reached, file.stored_at, 0
     for block in blocks:
@@ -151,10 +154,10 @@ def proceed(
         reached, stored_at = block.last, block.made
     done = len(blocks) < BLOCKS_PER_STEP
     if done and head.next is not None and head.next > reached + 1:
-        losses.note_hole((reached + 1, head.next - 1), (stored_at, now))
+        losses.note_hole((reached + 1, head.next - 1), (stored_at, losses.until))
     newest = max(reached, (head.next or 1) - 1)
     if done and sign.reached > max(newest, sign.released):  # its log was cut short, or nothing is left at all
-        losses.note_hole((max(newest, sign.released) + 1, sign.reached), (stored_at, max(now, sign.alive)))
+        losses.note_hole((max(newest, sign.released) + 1, sign.reached), (stored_at, losses.until))
     # What was in it and is not any more may have been delivered: only up to `released` that is certain.
     rolled_back = sign.reached > max(newest, sign.released)
     uncounted = done and (not salvage.end_found or rolled_back or (head.signed and not known))
@@ -163,6 +166,9 @@ def proceed(
         events.say_lost(db, counters, now, sign, gone, since, when_done=when_done)
     if uncounted:
         losses.note_uncounted(newest, stored_at)
+    lost = file.lost + losses.records
+    if done and (lost or uncounted) and sign.unlisted_since and (rolled_back or not salvage.gaps_whole):
+        losses.note_gaps(sign.unlisted_since)
     counters["lost"] += losses.records
     after = QuarantinedFile(
         file.name,
@@ -170,10 +176,10 @@ def proceed(
         reached,
         stored_at,
         file.salvaged + salvaged,
-        file.lost + losses.records,
+        lost,
         done=done,
         uncounted=uncounted,
-        at_most=file.lost + losses.records > 0 and (rolled_back or not salvage.delivery_known),
+        at_most=lost > 0 and (rolled_back or not salvage.delivery_known),
     )
     _save(db, after, now)
     return after
@@ -188,21 +194,36 @@ def note_store_lost(
         events.say_lost(db, counters, now, sign, sign.events, sign.events_since, when_done=when_done)
     lost = sign.reached - sign.released
     if lost > 0:
+        since = min(sign.delivered_to, sign.unlisted_since or sign.delivered_to)
         until = max(now, sign.alive, sign.delivered_to)  # the clock may have lost its time
-        note_loss(db, now, "", (sign.delivered_to, until), max(0.0, sign.delivered_to - UNSEEN_S), lost, "damaged")
+        note_loss(db, now, "", (since, until), max(0.0, sign.delivered_to - UNSEEN_S), lost, "damaged")
         counters["lost"] += lost
 
 
+def _sign_of(store: str, salvage: SalvageReader) -> LifeSign:
+    """The last sign of life of the store in a file; one that says nothing where it has none."""
+    sign = salvage.life().sign
+    return sign if sign is not None and sign.store == store else LifeSign()
+
+
+def _latest(sign: LifeSign, now: float) -> float:
+    """When the last record can have been stored: until now, or, where the clock has lost its time since, soon after
+    the last sign of life."""
+    return now if now >= sign.alive else sign.alive + JUMP_S
+
+
 class _Losses:
-    """What a step of the recovery finds to be lost. All that the head-end does not have was stored after
+    """What a step of the recovery finds to be lost. All that the head-end does not have was stored after the sign's
     `delivered_to`, which tells where no block is left in front of what is lost."""
 
-    def __init__(self, db: sqlite3.Connection, salvage: SalvageReader, now: float, delivered_to: float) -> None:
+    def __init__(self, db: sqlite3.Connection, salvage: SalvageReader, now: float, sign: LifeSign) -> None:
         self._db = db
         self._salvage = salvage
         self._now = now
-        self._delivered_to = delivered_to
+        self._delivered_to = sign.delivered_to
         self._delivered = salvage.delivered()
+        self.until = _latest(sign, now)
+        self._lists_from = self.until  # all slots since then are listed for what was found to be lost
         self.records = 0
 
     def waiting(self, ids: Range) -> list[Range]:
@@ -222,13 +243,23 @@ class _Losses:
         if lost:
             reach = self._reach(ids[0], stored[0])
             span = (stored[0] or min(self._delivered_to, stored[1]), stored[1])
-            note_loss(self._db, self._now, "", span, reach, lost, "damaged")
+            self._note(span, reach, lost)
             self.records += lost
 
     def note_uncounted(self, newest: int, stored_at: float) -> None:
         """The end of the file could not be read: blocks that are newer than everything known may have been there."""
-        reach = self._reach(newest + 1, stored_at)
-        note_loss(self._db, self._now, "", (stored_at or self._delivered_to, self._now), reach, 0, "damaged")
+        self._note((stored_at or self._delivered_to, self.until), self._reach(newest + 1, stored_at), 0)
+
+    def note_gaps(self, since: float) -> None:
+        """Gaps are not in the ledger any more, and the reports of them may be lost, too. They tell of slots that passed
+        before they were stored, and nothing of profiles."""
+        if since < self._lists_from:
+            self._note((since, self.until), self.until, 0)
+
+    def _note(self, span: tuple[float, float], reach: float, lost: int) -> None:
+        note_loss(self._db, self._now, "", span, reach, lost, "damaged")
+        if span[0] and span[1] >= self.until:
+            self._lists_from = min(self._lists_from, span[0])
 
     def _reach(self, first: int, stored_at: float) -> float:
         """The earliest time that rows in blocks from the id `first` on may speak of; 0 where nothing tells.

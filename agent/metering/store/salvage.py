@@ -188,6 +188,11 @@ class SalvageReader:
         rows = self._queries.both_ends(table, names, names[:2])
         return [row for row in rows if all(isinstance(*pair) for pair in zip(row, types, strict=True))]
 
+    @property
+    def gaps_whole(self) -> bool:
+        """Whether all open gaps can be read."""
+        return self._queries.whole("gap", "reason") and self._queries.whole("calendar", "times")
+
     def refused(self) -> list[Row]:
         """(id, record, why)"""
         return self._queries.both_ends("refused", ("id", "record", "why"), ("id",))

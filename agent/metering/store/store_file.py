@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from agent.clock import Clock
 from agent.metering.store import events, life_sign, recovery
-from agent.metering.store.life_sign import LifeSign, LifeSignFile
+from agent.metering.store.life_sign import LifeSign, LifeSignFile, WaitingReports
 from agent.metering.store.recovery import QuarantinedFile
 from agent.metering.store.store_schema import (
     FORMAT,
@@ -109,6 +109,7 @@ class StoreFile:
         self._quarantine = Quarantine(file, self._signs)
         self.uuid = ""
         self.sign = LifeSign()  # the last one that is durable
+        self.gap_reports = WaitingReports()
         self.busy_timeout_s = BUSY_TIMEOUT_S
 
     def run(self, work: Callable[[sqlite3.Connection, dict[str, int]], ResultT]) -> ResultT:
@@ -171,24 +172,38 @@ class StoreFile:
             return sys.maxsize
         return found.f_bavail * found.f_frsize
 
-    def note_sign(self, db: sqlite3.Connection, counters: dict[str, int], alive: float | None = None) -> None:
+    def note_sign(
+        self,
+        db: sqlite3.Connection,
+        counters: dict[str, int],
+        alive: float | None = None,
+        lists_from: float | None = None,
+    ) -> None:
         """Within a piece of work: make durable how far the store has come, and with `alive` that the ledger was in
-        order then. What is written must have been committed before. Raises `OSError`."""
+        order then. What is written must have been committed before, but for `lists_from`, which is of reports of gaps
+        that are about to be stored. Raises `OSError`."""
         count, first, since = events.waiting(db)
+        waiting = self.gap_reports.since(counters["released"], recovering=self.recovering or _has_recovered(db))
         before = self.sign if alive is None else self.sign.alive_at(alive)
         sign = replace(
             before,
             number=self.sign.number + 1,
             store=self.uuid,
-            reached=self._counters["next"] - 1,
+            reached=self.newest,
             released=counters["released"],
             delivered_to=_delivered_to(db, counters, self._clock.wall()),
             events=count,
             events_first=first,
             events_since=since,
+            lists_from=min((at for at in (waiting, lists_from) if at), default=0.0),
         )
         self._signs.write(sign)
         self.sign = sign
+
+    @property
+    def newest(self) -> int:
+        """The last id that was given out."""
+        return self._counters["next"] - 1
 
     def names(self) -> list[Path]:
         """The files that are the store: the database."""
@@ -286,6 +301,7 @@ class StoreFile:
         look = self._signs.look()
         self.sign = look.sign or LifeSign()
         newest = self._counters["next"] - 1
+        self.gap_reports.take_up(self.sign, self.uuid, newest)
         signed = db.execute("SELECT 1 FROM identity WHERE key=?", (SIGNED,)).fetchone() is not None
         if signed:
             if look.doubtful or look.sign is None:
@@ -500,6 +516,10 @@ class Quarantine:
             return [path for path in self._file.parent.iterdir() if pattern.fullmatch(path.name)]
         except OSError:
             return []
+
+
+def _has_recovered(db: sqlite3.Connection) -> bool:
+    return db.execute("SELECT 1 FROM recovered LIMIT 1").fetchone() is not None
 
 
 def _delivered_to(db: sqlite3.Connection, counters: dict[str, int], now: float) -> float:

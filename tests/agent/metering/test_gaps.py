@@ -7,16 +7,18 @@ import random
 import sqlite3
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from agent.metering.collector import UNREAD_SHARE_MAX
-from agent.metering.ledger.keeper import LedgerKeeper
+from agent.metering.collector import SHARE_EVERY_S, UNREAD_SHARE_MAX
+from agent.metering.ledger import gap_table
+from agent.metering.ledger.keeper import ALIVE_EVERY_S, LedgerKeeper
 from agent.metering.scheduling.readinglist import ReadingList
 from agent.metering.scheduling.run_tally import SILENT_AFTER
 from agent.metering.scheduling.tasks import OwedRun
-from agent.metering.store.life_sign import LifeSignFile
+from agent.metering.store.life_sign import LifeSign, LifeSignFile
 from agent.metering.store.reading_store import Store, StoreError
 from agent.metering.store.store_schema import StoreCorruptError
 from agent.settings.provisioning import ReadingTask
@@ -331,6 +333,131 @@ def test_where_the_ledger_is_lost_all_since_the_last_sign_of_life_is_listed(tmp_
     assert rig.collector.tasks.gaps() == before
 
 
+def deliver(rig: PlcRig) -> None:
+    while (batch := rig.store.batch(10**6)) is not None:
+        rig.store.release(batch.store, batch.last, first=batch.first)
+
+
+def listed_slots(rig: PlcRig) -> set[tuple[str, int]]:
+    """(meter, slot) of all that is listed on the device."""
+    gaps = [gap for gap, _ in rig.collector.tasks.gaps()]
+    return {(gap.meter, slot) for gap in gaps for slot in range(gap.first, gap.last + 1, EVERY_S)}
+
+
+def delivered_and_off(rig: PlcRig) -> set[tuple[str, int]]:
+    """All is at the head-end, and six hours pass without power. Returns what was missed, of which reports wait now."""
+    rig.collector.configure(provisioning())
+    rig.run(EVERY_S - 60)
+    deliver(rig)
+    off(rig, 6 * 3600.0)
+    rig.run(60)
+    missed = {(meter.id, RUN + number * EVERY_S) for meter in rig.meters for number in range(1, 24)}
+    assert listed_slots(rig) == missed
+    return missed
+
+
+def spoil_pages(rig: PlcRig, table: str) -> None:
+    """No page of this table can be read any more, nor those of the blocks: but what was delivered is known."""
+    rig.store.close()
+    db = sqlite3.connect(rig.config.store_file)
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    pages = [row[0] for name in (table, "block")
+             for row in db.execute("SELECT rootpage FROM sqlite_master WHERE name=?", (name,))]  # fmt: skip
+    db.close()
+    octets = bytearray(rig.config.store_file.read_bytes())
+    for page in pages:
+        octets[(page - 1) * 512 : page * 512] = b"\xa5" * 512
+    rig.config.store_file.write_bytes(octets)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["garbage", "gone", "pages", "pages, at 1970"])
+def test_what_a_report_told_that_is_lost_with_the_ledger_is_listed_anew(tmp_path: Path, how: str) -> None:
+    """The slots of hours without power are older than the report of them, and than all that waits."""
+    rig = PlcRig(tmp_path, meters=2)
+    missed = delivered_and_off(rig)
+    rig.reader.close()
+    rig.collector.close()
+    if how.startswith("pages"):
+        spoil_pages(rig, "gap")
+    else:
+        rig.store.close()
+        rig.config.store_file.write_bytes(b"\xff" * 20_000)
+        if how == "gone":
+            rig.config.store_file.unlink()
+    rig.clock.advance(60)
+    offset = rig.clock.wall_offset
+    if how.endswith("1970"):  # the store is opened before anybody has told the time
+        rig.clock.wall_offset, rig.clock.is_trusted = -rig.clock.now, False
+    rig.start()
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    rig.clock.wall_offset, rig.clock.is_trusted = offset, True
+    rig.run(60)
+    assert listed_slots(rig) >= missed
+    deliver(rig)
+    rig.run(EVERY_S)
+    deliver(rig)
+    rig.store.note_alive(rig.clock.wall())
+    assert rig.store.file.sign.lists_from == 0.0
+
+
+@pytest.mark.slow
+def test_what_a_store_tells_of_the_one_before_it_and_loses_is_listed_anew(tmp_path: Path) -> None:
+    """Damage twice: the reports that list what the first one lost are lost by the second."""
+    rig = PlcRig(tmp_path, meters=2)
+    missed = delivered_and_off(rig)
+    for seconds in (60.0, 120.0):
+        nothing_left(rig, sign=True, seconds=seconds)
+        rig.run(60)
+        assert listed_slots(rig) >= missed
+
+
+def test_a_report_of_what_passed_long_ago_has_its_sign_before_it_is_stored(tmp_path: Path) -> None:
+    """A clock that is corrected lists what passed hours before the last sign of life."""
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    rig.run(3 * EVERY_S)
+    deliver(rig)
+    rig.collector.tick()
+    keeper, meter = rig.collector.tasks._keeper, rig.meters[0].id
+    keeper.list_judged(meter, "t1", (RUN + EVERY_S, RUN + 2 * EVERY_S), [])
+    before = rig.store.file.sign
+    with pytest.MonkeyPatch.context() as patch:  # the power is cut before anything of it is in the store
+        patch.setattr(gap_table, "write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            keeper.flush(rig.clock.wall(), alive=False)
+    sign = rig.store.file.sign
+    assert (before.lists_from, sign.lists_from) == (0.0, RUN + 2 * EVERY_S - 1)
+    assert LifeSignFile(Path(f"{rig.config.store_file}-alive")).read() == sign
+    keeper.flush(rig.clock.wall(), alive=False)
+    assert rig.store.file.sign == sign, "one is enough"
+    nothing_left(rig, sign=True, seconds=10.0)
+    rig.run(30)
+    assert listed_slots(rig) >= {(meter, RUN + EVERY_S), (meter, RUN + 2 * EVERY_S)}
+
+
+def test_a_report_of_what_passed_since_the_last_sign_costs_none(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=2)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    deliver(rig)
+    rig.network.faults.mute = frozenset({rig.meters[0].id})
+    signs: list[LifeSign] = []
+    write = LifeSignFile._write
+
+    def counted(self: LifeSignFile, sign: LifeSign) -> None:
+        signs.append(sign)
+        write(self, sign)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LifeSignFile, "_write", counted)
+        rig.run(3 * EVERY_S)
+    assert [(one[0], one[1]) for one in told(rig)] == [("open", 0)]
+    assert signs[-1].lists_from == RUN + 2 * EVERY_S - 1
+    assert [one.alive - before.alive >= ALIVE_EVERY_S for before, one in pairwise(signs)] == [True] * (len(signs) - 1)
+
+
 @pytest.mark.parametrize("left", [None, b""])
 def test_a_store_that_is_gone_beside_its_sign_is_lost_with_what_waited_in_it(
     tmp_path: Path, left: bytes | None
@@ -626,6 +753,36 @@ def test_two_of_four_are_read_one_is_silent_and_one_is_absent_wherever_one_looks
     summaries = [record.getMessage() for record in caplog.records if getattr(record, "event", "") == "tasks.run"]
     assert summaries[-1] == f"task t1, run {RUN + EVERY_S}: {text}"
     assert rig.health[-1] == (True, "plc0"), "a new firmware is not judged by meters that are silent"
+
+
+def test_a_run_of_a_clock_that_was_ahead_is_not_the_last_one_once_it_is_corrected(tmp_path: Path) -> None:
+    """Also where no meter was ever read, and none is visited."""
+    rig = PlcRig(tmp_path, meters=1)
+    rig.network.faults.mute = frozenset({rig.meters[0].id})
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    rig.network.command({"cmd": "leave", "meter": rig.meters[0].id}, rig.clock.now)
+    rig.run(EVERY_S)
+    rig.clock.wall_offset += 86_400.0
+    rig.run(60)
+    assert rig.collector.task_status("t1").last_run == RUN + 86_400 + EVERY_S
+    rig.clock.wall_offset -= 86_400.0
+    rig.run(60)
+    status = rig.collector.task_status("t1")
+    assert (status.last_run, status.last_result) == (RUN + EVERY_S, "0 of 1 read, 1 absent")
+
+
+def test_what_came_of_a_run_is_published_soon_after_its_last_visit(tmp_path: Path) -> None:
+    """The share of meters that cannot be read is reckoned every few seconds. Whoever calls after that calls again."""
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    rig.clock.advance(SHARE_EVERY_S)
+    assert rig.collector.tick() > SHARE_EVERY_S  # it is reckoned now, and nothing is to be done before the next run
+    rig.clock.advance(1.0)
+    assert rig.collector.tick() == SHARE_EVERY_S - 1.0
+    rig.clock.advance(SHARE_EVERY_S - 1.0)
+    assert rig.collector.tick() > SHARE_EVERY_S
 
 
 @pytest.mark.slow

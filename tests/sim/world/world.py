@@ -654,12 +654,15 @@ class KillableStore(Store):
     kill_in = ""
 
     def append_all(
-        self, visits: Sequence[Brought], also: Callable[[sqlite3.Connection], None] = lambda _db: None
+        self,
+        visits: Sequence[Brought],
+        also: Callable[[sqlite3.Connection], None] = lambda _db: None,
+        lists_from: float = math.inf,
     ) -> list[tuple[int, int]]:
         kill, self.kill_in = self.kill_in, ""
         if kill == "before":
             raise Killed
-        ids = super().append_all(visits, also)
+        ids = super().append_all(visits, also, lists_from)
         if kill == "after":
             raise Killed
         return ids

@@ -15,7 +15,7 @@ from random import Random
 import pytest
 
 from agent.metering.store import life_sign
-from agent.metering.store.life_sign import LifeSign, LifeSignFile, Look
+from agent.metering.store.life_sign import WAITING_MAX, LifeSign, LifeSignFile, Look, WaitingReports
 from agent.metering.store.reading_store import Progress, Store
 from tests.agent.metering.readings import visit
 from tests.agent.virtual import VirtualClock
@@ -168,7 +168,61 @@ def test_two_generations_lie_on_pages_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_first_sign_says_nothing() -> None:
-    assert LifeSign() == LifeSign(0, "", 0, 0, 0.0, 0.0, 0.0, 0, 0, 0.0)
+    assert LifeSign() == LifeSign(0, "", 0, 0, 0.0, 0.0, 0.0, 0, 0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("alive", "lists_from", "since"),
+    [(0.0, 0.0, 0.0), (700.0, 0.0, 700.0), (0.0, 300.0, 300.0), (700.0, 300.0, 300.0), (300.0, 700.0, 300.0)],
+)
+def test_since_when_slots_may_be_listed_nowhere(alive: float, lists_from: float, since: float) -> None:
+    sign = replace(SIGN, alive=alive, lists_from=lists_from)
+    assert LifeSign.parse(sign.emit()) == sign
+    assert sign.unlisted_since == since
+
+
+def test_reports_of_gaps_count_until_they_are_delivered_and_the_oldest_time_of_them_all() -> None:
+    waiting = WaitingReports()
+    assert waiting.since(0, recovering=False) == 0.0
+    waiting.add(10, 500.0)
+    waiting.add(20, 700.0)
+    assert [waiting.since(at, recovering=False) for at in (0, 9)] == [500.0, 500.0]
+    assert waiting.since(25, recovering=True) == 500.0, "some of an earlier store may be of an earlier time still"
+    assert [waiting.since(at, recovering=False) for at in (10, 19, 20)] == [700.0, 700.0, 0.0]
+    waiting.add(30, 500.0)
+    waiting.add(40, 500.0)
+    waiting.add(50, 300.0)  # an earlier time is told later: after a correction of the clock
+    assert [waiting.since(at, recovering=False) for at in (0, 49, 50)] == [300.0, 300.0, 0.0]
+
+
+def test_times_of_reports_are_kept_apart_up_to_a_bound() -> None:
+    waiting = WaitingReports()
+    for number in range(1, WAITING_MAX + 11):
+        waiting.add(number, 100.0 * number)
+    assert waiting.since(WAITING_MAX - 1, recovering=False) == 100.0 * WAITING_MAX
+    assert waiting.since(WAITING_MAX + 9, recovering=False) == 100.0 * WAITING_MAX, "earlier than it need be"
+    assert waiting.since(WAITING_MAX + 10, recovering=False) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("sign", "newest", "waits"),
+    [
+        (LifeSign(), 0, {0: 0.0}),
+        (replace(SIGN, lists_from=0.0), SIGN.reached, {0: 0.0}),
+        (replace(SIGN, lists_from=300.0), SIGN.reached, {SIGN.reached - 1: 300.0, SIGN.reached: 0.0}),
+        # What was stored after the sign may be reports that needed no other one.
+        (SIGN, SIGN.reached + 1, {SIGN.reached: SIGN.alive, SIGN.reached + 1: 0.0}),
+        (replace(SIGN, store="cd" * 16), 0, {0: SIGN.alive, 1: 0.0}),
+        (replace(SIGN, store="cd" * 16, lists_from=300.0), 7, {7: 300.0, 8: 0.0}),
+    ],
+)
+def test_what_a_sign_says_holds_for_all_that_waits_at_a_start(
+    sign: LifeSign, newest: int, waits: dict[int, float]
+) -> None:
+    waiting = WaitingReports()
+    waiting.add(5000, 1.0)  # of a life before
+    waiting.take_up(sign, SIGN.store, newest)
+    assert {released: waiting.since(released, recovering=False) for released in waits} == waits
 
 
 def test_a_sign_of_before_there_were_events_in_it_is_read() -> None:
@@ -221,7 +275,7 @@ def test_what_a_later_version_adds_is_passed_over_and_what_is_damaged_is_none() 
 
 
 @pytest.mark.parametrize("number", [b"1e400", b"-1e400", b"NaN", b"9" * 400, b"9" * 5000])
-@pytest.mark.parametrize("name", ["number", "reached", "released", "delivered_to", "alive"])
+@pytest.mark.parametrize("name", ["number", "reached", "released", "delivered_to", "alive", "lists_from"])
 def test_a_number_that_is_none_makes_no_sign(name: str, number: bytes) -> None:
     members = asdict(SIGN) | {name: "here"}
     text = json.dumps(members).encode().replace(b'"here"', number)

@@ -137,7 +137,7 @@ def test_a_store_of_before_there_were_signs_goes_on(tmp_path: Path) -> None:
 def test_a_write_that_is_cut_leaves_no_doubt(tmp_path: Path, cut: int) -> None:
     """Whichever of the two lines the cut went through, the other one tells."""
     file = LifeSignFile(tmp_path / "a")
-    signs = {number: LifeSign(number, SIGN.store, number * 100, events_since=number) for number in (3, 4, 5, 6)}
+    signs = {number: LifeSign(number, SIGN.store, number * 100, lists_from=number) for number in (3, 4, 5, 6)}
     for number in (3, 4, 5):
         file.write(signs[number])
     octets = bytearray((tmp_path / "a").read_bytes())
