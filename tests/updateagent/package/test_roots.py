@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.updateagent.package.buffer import Buffer
-from tests.updateagent.packages import NOW, Party, Workshop, device, party, release, signer
+from tests.updateagent.packages import DAY, NOW, Party, Workshop, device, party, release, signer
 from updateagent.buildhost import assemble, pack, signing
 from updateagent.errors import (
     CERTIFICATE_CHAIN,
@@ -44,9 +44,14 @@ def trust_in(*believed: Party, **options: Any) -> Trust:
 
 
 def listed(
-    version: int, threshold: int, of: tuple[Party, ...], by: tuple[Party, ...], revoked: tuple[str, ...] = ()
+    version: int,
+    threshold: int,
+    of: tuple[Party, ...],
+    by: tuple[Party, ...],
+    revoked: tuple[str, ...] = (),
+    issued: int = NOW,
 ) -> bytes:
-    made = roots.make(version, threshold, NOW, [one.certificate for one in of], revoked)
+    made = roots.make(version, threshold, issued, [one.certificate for one in of], revoked)
     for one in by:
         made = roots.with_signature(made, one.certificate, one.sign(made.text))
     return roots.emit(made)
@@ -124,9 +129,23 @@ def test_a_revoked_root_signs_no_list() -> None:
     roots.accept(after, [listed(2, 1, (D,), (B, D))])
 
 
-def test_the_time_of_a_list_moves_the_devices_time_on() -> None:
-    after, _ = roots.accept(trust_in(A, clock=0), [listed(1, 1, (A,), (A,))])
-    assert after.newest_signed == NOW
+@pytest.mark.parametrize("clock", [0, NOW, NOW + 10 * 365 * DAY])
+def test_the_time_of_a_list_moves_nothing(clock: int) -> None:
+    here = trust_in(A, clock=clock)
+    after, _ = roots.accept(here, [listed(1, 1, (A,), (A,), issued=NOW + 10 * 365 * DAY)])
+    assert (after.least, after.newest_signed) == (here.least, 0)
+
+
+def test_a_list_of_the_future_is_refused_where_something_vouches_for_the_clock() -> None:
+    here = trust_in(A, clock_vouched=True)
+    assert refused(here, listed(1, 1, (A,), (A,), issued=NOW + DAY + 1)) is ROOTS
+    roots.accept(here, [listed(1, 1, (A,), (A,), issued=NOW + DAY)])
+
+
+def test_a_key_of_which_one_certificate_was_revoked_signs_no_list() -> None:
+    again = signing.parsed(signing.issue("A again", A.key, authority=True, days=100))
+    here = device(roots=(A.certificate, again, B.certificate), revoked=frozenset({again.fingerprint}))
+    assert refused(here, listed(1, 1, (D,), (A, D))) is ROOTS
 
 
 @pytest.mark.parametrize("algorithm", ["p-384", "rsa-2048"])
