@@ -7,8 +7,8 @@
 As in The Update Framework, version N + 1 is accepted only when it is signed by at least M of the roots of version N (M
 being the threshold of version N), and by at least as many of its own roots as its own threshold requires. Thus a
 minority of the old roots cannot take over, and no list can be issued whose keys nobody holds. Versions increase one at
-a time, and a package may carry several, for devices that missed some. Revocations stay in force: a list has all of
-them, and a device also keeps those that it knew before.
+a time, and a package may carry several, for devices that missed some. A device keeps the newest list, so each list has
+all revocations that are to stay in force.
 
 The roots in the device's PEM file are version 0; a majority of them must sign version 1.
 """
@@ -26,7 +26,7 @@ from updateagent.errors import ROOTS, PackageError
 from updateagent.package import certificate
 from updateagent.package.certificate import KEY_CERT_SIGN, Certificate
 from updateagent.package.description import Fields, load_json
-from updateagent.package.trust import ROOTS_MAX, Trust, unrevoked
+from updateagent.package.trust import ROOTS_MAX, Trust
 
 FORMAT_VERSION = 1
 ENVELOPE_BYTES_MAX = 128 << 10
@@ -179,7 +179,7 @@ def accept(trust: Trust, envelopes: Sequence[bytes]) -> tuple[Trust, RootList | 
         if trust.is_ahead(found.issued):
             raise PackageError(ROOTS, f"roots version {found.version} was issued in the future")
         needed = trust.root_threshold or len(trust.roots) // 2 + 1
-        if found.signed_by(unrevoked(trust.roots, trust.revoked)) < needed:
+        if found.signed_by(certificate.unrevoked(trust.roots, trust.revoked)) < needed:
             raise PackageError(ROOTS, f"roots version {found.version}: fewer than {needed} of the present roots signed")
         trust, newest = apply_roots(trust, found), found
     return trust, newest
@@ -190,7 +190,7 @@ def apply_roots(trust: Trust, found: RootList) -> Trust:
 
     Raises `PackageError` (`roots`) when the list lacks signatures of its own roots, as a damaged one would.
     """
-    if found.signed_by(unrevoked(found.roots, found.revoked)) < found.threshold:
+    if found.signed_by(certificate.unrevoked(found.roots, found.revoked)) < found.threshold:
         raise PackageError(
             ROOTS, f"roots version {found.version}: fewer than {found.threshold} of its own roots signed"
         )

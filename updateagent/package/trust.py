@@ -17,7 +17,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,7 +110,7 @@ class Trust:
         Raises `PackageError`: `certificate-chain`, `certificate-time`, `certificate-purpose`, `certificate-revoked`.
         Where no path is good, that of the path which fails last is told, and of several that of the longest validity.
         """
-        good = frozenset(unrevoked((signed.signer, *signed.others, *self.roots), self.revoked))
+        good = frozenset(certificate.unrevoked((signed.signer, *signed.others, *self.roots), self.revoked))
         refusals: list[tuple[tuple[int, int], PackageError]] = []
         for path in find_paths(signed, self.roots):
             try:
@@ -150,14 +150,6 @@ def _check_unrevoked(path: Sequence[Certificate], good: frozenset[Certificate]) 
 
 def _utc(seconds: float) -> str:
     return f"{datetime.fromtimestamp(min(max(seconds, 0), TIME_MAX), UTC):%Y-%m-%d %H:%M:%SZ}"
-
-
-def unrevoked(found: Iterable[Certificate], revoked: frozenset[str]) -> list[Certificate]:
-    """Those that were not revoked, nor any of the others with the same key: it is the key that nobody trusts any
-    more. `revoked` are fingerprints."""
-    every = list(found)
-    keys = {one.public_key for one in every if one.fingerprint in revoked}
-    return [one for one in every if one.public_key not in keys]
 
 
 def find_paths(signed: SignedContent, roots: Sequence[Certificate]) -> list[list[Certificate]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -300,24 +301,34 @@ def test_dcu_pack_makes_signs_and_shows_a_list(tmp_path: Path) -> None:
     out = tmp_path / "roots-1.json"
     crt = {name: tmp_path / f"{name}.crt" for name in ("a", "b", "c", "signer")}
     said = ("--version", 1, "--threshold", 2, "--issued", NOW, "--revoke", crt["signer"], "--revoke", "ab" * 32)
-    run("roots", "new", *said, "--root", crt["b"], "--root", crt["c"], "-o", out)
+    run("roots", "new", *said, "--clock", NOW, "--root", crt["b"], "--root", crt["c"], "-o", out)
     run("roots", "sign", out, "--cert", crt["a"], "--key", tmp_path / "a.key")
     run("roots", "sign", out, "--cert", crt["b"], "--key", tmp_path / "b.key")
     with pytest.raises(PackageError, match="fewer than 2 of its own"):
-        run("roots", "show", out, "--from", tmp_path / "now.pem")
+        run("roots", "show", out, "--clock", NOW, "--from", tmp_path / "now.pem")
     run("roots", "sign", out, "--cert", crt["c"], "--to-sign", tmp_path / "bytes")
     (tmp_path / "answer").write_bytes(C.sign((tmp_path / "bytes").read_bytes()))
     run("roots", "sign", out, "--cert", crt["c"], "--signature", tmp_path / "answer")
-    shown = run("roots", "show", out, "--from", tmp_path / "now.pem")
+    shown = run("roots", "show", out, "--clock", NOW, "--from", tmp_path / "now.pem")
     assert "devices will follow" in shown
     assert shown.count("signed") >= 2
     assert f"revoked {signer().certificate.fingerprint}" in shown
     after, _ = roots.accept(trust_in(A), [out.read_bytes()])
     assert "ab" * 32 in after.revoked
     (tmp_path / "image").write_bytes(b"image")
+    os.utime(tmp_path / "image", (NOW, NOW))
     (tmp_path / "b-signer.crt").write_bytes(signing.pem((one := party("signer of B", B)).x509))
     signing.write_key(tmp_path / "b-signer.key", one.key)
-    arguments = ("--key", tmp_path / "b-signer.key", "--cert", tmp_path / "b-signer.crt", "--roots", out)
+    arguments = (
+        "--key",
+        tmp_path / "b-signer.key",
+        "--cert",
+        tmp_path / "b-signer.crt",
+        "--roots",
+        out,
+        "--clock",
+        NOW,
+    )
     about = ("--version", 2, "--security-version", 2, "--compatible", "dcu-a1", "--image", f"rootfs={tmp_path}/image")
     run("build", *arguments, *about, "-o", tmp_path / "p.swu")
     assert verify_package(tmp_path / "p.swu", trust_in(A)).new_roots == out.read_bytes()
