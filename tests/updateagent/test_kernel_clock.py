@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import cast
 
 import pytest
 
-from updateagent import kernel_clock
+from updateagent import cli, kernel_clock
+from updateagent.compose import UpdateAgent
 
 
 class Kernel:
@@ -30,3 +35,23 @@ def test_the_clock_is_vouched_for_while_the_kernel_says_that_it_is_disciplined(
 
 def test_this_kernel_answers() -> None:
     assert kernel_clock.is_disciplined() in {True, False}
+
+
+@dataclass(frozen=True)
+class Agent:
+    """The parts of which `boot` makes use; it boots with what `vouched` says."""
+
+    vouched: Callable[[], bool]
+
+    def alone(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def updater(self) -> Agent:
+        return self
+
+    def boot(self) -> int:
+        return int(self.vouched())
+
+
+def test_the_kernel_is_not_asked_while_the_system_starts() -> None:
+    assert cli._boot_of(cast("UpdateAgent", Agent(lambda: True))) == 0
