@@ -88,6 +88,13 @@ def test_what_devices_take_is_made_without_a_word(bench: Bench) -> None:
     assert read_unverified(bench.out).signed_at == NOW - DAY
 
 
+def test_a_package_is_verified_by_the_clock_of_a_device_that_has_none(bench: Bench) -> None:
+    assert bench.build("--device-roots", bench.roots).exit_code == 0
+    known = ("--roots", bench.roots, "--compatible", "dcu-a1")
+    assert run("verify", bench.out, *known, "--clock", 0).exit_code == 0
+    assert code(run("verify", bench.out, *known, "--clock", NOW - 2 * DAY - 1)) is CERTIFICATE_TIME
+
+
 def test_without_the_roots_of_devices_it_says_that_they_were_not_asked(bench: Bench) -> None:
     done = bench.build()
     assert done.exit_code == 0

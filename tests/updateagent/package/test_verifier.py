@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from tests.sim.faulty_disk import FaultyDisk
 from tests.updateagent.package.signed import no_hooks, pem
 from tests.updateagent.packages import DAY, HARDWARE, NOW, Workshop, party, release, root
+from updateagent.compose import UpdateAgent
+from updateagent.config import Config
+from updateagent.disk import RawFile
 from updateagent.engine.journal import Journal
 from updateagent.errors import CERTIFICATE_TIME, PackageError
 from updateagent.package.description import Kind
@@ -21,6 +26,16 @@ from updateagent.software.store import SoftwareStore
 
 IN_2036 = int(datetime(2036, 3, 1, tzinfo=UTC).timestamp())
 HOME, FILE = Path("/data"), Path("/data/package.swu")
+
+
+class Place:
+    """Where an image is written."""
+
+    def capacity(self) -> int:
+        return 1 << 20
+
+    def open(self) -> RawFile:
+        raise AssertionError("no package here is a delta")
 
 
 class Device:
@@ -46,7 +61,7 @@ class Device:
                 roots=self.pem,
                 newer_roots=HOME / "update" / "roots.json",
                 compatible=HARDWARE,
-                partitions={},
+                partitions={"B": {"rootfs": Place()}},
                 running_version="1",
                 clock=lambda: self.clock,
                 run_hook=no_hooks,
@@ -108,3 +123,22 @@ def test_a_wrong_time_that_was_accepted_counts_for_nothing_once_a_clock_is_vouch
     assert "when a package was signed that this device has accepted" in device.install()
     device.vouched = True
     assert device.install() == ""
+
+
+@pytest.mark.parametrize(("vouched", "confirmed"), [(True, NOW), (False, 0)])
+def test_of_firmware_the_confirmed_time_is_kept_too(device: Device, vouched: bool, confirmed: int) -> None:
+    device.disk.write_durable(FILE, device.shop.build([device.shop.image("rootfs", b"x" * 999)]))
+    device.vouched = vouched
+    package = device.packages().verify(FILE, device.journal.load(), "B", "A")
+    assert package.signed_time == confirmed
+
+
+@pytest.mark.parametrize("vouched", [True, False])
+def test_the_program_asks_the_kernel_whether_something_vouches_for_its_clock(device: Device, vouched: bool) -> None:
+    device.disk.write_durable(HOME / "release", b"VERSION=1\nBUILT=5\n")
+    config = SimpleNamespace(
+        roots=device.pem, update_dir=HOME / "update", compatible=HARDWARE, slots=(), release_file=HOME / "release"
+    )
+    agent = UpdateAgent(cast("Config", config), device.disk, wall=lambda: 9.0, vouched=lambda: vouched)
+    here = agent.packages().trust(device.journal.load())
+    assert (here.clock, here.now, here.built) == (9.0, 9.0 if vouched else None, 5.0)
