@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from updateagent import kernel_clock
 from updateagent.boot import CANARY_KEY
 from updateagent.boot.loaders import open_variables, policy_class
 from updateagent.boot.policy import BootEnv, Variables
@@ -61,7 +62,7 @@ class LazyPackages:
 
 @dataclass(frozen=True, slots=True)
 class UpdateAgent:
-    """The configured parts. `wall` returns seconds since 1970.
+    """The configured parts. `wall` returns seconds since 1970, `vouched` whether something vouches for them.
 
     With `dry_run` nothing is written: it collects the commits to the boot environment. `package` is then a file to use
     instead of the package in the inbox.
@@ -70,6 +71,7 @@ class UpdateAgent:
     config: Config
     disk: Storage
     wall: Callable[[], float] = time.time
+    vouched: Callable[[], bool] = kernel_clock.is_disciplined
     dry_run: DryVariables | None = None
     package: Path | None = None
 
@@ -156,6 +158,7 @@ class UpdateAgent:
                 clock=self.wall,
                 run_hook=self._run_hook,
                 built=self._built(),
+                clock_vouched=self.vouched,
             )
         )
 

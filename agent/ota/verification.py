@@ -56,22 +56,26 @@ def verifier(
     """A function that verifies a package file, writes nothing, and raises `PackageError` or `DeviceError`.
 
     The Update Agent's journal and the roots that it believes are read anew each time: both change while we run.
-    `fw_version` may be empty where it is not known. `on_signed` is told the newest signing time that the Update Agent
-    has accepted.
+    `fw_version` may be empty where it is not known. `on_signed` is told the newest signing time that was confirmed when
+    the Update Agent accepted it.
     """
 
     def verify(package: Path) -> Manifest:
         from updateagent.package.manifest import verify_package
 
-        moment = certificate_time()
-        trust = _trust(update, disk, moment.now or 0.0, fw_version)
+        trust = _trust(update, disk, fw_version)
         on_signed(trust.newest_signed)
-        return verify_package(package, replace(trust, newest_signed=max(trust.newest_signed, int(moment.earliest))))
+        moment = certificate_time()
+        judged = replace(
+            trust, clock=moment.now or 0.0, clock_vouched=moment.now is not None, built=max(0.0, moment.earliest)
+        )
+        return verify_package(package, judged)
 
     return verify
 
 
-def _trust(update: UpdateConfig, disk: Storage, clock: float, fw_version: str) -> Trust:
+def _trust(update: UpdateConfig, disk: Storage, fw_version: str) -> Trust:
+    """What the Update Agent trusts, but for the time."""
     from updateagent.engine.journal import Journal
     from updateagent.package.roots import apply_roots, parse
     from updateagent.package.trust import Trust, load_roots
@@ -81,7 +85,7 @@ def _trust(update: UpdateConfig, disk: Storage, clock: float, fw_version: str) -
     trust = Trust(
         roots=load_roots(update.roots),
         compatible=update.compatible,
-        clock=clock,
+        clock=0.0,
         newest_signed=record.signed_time,
         security_version=record.security_floor,
         software_security=record.software_floors,

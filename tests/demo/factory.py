@@ -72,7 +72,7 @@ def make_firmware(version: str, signing: Signing, folder: Path) -> tuple[Path, P
     run(
         *(tool("dcu-pack"), "build", "--key", signing.folder / "signer.key", "--cert", signing.folder / "signer.crt"),
         *("--version", version, "--security-version", "1", "--compatible", COMPATIBLE),
-        *("--image", f"rootfs={image}", "-o", package),
+        *("--image", f"rootfs={image}", "--device-roots", signing.root, "-o", package),
     )
     return image, package
 
@@ -118,7 +118,7 @@ def make_software(name: str, version: str, files: Mapping[str, Path], signing: S
         *(tool("dcu-pack"), "build", "--key", signing.folder / "signer.key", "--cert", signing.folder / "signer.crt"),
         *("--software", name, "--version", version, "--security-version", "1", "--compatible", COMPATIBLE),
         *(part for path, file in files.items() for part in ("--image", f"file:{path}={file}")),
-        *("-o", package),
+        *("--device-roots", signing.root, "-o", package),
     )
     return package
 

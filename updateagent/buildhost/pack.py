@@ -6,8 +6,8 @@ import json
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,22 @@ import click
 from updateagent.buildhost import assemble, signing
 from updateagent.buildhost import roots as pack_roots
 from updateagent.buildhost.assemble import Input, PackageMetadata
+from updateagent.buildhost.device import Devices, warn
 from updateagent.buildhost.signing import ALGORITHMS, Identity
 from updateagent.errors import REQUEST, RequestError, UpdateError
 from updateagent.layout import COMPONENT_FILE
-from updateagent.package import cpio, manifest, roots, trust
+from updateagent.package import cpio, manifest, roots
 from updateagent.package.description import Kind, is_image_name
-from updateagent.package.manifest import Manifest, Role, Trust
+from updateagent.package.manifest import Manifest, Role
 from updateagent.package.payload import Encoding
 from updateagent.software import component
 
 COMPRESSIONS = {"none": Encoding.RAW, "zlib": Encoding.ZLIB, "xz": Encoding.XZ}
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _OUT = click.Path(dir_okay=False, writable=True, path_type=Path)
+_DEVICE_ROOTS = click.option("--device-roots", type=_FILE, help="What devices trust: the PEM file of their image, or "
+                             "the newest list of roots. The result is verified as they do.")  # fmt: skip
+_CLOCK = click.option("--clock", type=float, help="What time it is, seconds since 1970. [default: now]")
 _ROLE_PREFIXES = {"file:": Role.FILE, "hook:": Role.HOOK}
 
 
@@ -60,6 +64,8 @@ def keygen(out: Path, algorithm: str) -> None:
 @click.option("--requires-version", multiple=True, help="Only for devices that run this version; may be repeated.")
 @click.option("--requires-agent", default="", help="Least version of the Update Agent.")
 @click.option("--roots", "root_files", multiple=True, type=_FILE, help="A list of roots to carry; may be repeated.")
+@_DEVICE_ROOTS
+@_CLOCK
 @click.option("-o", "--output", required=True, type=_OUT)
 def build(
     key: str | None,
@@ -69,10 +75,12 @@ def build(
     compress: str,
     devices: tuple[str, ...],
     root_files: tuple[Path, ...],
+    device_roots: Path | None,
+    clock: float | None,
     output: Path,
     **said: Any,
 ) -> None:
-    """Build a package and sign it."""
+    """Build a package and sign it; what devices would refuse is not made."""
     release = _release(software, said)
     device_of = dict(_split(text, "--device") for text in devices)
     inputs = [_input(text, COMPRESSIONS[compress], device_of) for text in images]
@@ -80,7 +88,9 @@ def build(
         _check_component(inputs)
     with tempfile.TemporaryDirectory(dir=output.resolve().parent, prefix=".dcu-pack-") as work:
         newest = int(max(one.path.stat().st_mtime for one in inputs))
-        _finish(release, inputs, Path(work), key, cert, output, newest, _lists(root_files))
+        identity = _identity(key, cert)
+        made = _Made(release, inputs, identity, _signing_time(newest, identity), _lists(root_files))
+        _finish(made, Path(work), key, output, Devices.of(clock, device_roots))
 
 
 def _check_component(inputs: Sequence[Input]) -> None:
@@ -95,31 +105,43 @@ def _lists(paths: Sequence[Path]) -> list[roots.RootList]:
     return [roots.parse(path.read_bytes()) for path in paths]
 
 
-def _finish(
-    release: PackageMetadata,
-    inputs: Sequence[Input],
-    work: Path,
-    key: str | None,
-    cert: Path | None,
-    output: Path,
-    signed_at: int,
-    root_lists: Sequence[roots.RootList] = (),
-) -> None:
-    """Hash, describe, sign and write."""
-    if key is not None and cert is None:
+@dataclass(frozen=True)
+class _Made:
+    """What goes into a package; without a signer it is left unsigned."""
+
+    release: PackageMetadata
+    inputs: Sequence[Input]
+    identity: Identity | None
+    signed_at: int
+    lists: list[roots.RootList]
+
+
+def _identity(key: str | None, cert: Path | None) -> Identity | None:
+    if key is None:
+        return None
+    if cert is None:
         raise click.UsageError("--key needs --cert")
-    prepared = [assemble.prepare(one, index, work) for index, one in enumerate(inputs)]
-    text = assemble.describe(release, prepared)
+    return Identity.load(cert)
+
+
+def _finish(made: _Made, work: Path, key: str | None, output: Path, devices: Devices) -> None:
+    """Hash, describe, sign, write and verify."""
+    if made.identity is not None:
+        devices.check_signer(made.identity, made.signed_at)
+    devices.check_lists(made.lists)
+    prepared = [assemble.prepare(one, index, work) for index, one in enumerate(made.inputs)]
+    text = assemble.describe(made.release, prepared)
     signature = None
-    if key is not None and cert is not None:
-        identity = Identity.load(cert)
-        signature = identity.sign(text, _signing_time(signed_at, identity), signing.signer(key))
+    if key is not None and made.identity is not None:
+        signature = made.identity.sign(text, made.signed_at, signing.signer(key))
     with assemble.replaced(output) as file:
-        assemble.write(file, text, signature, prepared, root_lists)
+        assemble.write(file, text, signature, prepared, made.lists)
+        if signature is not None:
+            file.flush()
+            devices.check_package(Path(file.name), output)
     if signature is None:
         click.echo(f"{output}: not signed; `dcu-pack sign` makes it a package that devices take")
     else:
-        _recheck(output)
         click.echo(f"{output}: {output.stat().st_size} bytes")
 
 
@@ -131,6 +153,8 @@ def _finish(
 @click.option("--compress", type=click.Choice(list(COMPRESSIONS)), default="none", show_default=True,
               help="For images of which a patch would not be smaller.")  # fmt: skip
 @click.option("--roots", "root_files", multiple=True, type=_FILE, help="A list of roots to carry; may be repeated.")
+@_DEVICE_ROOTS
+@_CLOCK
 @click.option("-o", "--output", required=True, type=_OUT)
 def delta(
     old: Path,
@@ -139,6 +163,8 @@ def delta(
     cert: Path | None,
     compress: str,
     root_files: tuple[Path, ...],
+    device_roots: Path | None,
+    clock: float | None,
     output: Path,
 ) -> None:
     """Make a package that turns release OLD into release NEW; both are packages with whole images.
@@ -168,7 +194,8 @@ def delta(
             requires_version=(before.version,),
             requires_agent=after.requires_agent,
         )
-        _finish(release, inputs, Path(work), key, cert, output, after.signed_at, _lists(root_files))
+        made = _Made(release, inputs, _identity(key, cert), after.signed_at, _lists(root_files))
+        _finish(made, Path(work), key, output, Devices.of(clock, device_roots))
 
 
 def _is_package(path: Path) -> bool:
@@ -209,24 +236,19 @@ def _input(text: str, encoding: Encoding, device_of: dict[str, str]) -> Input:
     return Input(role, name, path, encoding, device_of.get(name, ""))
 
 
-def _signing_time(newest: int, identity: Identity) -> int:
+def _signing_time(newest: int, identity: Identity | None) -> int:
     """The time that the signature claims, a function of the inputs so that building twice gives the same bytes.
 
-    SOURCE_DATE_EPOCH if it is set, else `newest`, the time of the newest input; never outside the validity of the
+    SOURCE_DATE_EPOCH if it is set, else `newest`, the time of the newest input; never before the validity of the
     signer, where no device would take it.
     """
     wanted = os.environ.get("SOURCE_DATE_EPOCH")
     if wanted is not None and not wanted.isdigit():
         raise click.UsageError("SOURCE_DATE_EPOCH is not a number of seconds")
-    return min(max(int(wanted) if wanted else newest, identity.signer.not_before), identity.signer.not_after)
-
-
-def _recheck(package: Path) -> None:
-    """Read back what was written, with the device's reader."""
-    read = manifest.read_unverified(package)
-    with manifest.opened(package) as file:
-        for image in read.images:
-            image.check_payload(file)
+    begin = 0 if identity is None else identity.signer.not_before
+    if wanted and int(wanted) < begin:
+        warn("SOURCE_DATE_EPOCH is before the validity of the signer, whose begin is taken")
+    return max(int(wanted) if wanted else newest, begin)
 
 
 @cli.command()
@@ -237,6 +259,8 @@ def _recheck(package: Path) -> None:
 @click.option("--to-sign", type=_OUT, help="Write the bytes that an offline signer has to sign, and stop.")
 @click.option("--signature", type=_FILE, help="The offline signer's answer to --to-sign.")
 @click.option("--signed-at", type=int, help="Time of signing, seconds since 1970. [default: now]")
+@_DEVICE_ROOTS
+@_CLOCK
 @click.option("-o", "--output", type=_OUT, help="[default: PACKAGE itself]")
 def sign(
     package: Path,
@@ -246,60 +270,53 @@ def sign(
     to_sign: Path | None,
     signature: Path | None,
     signed_at: int | None,
+    device_roots: Path | None,
+    clock: float | None,
     output: Path | None,
 ) -> None:
-    """Sign a package, or replace its signature.
+    """Sign a package, or replace its signature; what devices would refuse is not made.
 
     With --key here and now; with --cms a signature that another tool made over sw-description; or offline in two
     steps: --cert C --signed-at T --to-sign FILE, and later --cert C --signed-at T --signature FILE.
     """
-    text = assemble.read_description(package)
-    if cms_file is not None:
-        from updateagent.package import cms
-
-        joined = cms_file.read_bytes()
-        cms.verify(text, joined)
-    else:
-        made = _sign_offline_or_here(text, key, cert, to_sign, signature, signed_at)
-        if made is None:
-            return
-        joined = made
-    with assemble.replaced(output or package) as file:
-        assemble.sign_again(package, file, joined)
-    _recheck(output or package)
-
-
-def _sign_offline_or_here(
-    text: bytes,
-    key: str | None,
-    cert: Path | None,
-    to_sign: Path | None,
-    signature: Path | None,
-    signed_at: int | None,
-) -> bytes | None:
     from updateagent.package import cms
 
-    if cert is None:
-        raise click.UsageError("--cert is needed")
-    identity = Identity.load(cert)
-    if key is None and signed_at is None:
-        raise click.UsageError("both steps of an offline signature need the same --signed-at")
-    attributes = cms.signed_attributes(text, int(time.time()) if signed_at is None else signed_at)
-    if to_sign is not None:
-        to_sign.write_bytes(attributes)
-        click.echo(f"{to_sign}: sign these bytes with SHA-256 and bring the signature back with --signature")
-        return None
-    answer: Callable[[bytes], bytes]
+    devices = Devices.of(clock, device_roots)
+    text = assemble.read_description(package)
+    if cms_file is not None:
+        joined = cms_file.read_bytes()
+    else:
+        if cert is None:
+            raise click.UsageError("--cert is needed")
+        identity = Identity.load(cert)
+        if key is None and signed_at is None:
+            raise click.UsageError("both steps of an offline signature need the same --signed-at")
+        when = int(devices.now) if signed_at is None else signed_at
+        devices.check_signer(identity, when)
+        attributes = cms.signed_attributes(text, when)
+        if to_sign is not None:
+            to_sign.write_bytes(attributes)
+            click.echo(f"{to_sign}: sign these bytes with SHA-256 and bring the signature back with --signature")
+            return
+        joined = identity.join(text, attributes, _signer(key, signature))
+    signed = cms.verify(text, joined)
+    if cms_file is not None:
+        devices.check_signer(Identity.of(signed.signer, signed.others), signed.signed_at)
+    shown = output or package
+    with assemble.replaced(shown) as file:
+        assemble.sign_again(package, file, joined)
+        file.flush()
+        devices.check_package(Path(file.name), shown)
+
+
+def _signer(key: str | None, signature: Path | None) -> Callable[[bytes], bytes]:
+    """The key, or what an offline signer has made of the same bytes."""
     if signature is not None:
         brought = signature.read_bytes()
-
-        def answer(_: bytes) -> bytes:
-            return brought
-    elif key is not None:
-        answer = signing.signer(key)
-    else:
-        raise click.UsageError("one of --key, --cms, --to-sign and --signature is needed")
-    return identity.join(text, attributes, answer)
+        return lambda _: brought
+    if key is not None:
+        return signing.signer(key)
+    raise click.UsageError("one of --key, --cms, --to-sign and --signature is needed")
 
 
 @cli.command()
@@ -362,20 +379,13 @@ def _as_dict(said: Manifest) -> dict[str, Any]:
 
 @cli.command()
 @click.argument("package", type=_FILE)
-@click.option("--roots", required=True, type=_FILE, help="PEM file with the pinned roots.")
+@click.option("--roots", required=True, type=_FILE, help="What devices trust: a PEM file, or a list of roots.")
 @click.option("--compatible", required=True, help="Name of the hardware.")
 @click.option("--security-version", type=int, default=0, help="The device's floor against rollback.")
 @click.option("--clock", type=float, help="The device's clock, seconds since 1970. [default: now]")
 def verify(package: Path, roots: Path, compatible: str, security_version: int, clock: float | None) -> None:
     """Verify a package as a device would; exit with 0 or the number of the error."""
-    now = time.time() if clock is None else clock
-    device = Trust(
-        roots=trust.load_roots(roots),
-        compatible=compatible,
-        clock=now,
-        built=now,  # the clock of this machine, or the one that was given, is believed
-        security_version=security_version,
-    )
+    device = replace(Devices.of(clock, roots).trust(), compatible=compatible, security_version=security_version)
     said = manifest.verify_package(package, device)
     click.echo(f"{package}: good, {said.kind.value} {said.software_id} version {said.version}".replace("  ", " "))
 

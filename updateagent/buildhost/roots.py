@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from updateagent.buildhost import assemble, signing
-from updateagent.errors import REQUEST, RequestError
-from updateagent.package import roots, trust
+from updateagent.buildhost.device import Devices, warn
+from updateagent.errors import REQUEST, ROOTS, PackageError, RequestError
+from updateagent.package import certificate, roots, trust
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _OUT = click.Path(dir_okay=False, writable=True, path_type=Path)
@@ -28,6 +28,8 @@ def group() -> None:
 @click.option("--root", "root_files", required=True, multiple=True, type=_FILE, help="A root (PEM); may be repeated.")
 @click.option("--revoke", multiple=True, help="A certificate (PEM file, or its SHA-256); may be repeated.")
 @click.option("--issued", type=int, help="Seconds since 1970. [default: now]")
+@click.option("--from", "before", type=_FILE, help="What devices trust now: a list, or the PEM file of version 0.")
+@click.option("--clock", type=float, help="What time it is, seconds since 1970. [default: now]")
 @click.option("-o", "--output", required=True, type=_OUT)
 def new(
     version: int,
@@ -35,13 +37,36 @@ def new(
     root_files: tuple[Path, ...],
     revoke: tuple[str, ...],
     issued: int | None,
+    before: Path | None,
+    clock: float | None,
     output: Path,
 ) -> None:
     """Make an unsigned list. It must have every root and every revocation that is to be in force."""
+    devices = Devices.of(clock, before)
     found = [one for path in root_files for one in trust.parse_pem(path.read_bytes())]
     revoked = [name for text in revoke for name in _fingerprints(text)]
-    made = roots.make(version, threshold, int(time.time()) if issued is None else issued, found, revoked)
+    made = roots.make(version, threshold, int(devices.now) if issued is None else issued, found, revoked)
+    _check(made, devices)
     _write(output, made)
+
+
+def _check(made: roots.RootList, devices: Devices) -> None:
+    """What devices would not follow, whoever signs it. Raises `PackageError` (roots)."""
+    devices.check_issued(made.version, made.issued)
+    valid = [root for root in made.roots if root.not_after > devices.now]
+    if not certificate.unrevoked(valid, made.revoked):
+        raise PackageError(ROOTS, "no root of the list could certify anything: all have expired, or are revoked")
+    for root in made.roots:
+        devices.warn_of_end(root.not_after, f"root {root.fingerprint[:16]}")
+    if devices.trusted is None:
+        warn("it was not said what devices trust now (--from): whether this list follows was not looked at")
+        return
+    here = devices.trust()
+    if made.version != here.root_version + 1:
+        raise PackageError(ROOTS, f"roots version {made.version} does not follow {here.root_version}")
+    missing = sorted(here.revoked - made.revoked)
+    if missing:
+        raise PackageError(ROOTS, f"{missing[0]} is revoked now and would not be any more")
 
 
 def _fingerprints(text: str) -> list[str]:
@@ -79,8 +104,9 @@ def sign(listed: Path, cert: Path, key: str | None, to_sign: Path | None, signat
 
 @group.command()
 @click.argument("listed", type=_FILE)
-@click.option("--from", "before", type=_FILE, help="What devices believe now: a list, or the PEM file of version 0.")
-def show(listed: Path, before: Path | None) -> None:
+@click.option("--from", "before", type=_FILE, help="What devices trust now: a list, or the PEM file of version 0.")
+@click.option("--clock", type=float, help="What time it is, seconds since 1970. [default: now]")
+def show(listed: Path, before: Path | None, clock: float | None) -> None:
     """Show a list and its signatures; with --from, say whether devices will follow it."""
     found = roots.parse(listed.read_bytes())
     when = datetime.fromtimestamp(found.issued, UTC)
@@ -90,16 +116,8 @@ def show(listed: Path, before: Path | None) -> None:
     for name in sorted(found.revoked):
         click.echo(f"revoked {name}")
     if before is not None:
-        roots.accept(_trusted(before), [listed.read_bytes()])
+        roots.accept(Devices.of(clock, before).trust(), [listed.read_bytes()])
         click.echo("devices will follow")
-
-
-def _trusted(before: Path) -> trust.Trust:
-    nothing = trust.Trust(roots=(), compatible="", clock=0)
-    data = before.read_bytes()
-    if data.lstrip().startswith(b"{"):
-        return roots.apply_roots(nothing, roots.parse(data))
-    return trust.Trust(roots=trust.load_roots(before), compatible="", clock=0)
 
 
 def _write(path: Path, found: roots.RootList) -> None:

@@ -54,8 +54,12 @@ class Identity:
         found = trust.parse_pem(path.read_bytes())
         if not found:
             raise RequestError(REQUEST, f"{path}: no certificate")
-        key = serialization.load_der_public_key(found[0].public_key)
-        return cls(found[0], found[1:], "rsa" if isinstance(key, rsa.RSAPublicKey) else "ecdsa")
+        return cls.of(found[0], found[1:])
+
+    @classmethod
+    def of(cls, signer: Certificate, others: tuple[Certificate, ...]) -> Identity:
+        """From certificates that were read. Raises `PackageError` (signature-profile)."""
+        return cls(signer, others, certificate.key_kind(signer))
 
     def sign(self, content: bytes, signed_at: int, sign: Sign) -> bytes:
         """Return the detached CMS signature of `content`, after checking that the key belongs to the certificate."""

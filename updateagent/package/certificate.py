@@ -7,7 +7,7 @@ See docs/decisions/0003-cms.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -186,6 +186,14 @@ class _Extensions:
         while names.peek() != -1:
             found.append(names.raw(der.OID))
         self.purposes = tuple(found)
+
+
+def unrevoked(found: Iterable[Certificate], revoked: frozenset[str]) -> list[Certificate]:
+    """Those that were not revoked, nor any of the others with the same key: it is the key that nobody trusts any
+    more. `revoked` are fingerprints."""
+    every = list(found)
+    keys = {one.public_key for one in every if one.fingerprint in revoked}
+    return [one for one in every if one.public_key not in keys]
 
 
 def verify_signature(public_key: bytes, algorithm: tuple[str, str], signature: bytes, message: bytes) -> None:

@@ -68,6 +68,8 @@ class Manifest(Description):
     """SHA-256 fingerprint of the signer's certificate, in hexadecimal."""
     digest: str
     """SHA-256 of the signed description, in hexadecimal: the identity of the release."""
+    confirmed_at: int = 0
+    """As much of `signed_at` as this device's clock confirms (`Trust.confirmed`): what it may keep as a bound."""
     new_roots: bytes | None = None
     """The newest list of roots in the package that this device has not accepted yet, to be stored when the package is
     installed (and read back with `updateagent.package.roots`)."""
@@ -132,7 +134,9 @@ def _verify_description(file: Readable, trust: Trust) -> Manifest:
         new_roots = roots.emit(newest) if newest else None
     signed = cms.verify(front.text, front.signature)
     trust.check_signer(signed)
-    manifest = replace(_manifest(front.text, signed), new_roots=new_roots)
+    manifest = replace(
+        _manifest(front.text, signed), new_roots=new_roots, confirmed_at=trust.confirmed(signed.signed_at)
+    )
     _check_fit(manifest, trust)
     return _located(manifest, front)
 

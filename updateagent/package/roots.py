@@ -7,8 +7,8 @@
 As in The Update Framework, version N + 1 is accepted only when it is signed by at least M of the roots of version N (M
 being the threshold of version N), and by at least as many of its own roots as its own threshold requires. Thus a
 minority of the old roots cannot take over, and no list can be issued whose keys nobody holds. Versions increase one at
-a time, and a package may carry several, for devices that missed some. Revocations stay in force: a list has all of
-them, and a device also keeps those that it knew before.
+a time, and a package may carry several, for devices that missed some. A device keeps the newest list, so each list has
+all revocations that are to stay in force.
 
 The roots in the device's PEM file are version 0; a majority of them must sign version 1.
 """
@@ -49,7 +49,7 @@ class RootList:
     version: int
     threshold: int
     issued: int
-    """Seconds since 1970; counts as a signing time that the device has seen."""
+    """Seconds since 1970. Refused where it is known to lie in the future; no bound is taken from it."""
     roots: tuple[Certificate, ...]
     revoked: frozenset[str]
     text: bytes = field(repr=False)
@@ -167,7 +167,7 @@ def accept(trust: Trust, envelopes: Sequence[bytes]) -> tuple[Trust, RootList | 
     """Apply lists to what a device trusts now; return what it trusts then, and the newest list, if any.
 
     Lists that the device already has are skipped. Raises `PackageError` (`roots`) for one that is not the next version,
-    or is not signed by enough of the old and of the new roots.
+    was issued in the future, or is not signed by enough of the old and of the new roots.
     """
     newest = None
     for envelope in envelopes:
@@ -176,9 +176,10 @@ def accept(trust: Trust, envelopes: Sequence[bytes]) -> tuple[Trust, RootList | 
             continue
         if found.version != trust.root_version + 1:
             raise PackageError(ROOTS, f"roots version {found.version} does not follow {trust.root_version}")
-        believed = [root for root in trust.roots if root.fingerprint not in trust.revoked]
+        if trust.is_ahead(found.issued):
+            raise PackageError(ROOTS, f"roots version {found.version} was issued in the future")
         needed = trust.root_threshold or len(trust.roots) // 2 + 1
-        if found.signed_by(believed) < needed:
+        if found.signed_by(certificate.unrevoked(trust.roots, trust.revoked)) < needed:
             raise PackageError(ROOTS, f"roots version {found.version}: fewer than {needed} of the present roots signed")
         trust, newest = apply_roots(trust, found), found
     return trust, newest
@@ -189,7 +190,7 @@ def apply_roots(trust: Trust, found: RootList) -> Trust:
 
     Raises `PackageError` (`roots`) when the list lacks signatures of its own roots, as a damaged one would.
     """
-    if found.signed_by([root for root in found.roots if root.fingerprint not in found.revoked]) < found.threshold:
+    if found.signed_by(certificate.unrevoked(found.roots, found.revoked)) < found.threshold:
         raise PackageError(
             ROOTS, f"roots version {found.version}: fewer than {found.threshold} of its own roots signed"
         )
@@ -199,5 +200,4 @@ def apply_roots(trust: Trust, found: RootList) -> Trust:
         root_version=found.version,
         root_threshold=found.threshold,
         revoked=trust.revoked | found.revoked,
-        newest_signed=max(trust.newest_signed, found.issued),
     )

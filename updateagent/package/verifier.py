@@ -65,9 +65,9 @@ class VerifierDeps:
     """The dependencies of the verifier.
 
     `roots` is the PEM file of the image, `newer_roots` the list that a package brought, `partitions[slot][image]` where
-    each image is written. `clock` returns seconds since 1970; `built` is when the image was built, 0 where that is not
-    known. `run_hook(step, content, variables)` runs a verified program, and raises `PackageError` (hook) or
-    `DeviceError` (storage).
+    each image is written. `clock` returns seconds since 1970, `clock_vouched` whether something vouches for them;
+    `built` is when the image was built, 0 where that is not known. `run_hook(step, content, variables)` runs a verified
+    program, and raises `PackageError` (hook) or `DeviceError` (storage).
     """
 
     disk: Storage
@@ -79,6 +79,7 @@ class VerifierDeps:
     clock: Callable[[], float]
     run_hook: Callable[[str, Iterable[bytes], Mapping[str, str]], None]
     built: float = 0.0
+    clock_vouched: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,7 @@ class FirmwarePackage:
     version: str
     security_version: int
     signed_time: int
+    """As far as the clock has confirmed it."""
     images: tuple[FirmwareImage, ...]
     new_roots: bytes | None
     _hooks: tuple[tuple[str, Callable[[], Iterator[bytes]]], ...]
@@ -161,6 +163,7 @@ class SignedPackages:
             roots=load_roots(self._deps.roots),
             compatible=self._deps.compatible,
             clock=self._deps.clock(),
+            clock_vouched=self._deps.clock_vouched(),
             newest_signed=record.signed_time,
             built=self._deps.built,
             security_version=record.security_floor,
@@ -206,7 +209,7 @@ class SignedPackages:
         return FirmwarePackage(
             manifest.version,
             manifest.security_version,
-            manifest.signed_at,
+            manifest.confirmed_at,
             images,
             manifest.new_roots,
             hooks,

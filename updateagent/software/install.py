@@ -46,7 +46,7 @@ def install_software(
         if manifest.new_roots is not None:
             packages.keep_roots(manifest.new_roots)
         store.install(package, manifest)
-        accepted = record.accept_software(manifest.software_id, manifest.security_version, manifest.signed_at)
+        accepted = record.accept_software(manifest.software_id, manifest.security_version, manifest.confirmed_at)
         if accepted != record:
             records.store(accepted)
         if activate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,23 @@ def test_without_a_believed_clock_a_signer_is_judged_by_the_earliest_time_that_i
     with pytest.raises(PackageError) as caught:
         rig.verify(package)
     assert caught.value.code == CERTIFICATE_TIME
+
+
+def test_a_signature_from_the_future_is_refused_only_by_a_clock_that_is_believed(rig: Rig) -> None:
+    package = rig.build(signed_at=int(NOW) + 9 * 365 * 86_400)
+    rig.moment = CertificateTime(NOW, None)
+    rig.verify(package)
+    rig.moment = CertificateTime(NOW, NOW)
+    with pytest.raises(PackageError, match="in the future"):
+        rig.verify(package)
+
+
+def test_a_signer_that_was_certified_since_the_image_was_built_is_good_to_a_clock_that_is_behind(rig: Rig) -> None:
+    begin = datetime.fromtimestamp(NOW - 86_400, UTC)
+    package = rig.build(by=party("new", root(), begin=begin))
+    for moment in (CertificateTime(NOW - 100 * 86_400, None), CertificateTime(NOW - 100 * 86_400, NOW)):
+        rig.moment = moment
+        rig.verify(package)
 
 
 def test_the_newest_signing_time_is_told_as_the_journal_has_it(rig: Rig) -> None:

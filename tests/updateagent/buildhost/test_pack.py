@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from updateagent.buildhost.signing import Identity
 from updateagent.errors import COMPATIBLE, DOWNGRADE, REQUEST, SIGNATURE_MISSING, PackageError
 
 ROOTFS = bytes(range(256)) * 100
-EPOCH = 1_790_000_000
+EPOCH = int(time.time()) - 86_400
 SOFTHSM = Path("/usr/lib/softhsm/libsofthsm2.so")
 
 

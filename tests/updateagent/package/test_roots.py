@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.updateagent.package.buffer import Buffer
-from tests.updateagent.packages import NOW, Party, Workshop, device, party, release, signer
+from tests.updateagent.packages import DAY, NOW, Party, Workshop, device, party, release, signer
 from updateagent.buildhost import assemble, pack, signing
 from updateagent.errors import (
     CERTIFICATE_CHAIN,
@@ -44,9 +45,14 @@ def trust_in(*believed: Party, **options: Any) -> Trust:
 
 
 def listed(
-    version: int, threshold: int, of: tuple[Party, ...], by: tuple[Party, ...], revoked: tuple[str, ...] = ()
+    version: int,
+    threshold: int,
+    of: tuple[Party, ...],
+    by: tuple[Party, ...],
+    revoked: tuple[str, ...] = (),
+    issued: int = NOW,
 ) -> bytes:
-    made = roots.make(version, threshold, NOW, [one.certificate for one in of], revoked)
+    made = roots.make(version, threshold, issued, [one.certificate for one in of], revoked)
     for one in by:
         made = roots.with_signature(made, one.certificate, one.sign(made.text))
     return roots.emit(made)
@@ -124,9 +130,23 @@ def test_a_revoked_root_signs_no_list() -> None:
     roots.accept(after, [listed(2, 1, (D,), (B, D))])
 
 
-def test_the_time_of_a_list_moves_the_devices_time_on() -> None:
-    after, _ = roots.accept(trust_in(A, clock=0), [listed(1, 1, (A,), (A,))])
-    assert after.newest_signed == NOW
+@pytest.mark.parametrize("clock", [0, NOW, NOW + 10 * 365 * DAY])
+def test_the_time_of_a_list_moves_nothing(clock: int) -> None:
+    here = trust_in(A, clock=clock)
+    after, _ = roots.accept(here, [listed(1, 1, (A,), (A,), issued=NOW + 10 * 365 * DAY)])
+    assert (after.least, after.newest_signed) == (here.least, 0)
+
+
+def test_a_list_of_the_future_is_refused_where_something_vouches_for_the_clock() -> None:
+    here = trust_in(A, clock_vouched=True)
+    assert refused(here, listed(1, 1, (A,), (A,), issued=NOW + DAY + 1)) is ROOTS
+    roots.accept(here, [listed(1, 1, (A,), (A,), issued=NOW + DAY)])
+
+
+def test_a_key_of_which_one_certificate_was_revoked_signs_no_list() -> None:
+    again = signing.parsed(signing.issue("A again", A.key, authority=True, days=100))
+    here = device(roots=(A.certificate, again, B.certificate), revoked=frozenset({again.fingerprint}))
+    assert refused(here, listed(1, 1, (D,), (A, D))) is ROOTS
 
 
 @pytest.mark.parametrize("algorithm", ["p-384", "rsa-2048"])
@@ -281,24 +301,34 @@ def test_dcu_pack_makes_signs_and_shows_a_list(tmp_path: Path) -> None:
     out = tmp_path / "roots-1.json"
     crt = {name: tmp_path / f"{name}.crt" for name in ("a", "b", "c", "signer")}
     said = ("--version", 1, "--threshold", 2, "--issued", NOW, "--revoke", crt["signer"], "--revoke", "ab" * 32)
-    run("roots", "new", *said, "--root", crt["b"], "--root", crt["c"], "-o", out)
+    run("roots", "new", *said, "--clock", NOW, "--root", crt["b"], "--root", crt["c"], "-o", out)
     run("roots", "sign", out, "--cert", crt["a"], "--key", tmp_path / "a.key")
     run("roots", "sign", out, "--cert", crt["b"], "--key", tmp_path / "b.key")
     with pytest.raises(PackageError, match="fewer than 2 of its own"):
-        run("roots", "show", out, "--from", tmp_path / "now.pem")
+        run("roots", "show", out, "--clock", NOW, "--from", tmp_path / "now.pem")
     run("roots", "sign", out, "--cert", crt["c"], "--to-sign", tmp_path / "bytes")
     (tmp_path / "answer").write_bytes(C.sign((tmp_path / "bytes").read_bytes()))
     run("roots", "sign", out, "--cert", crt["c"], "--signature", tmp_path / "answer")
-    shown = run("roots", "show", out, "--from", tmp_path / "now.pem")
+    shown = run("roots", "show", out, "--clock", NOW, "--from", tmp_path / "now.pem")
     assert "devices will follow" in shown
     assert shown.count("signed") >= 2
     assert f"revoked {signer().certificate.fingerprint}" in shown
     after, _ = roots.accept(trust_in(A), [out.read_bytes()])
     assert "ab" * 32 in after.revoked
     (tmp_path / "image").write_bytes(b"image")
+    os.utime(tmp_path / "image", (NOW, NOW))
     (tmp_path / "b-signer.crt").write_bytes(signing.pem((one := party("signer of B", B)).x509))
     signing.write_key(tmp_path / "b-signer.key", one.key)
-    arguments = ("--key", tmp_path / "b-signer.key", "--cert", tmp_path / "b-signer.crt", "--roots", out)
+    arguments = (
+        "--key",
+        tmp_path / "b-signer.key",
+        "--cert",
+        tmp_path / "b-signer.crt",
+        "--roots",
+        out,
+        "--clock",
+        NOW,
+    )
     about = ("--version", 2, "--security-version", 2, "--compatible", "dcu-a1", "--image", f"rootfs={tmp_path}/image")
     run("build", *arguments, *about, "-o", tmp_path / "p.swu")
     assert verify_package(tmp_path / "p.swu", trust_in(A)).new_roots == out.read_bytes()
