@@ -144,6 +144,7 @@ def _source(arguments: argparse.Namespace) -> int:
     agent = _agent(arguments)
 
     def check() -> Mapping[str, Any]:
+        agent.check_root()
         partitions = agent.partitions()[agent.read_booted_slot()]
         for text in arguments.images:
             name, source = _delta_source(text)

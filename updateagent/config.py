@@ -69,6 +69,7 @@ class Config:
     compatible: str
     cmdline: Path = Path("/proc/cmdline")
     cmdline_key: str = "rauc.slot"
+    mountinfo: Path = Path("/proc/self/mountinfo")
     boot_id_file: Path = Path("/proc/sys/kernel/random/boot_id")
     release_file: Path = Path("/etc/os-release")
     log_file: Path | None = None
@@ -190,6 +191,7 @@ def _config(top: _Table, mistakes: list[str]) -> Config | None:
         "compatible": top.take("compatible", str),
         "cmdline": top.take_path("cmdline", Path("/proc/cmdline")),
         "cmdline_key": top.take("cmdline_key", str, "rauc.slot"),
+        "mountinfo": top.take_path("mountinfo", Path("/proc/self/mountinfo")),
         "boot_id_file": top.take_path("boot_id_file", Path("/proc/sys/kernel/random/boot_id")),
         "release_file": top.take_path("release_file", Path("/etc/os-release")),
         "log_file": top.take_path("log_file", None),

@@ -44,6 +44,9 @@ class Kept:
     def load(self) -> Kept:
         return self
 
+    def places(self) -> tuple[tuple[Path, int, int | None], ...]:
+        return ()
+
     def commit(self, changes: object, *, settle: bool = False) -> bool:
         return True
 

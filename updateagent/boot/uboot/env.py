@@ -128,6 +128,10 @@ class EnvironmentStore:
     def redundant(self) -> bool:
         return len(self._locations) == COPIES_MAX
 
+    def places(self) -> tuple[tuple[Path, int, int | None], ...]:
+        """Where each copy is, with the room in which bad blocks may move it."""
+        return tuple((one.device, one.offset, one.range_bytes) for one in self._locations)
+
     def load(self) -> LoadedEnvironment:
         """Read the environment in force. Raises `DeviceError` (environment) when no copy is good."""
         self._acquire()
