@@ -55,7 +55,7 @@ class Survey:
             raise RequestError(CONFIGURATION, "\n".join(mistakes))
 
     def check_target(self, slot: str) -> None:
-        """Look for mounts. Raises `DeviceError` (slot) when something of the slot is mounted, or in use in another way."""
+        """Look for mounts. Raises `DeviceError` (slot) when something of the slot is mounted, or in other use."""
         for place in self._slots[slot]:
             identity = self._identity(place)
             for mount, mounted in self._mounted:
