@@ -483,6 +483,12 @@ def test_every_mistake_of_the_configuration_is_named_at_once(device: Device) -> 
     assert "bootenv.type: expected str, found int" in done.stderr
 
 
+def test_both_programs_say_their_version_without_any_settings() -> None:
+    for module, program in (("updateagent", "dcu-update"), (PACK, "dcu-pack")):
+        done = _run(module, "--version")
+        assert (done.returncode, done.stdout) == (0, f"{program} {__version__}\n")
+
+
 def test_setup_py_has_the_version_that_packages_are_compared_with() -> None:
     done = subprocess.run(
         [sys.executable, "setup.py", "--version"], capture_output=True, text=True, cwd=REPO, check=True

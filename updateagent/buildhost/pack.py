@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from updateagent import __version__
 from updateagent.buildhost import assemble, signing
 from updateagent.buildhost import roots as pack_roots
 from updateagent.buildhost.assemble import Input, PackageMetadata
@@ -32,6 +33,7 @@ _ROLE_PREFIXES = {"file:": Role.FILE, "hook:": Role.HOOK}
 
 
 @click.group()
+@click.version_option(__version__, prog_name="dcu-pack", message="%(prog)s %(version)s")
 def cli() -> None:
     """Build and sign update packages (.swu)."""
 
