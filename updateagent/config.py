@@ -181,8 +181,8 @@ def load(path: Path, *, strict: bool = True) -> Config:
     if config is None or (strict and unknown):
         raise RequestError(CONFIGURATION, "\n".join(_shown(path, text, [*mistakes, *unknown])))
     if unknown:
-        for line in _shown(path, text, unknown):
-            LOG.warning("%s: passed over", line, extra={"event": "config.unknown_key"})
+        for said in _shown(path, text, unknown):
+            LOG.warning("%s: passed over", said, extra={"event": "config.unknown_key"})
     return config
 
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import click
 
 from updateagent import __version__
 from updateagent.buildhost import assemble, signing
+from updateagent.buildhost import passphrase as passphrases
 from updateagent.buildhost import roots as pack_roots
 from updateagent.buildhost.assemble import Input, PackageMetadata
+from updateagent.buildhost.passphrase import passphrase
 from updateagent.buildhost.signing import ALGORITHMS, Identity
 from updateagent.errors import REQUEST, RequestError, UpdateError
 from updateagent.layout import COMPONENT_FILE
@@ -41,15 +44,18 @@ def cli() -> None:
 @cli.command()
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the files.")
 @click.option("--algorithm", type=click.Choice(ALGORITHMS), default="rsa-3072", show_default=True)
-def keygen(out: Path, algorithm: str) -> None:
+@click.option("--encrypt", is_flag=True, help="Encrypt both keys with a passphrase.")
+@passphrases.option
+def keygen(out: Path, algorithm: str, *, encrypt: bool) -> None:
     """Make root.crt, root.key, signer.crt and signer.key. Existing files are never overwritten."""
-    signing.keygen(out, algorithm)
+    signing.keygen(out, algorithm, partial(passphrase, new=True) if encrypt else None)
     click.echo(f"made {out}/root.crt, root.key, signer.crt, signer.key; keep root.key offline")
 
 
 @cli.command()
 @click.option("--key", help="Signer's key: a PEM file, or a pkcs11: URI. Without it the package is left unsigned.")
 @click.option("--cert", type=_FILE, help="Signer's certificate (PEM), followed by authorities between it and the root.")
+@passphrases.option
 @click.option("--version", "version", required=True, help="Version of this release.")
 @click.option("--security-version", type=click.IntRange(min=0), help="Floor against rollback. [firmware: required]")
 @click.option("--compatible", multiple=True, required=True, help="Hardware that this is for; may be repeated.")
@@ -115,7 +121,7 @@ def _finish(
     signature = None
     if key is not None and cert is not None:
         identity = Identity.load(cert)
-        signature = identity.sign(text, _signing_time(signed_at, identity), signing.signer(key))
+        signature = identity.sign(text, _signing_time(signed_at, identity), signing.signer(key, passphrase))
     with assemble.replaced(output) as file:
         assemble.write(file, text, signature, prepared, root_lists)
     if signature is None:
@@ -130,6 +136,7 @@ def _finish(
 @click.argument("new", type=_FILE)
 @click.option("--key", help="Signer's key: a PEM file, or a pkcs11: URI. Without it the package is left unsigned.")
 @click.option("--cert", type=_FILE, help="Signer's certificate (PEM), followed by authorities between it and the root.")
+@passphrases.option
 @click.option("--compress", type=click.Choice(list(COMPRESSIONS)), default="none", show_default=True,
               help="For images of which a patch would not be smaller.")  # fmt: skip
 @click.option("--roots", "root_files", multiple=True, type=_FILE, help="A list of roots to carry; may be repeated.")
@@ -235,6 +242,7 @@ def _recheck(package: Path) -> None:
 @click.argument("package", type=_FILE)
 @click.option("--key", help="Signer's key: a PEM file, or a pkcs11: URI.")
 @click.option("--cert", type=_FILE, help="Signer's certificate (PEM), followed by authorities.")
+@passphrases.option
 @click.option("--cms", "cms_file", type=_FILE, help="A detached CMS signature (DER) of sw-description made elsewhere.")
 @click.option("--to-sign", type=_OUT, help="Write the bytes that an offline signer has to sign, and stop.")
 @click.option("--signature", type=_FILE, help="The offline signer's answer to --to-sign.")
@@ -298,7 +306,7 @@ def _sign_offline_or_here(
         def answer(_: bytes) -> bytes:
             return brought
     elif key is not None:
-        answer = signing.signer(key)
+        answer = signing.signer(key, passphrase)
     else:
         raise click.UsageError("one of --key, --cms, --to-sign and --signature is needed")
     return identity.join(text, attributes, answer)
