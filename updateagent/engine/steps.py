@@ -81,7 +81,7 @@ class Steps:
         self.write_status()
 
     def _protect(self) -> None:
-        self._deps.check_target(self._update.target)
+        self._check_devices()
         self._run_hook("pre-install")
         # Before the first byte is written: the boot loader must not start a half-written slot.
         self._deps.bootenv.protect(self._update.target)
@@ -91,8 +91,7 @@ class Steps:
         update = self._update
         if update.target == self._deps.booted:
             raise DeviceError(SLOT, f"slot {update.target} runs; it is never written")
-        self._deps.check_root()
-        self._deps.check_target(update.target)
+        self._check_devices()
         package = self._verified(update.target, update.fallback)
         total = sum(image.size for image in package.images)
         done = 0
@@ -345,6 +344,11 @@ class Steps:
                 raise  # a temporary failure: the caller tries again
             return False
         return True
+
+    def _check_devices(self) -> None:
+        """Look once more, in each step that writes: what is mounted may have changed since the package was accepted."""
+        self._deps.check_root()
+        self._deps.check_target(self._update.target)
 
     def _check_environment(self) -> None:
         """Find out whether a commit would have an effect, and on the slot that it names. Raises `DeviceError`."""
