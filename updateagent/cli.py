@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from updateagent import __version__
 from updateagent.compose import UpdateAgent
 from updateagent.config import DEFAULT_FILE, load
 from updateagent.disk import RealDisk
@@ -147,6 +148,7 @@ def _source(arguments: argparse.Namespace) -> int:
     agent = _agent(arguments)
 
     def check() -> Mapping[str, Any]:
+        agent.check_root()
         partitions = agent.partitions()[agent.read_booted_slot()]
         for text in arguments.images:
             name, source = _delta_source(text)
@@ -321,6 +323,7 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(prog="dcu-update", description="A/B firmware updates that cannot brick.")
     parser.add_argument("--config", type=Path, default=DEFAULT_FILE)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from updateagent import kernel_clock
 from updateagent.boot import CANARY_KEY
 from updateagent.boot.loaders import open_variables, policy_class
 from updateagent.boot.policy import BootEnv, Variables
-from updateagent.config import Config
+from updateagent.config import ROOTFS, Config
 from updateagent.disk import Storage
 from updateagent.engine.deps import EngineDeps, Package, Packages
 from updateagent.engine.journal import Journal, Record
@@ -28,6 +28,9 @@ from updateagent.errors import (
 )
 from updateagent.release import built_at
 from updateagent.slots.block import Slot
+from updateagent.slots.identity import Place, System
+from updateagent.slots.survey import Survey
+from updateagent.slots.system import KernelSystem
 from updateagent.slots.types import slot_type
 
 if TYPE_CHECKING:
@@ -65,7 +68,7 @@ class UpdateAgent:
     """The configured parts. `wall` returns seconds since 1970, `vouched` whether something vouches for them.
 
     With `dry_run` nothing is written: it collects the commits to the boot environment. `package` is then a file to use
-    instead of the package in the inbox.
+    instead of the package in the inbox. `system` tells which device a slot is, and what is mounted.
     """
 
     config: Config
@@ -74,6 +77,7 @@ class UpdateAgent:
     vouched: Callable[[], bool] = kernel_clock.is_disciplined
     dry_run: DryVariables | None = None
     package: Path | None = None
+    system: System = field(default_factory=KernelSystem)
 
     def dry(self, package: Path | None = None) -> UpdateAgent:
         """The same parts over a disk that cannot write. Raises `RequestError` (configuration)."""
@@ -123,6 +127,24 @@ class UpdateAgent:
             for slot in self.config.slots
             if not slot.recovery
         }
+
+    def survey(self, copies: Iterable[tuple[Path, int, int | None]] = ()) -> Survey:
+        """Which devices the slots are, and the `copies` of the boot environment (`Variables.places`)."""
+        slots = {
+            slot.name: [
+                Place(_label(slot.name, image), str(one.path), 0, one.size) for image, one in slot.partitions.items()
+            ]
+            for slot in self.config.slots
+        }
+        others = [
+            Place(f"copy {number} of the boot environment", str(path), begin, length)
+            for number, (path, begin, length) in enumerate(copies, start=1)
+        ]
+        return Survey(self.system, slots, others, str(self.config.mountinfo))
+
+    def check_root(self) -> None:
+        """Compare the mounted root with the slot of the command line. Raises `DeviceError` (booted-slot)."""
+        self.survey().check_root(self.read_booted_slot())
 
     def environment(self) -> Variables:
         """The boot environment's variables. Raises `RequestError` (configuration)."""
@@ -175,15 +197,23 @@ class UpdateAgent:
         run_hook(step, content, self.config.run_dir, variables)
 
     def updater(self) -> Updater:
-        """Make one run of the state machine. Raises `DeviceError` (booted-slot, journal, storage), `RequestError`."""
+        """Make one run of the state machine.
+
+        Raises `DeviceError` (booted-slot, journal, storage), or `RequestError` (configuration), for slots
+        that overlap, too.
+        """
         config = self.config
+        variables = self.environment()
+        survey = self.survey(variables.places())
+        survey.check_overlaps()
+        booted = self.read_booted_slot()
         deps = EngineDeps(
             journal=self.journal(),
-            bootenv=self.bootenv(self.environment()),
+            bootenv=self.bootenv(variables),
             partitions=self.partitions(),
             mailbox=self.mailbox(),
             packages=LazyPackages(self.packages),
-            booted=self.read_booted_slot(),
+            booted=booted,
             boot_id=self.read_boot_id(),
             booted_version=read_release_version(self.disk, config.release_file),
             wall=self.wall,
@@ -191,6 +221,8 @@ class UpdateAgent:
             state_folders=lambda folders: StateFolders(self.disk, folders),
             state_dirs=tuple(str(folder) for folder in config.state_dirs),
             canary=self.read_canary(),
+            check_root=lambda: survey.check_root(booted),
+            check_target=survey.check_target,
         )
         if self.dry_run is not None:
             from updateagent.engine.dry_run import dry_deps
@@ -215,6 +247,7 @@ class UpdateAgent:
                 bootenv=lambda: self.bootenv(self.environment()),
                 booted_slot=self.read_booted_slot,
                 canary=self.read_canary,
+                check_root=self.check_root,
                 read_health=lambda: self.disk.read_bytes(self.config.run_dir / "health.json"),
                 run_command=run_command,
                 monotonic=monotonic,
@@ -242,3 +275,7 @@ class UpdateAgent:
             yield
         finally:
             lock.release()
+
+
+def _label(slot: str, image: str) -> str:
+    return f"slot {slot}" if image == ROOTFS else f"{image} of slot {slot}"

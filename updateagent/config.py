@@ -1,13 +1,14 @@
 """The settings of the Update Agent: one TOML file, read once, checked whole.
 
-Every mistake in the file is reported, each with its key, before anything else happens (exit status 2). A key that is
-not known is no mistake for a program that runs: after a rollback it meets the settings of a later version.
+Every mistake in the file is reported, each with its line and its key, before anything else happens (exit status 2). A
+key that is not known is no mistake for a program that runs: after a rollback it meets the settings of a later version.
 `etc/dcu-update.toml` documents the keys.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +70,7 @@ class Config:
     compatible: str
     cmdline: Path = Path("/proc/cmdline")
     cmdline_key: str = "rauc.slot"
+    mountinfo: Path = Path("/proc/self/mountinfo")
     boot_id_file: Path = Path("/proc/sys/kernel/random/boot_id")
     release_file: Path = Path("/etc/os-release")
     log_file: Path | None = None
@@ -88,10 +90,14 @@ class Config:
         return next((slot.name for slot in self.slots if slot.recovery), "")
 
 
+_Mistake = tuple[str, str]
+"""A key, and what is wrong with it."""
+
+
 class _Table:
     """A TOML table from which keys are taken one by one. Bad values are mistakes, keys that are left over unknown."""
 
-    def __init__(self, name: str, raw: object, mistakes: list[str], unknown: list[str]) -> None:
+    def __init__(self, name: str, raw: object, mistakes: list[_Mistake], unknown: list[_Mistake]) -> None:
         self._name = name
         self._mistakes = mistakes
         self._unknown = unknown
@@ -99,7 +105,7 @@ class _Table:
         if isinstance(raw, dict):
             self._left = dict(raw)
         else:
-            mistakes.append(f"{name or 'file'}: expected a table")
+            mistakes.append((name, "expected a table"))
 
     def path(self, key: str) -> str:
         return f"{self._name}.{key}" if self._name else key
@@ -108,13 +114,13 @@ class _Table:
         """Take the value of `key`; without a `default` it is required."""
         if key not in self._left:
             if default is ...:
-                self._mistakes.append(f"{self.path(key)}: missing")
+                self.mistake(key, "missing")
                 return None
             return default
         value = self._left.pop(key)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             wanted = kind.__name__ if isinstance(kind, type) else " or ".join(one.__name__ for one in kind)
-            self._mistakes.append(f"{self.path(key)}: expected {wanted}, found {type(value).__name__}")
+            self.mistake(key, f"expected {wanted}, found {type(value).__name__}")
             return None if default is ... else default
         return value
 
@@ -139,41 +145,57 @@ class _Table:
         ]
 
     def mistake(self, key: str, why: str) -> None:
-        self._mistakes.append(f"{self.path(key)}: {why}")
+        self._mistakes.append((self.path(key), why))
 
     def check(self, key: str, value: Any, good: Callable[[Any], bool], why: str) -> None:
         if value is not None and not good(value):
             self.mistake(key, why)
 
     def end(self) -> None:
-        self._unknown.extend(f"{self.path(key)}: unknown key" for key in self._left)
+        self._unknown.extend((self.path(key), "unknown key") for key in self._left)
 
 
 def load(path: Path, *, strict: bool = True) -> Config:
-    """Read the file. Raises `RequestError` (configuration) with every mistake, one per line. Not `strict`: keys that
-    are not known are logged, where nothing else is wrong."""
+    """Read the file. Raises `RequestError` (configuration) with every mistake, one per line, as `file:line: key: why`.
+    Not `strict`: keys that are not known are logged, where nothing else is wrong."""
     import tomllib
 
     try:
         raw = path.read_bytes()
         if len(raw) > FILE_BYTES_MAX:
             raise RequestError(CONFIGURATION, f"{path}: more than {FILE_BYTES_MAX} bytes")
-        document = tomllib.loads(raw.decode())
+        text = raw.decode()
+        document = tomllib.loads(text)
     except OSError as error:
         raise RequestError(CONFIGURATION, f"{path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RequestError(CONFIGURATION, f"{path}: {error}") from error
-    mistakes: list[str] = []
-    unknown: list[str] = []
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise RequestError(CONFIGURATION, f"{path}:{line}: not UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        where = re.search(r"at line (\d+)", str(error))  # or "at end of document"
+        line = int(where[1]) if where else text.count("\n") + 1
+        raise RequestError(CONFIGURATION, f"{path}:{line}: {error}") from error
+    mistakes: list[_Mistake] = []
+    unknown: list[_Mistake] = []
     config = _config(_Table("", document, mistakes, unknown), mistakes)
     if config is None or (strict and unknown):
-        raise RequestError(CONFIGURATION, "\n".join(f"{path}: {mistake}" for mistake in (*mistakes, *unknown)))
-    for key in unknown:
-        LOG.warning("%s: %s: passed over", path, key, extra={"event": "config.unknown_key"})
+        raise RequestError(CONFIGURATION, "\n".join(_shown(path, text, [*mistakes, *unknown])))
+    if unknown:
+        for said in _shown(path, text, unknown):
+            LOG.warning("%s: passed over", said, extra={"event": "config.unknown_key"})
     return config
 
 
-def _config(top: _Table, mistakes: list[str]) -> Config | None:
+def _shown(path: Path, text: str, mistakes: list[_Mistake]) -> list[str]:
+    """One line per mistake, in the order of the file."""
+    from updateagent.toml_lines import line_of, lines_of
+
+    lines = lines_of(text)
+    found = [(line_of(lines, key), f"{key}: {why}" if key else why) for key, why in mistakes]
+    return [f"{path}:{line}: {said}" for line, said in sorted(found, key=lambda one: one[0])]
+
+
+def _config(top: _Table, mistakes: list[_Mistake]) -> Config | None:
     """The configuration, or None when `mistakes` has any."""
     slots = tuple(_slot(table) for table in top.tables("slot"))
     bootenv = _bootenv(top.table("bootenv"))
@@ -190,6 +212,7 @@ def _config(top: _Table, mistakes: list[str]) -> Config | None:
         "compatible": top.take("compatible", str),
         "cmdline": top.take_path("cmdline", Path("/proc/cmdline")),
         "cmdline_key": top.take("cmdline_key", str, "rauc.slot"),
+        "mountinfo": top.take_path("mountinfo", Path("/proc/self/mountinfo")),
         "boot_id_file": top.take_path("boot_id_file", Path("/proc/sys/kernel/random/boot_id")),
         "release_file": top.take_path("release_file", Path("/etc/os-release")),
         "log_file": top.take_path("log_file", None),

@@ -70,7 +70,7 @@ DELTA_UNUSABLE = frozenset({DELTA_SOURCE, PATCH})
 # 60-89: the device.
 STORAGE = Code(60, "storage", 410, 1405)
 STORAGE_FULL = Code(61, "storage-full", 502, 1406)
-SLOT = Code(62, "slot", 410, 1405)  # no such slot, or not usable as one
+SLOT = Code(62, "slot", 410, 1405)  # no such slot, not usable as one, or mounted
 READ_BACK = Code(63, "read-back", 410, 1405)  # the slot does not return what was written
 ENVIRONMENT = Code(64, "environment", 410, 1405)  # the boot environment cannot be read
 ENVIRONMENT_WRITE = Code(65, "environment-write", 410, 1405)
@@ -78,7 +78,7 @@ ENVIRONMENT_FULL = Code(66, "environment-full", 410, 1405)
 ENVIRONMENT_LOCKED = Code(67, "environment-locked", 410, 1405)
 ENVIRONMENT_NOT_SHARED = Code(68, "environment-not-shared", 410, 1405)  # the boot loader reads another one
 JOURNAL = Code(69, "journal", 410, 1405)
-BOOTED_SLOT = Code(70, "booted-slot", 410, 1405)  # which slot runs cannot be told
+BOOTED_SLOT = Code(70, "booted-slot", 410, 1405)  # which slot runs cannot be told, or the mounted root is another's
 LOOP = Code(71, "loop", 410, 1405)  # the same step was started too often
 TRIAL_FAILED = Code(72, "trial-failed", 410, 1405)  # the new system ran, and its health check failed
 TRIAL_SILENT = Code(73, "trial-silent", 410, 1405)  # the boot loader fell back; the new system left no word

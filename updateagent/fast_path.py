@@ -44,8 +44,8 @@ def answer(config_file: str) -> int | None:
             return None
         variables = _variables(settings["bootenv.config"])
         canary = _last(words, CANARY_KEY)
-        left = variables.get(f"BOOT_{slot}_LEFT".encode())
-        if left is None or not left.isalnum() or len(left) > DIGITS_MAX:
+        left = variables.get(f"BOOT_{slot}_LEFT".encode(), b"").lower().removeprefix(b"0x")
+        if not left.isalnum() or len(left) > DIGITS_MAX:
             return None
         if canary is not None and variables.get(CANARY.encode(), b"").decode() != canary:
             return None
@@ -123,7 +123,7 @@ def _variables(config: str) -> dict[bytes, bytes]:
         if offset.startswith("-"):
             return {}
         with open(device, "rb", buffering=0) as file:  # noqa: PTH123
-            file.seek(int(offset, 0))
+            file.seek(envbytes.c_integer(offset))
             raw = file.read(int(size, 16))
         if len(raw) != int(size, 16):
             return {}

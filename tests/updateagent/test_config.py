@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from updateagent.boot.loaders import BOOT_LOADERS
-from updateagent.config import FILE_BYTES_MAX, Config, load
+from updateagent.config import FILE_BYTES_MAX, Config, _Table, load
 from updateagent.errors import CONFIGURATION, RequestError
+from updateagent.toml_lines import lines_of
+
+EXAMPLE = Path(__file__).parents[2] / "etc" / "dcu-update.toml"
 
 KEYS = """\
 update_dir = "/data/update"
@@ -125,8 +130,8 @@ def test_keys_of_a_later_version_do_not_keep_a_program_from_starting(
     file.write_text(KEYS + "more = 1\n" + SLOTS + "colour = 7\n" + BOOTENV + "[seal]\nof = 1\n")
     assert load(file, strict=False).compatible == "dcu-1"
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
-        "slot[1].colour: unknown key: passed over",
         "more: unknown key: passed over",
+        "slot[1].colour: unknown key: passed over",
         "seal: unknown key: passed over",
     ]
 
@@ -147,3 +152,81 @@ def test_a_file_that_is_no_toml_or_too_long_is_refused(tmp_path: Path, content: 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="No such file"):
         load(tmp_path / "nothing.toml")
+
+
+def lines_said(said: str) -> dict[str, int]:
+    """The line of each key in the mistakes."""
+    return {line.split(": ")[1]: int(line.split(":")[1]) for line in said.splitlines()}
+
+
+def test_a_mistake_is_said_with_its_line_in_the_order_of_the_file(tmp_path: Path) -> None:
+    """Whatever texts, lists and comments over several lines lie before."""
+    text = KEYS.replace('"dcu-1"', '"""[a]\nb = \\"1\n# c"""')
+    text += "log_command = [ # [\n  'a]',\n  \"b\",\n]\ntyped.twice = 1\n"
+    text += (
+        SLOTS.replace('"B"', '"B/"')
+        + IMAGE.replace("1000", "0")
+        + "# [bootenv]\n"
+        + BOOTENV.replace('grub"', 'lilo"', 1)
+    )
+    text += "health = { poll_s = 0 }\n" if False else "[health]\ncommand = [\n  { name = 'x' },\n]\n'poll_s' = 0\n"
+    lines = text.splitlines()
+    assert list(lines_said(mistakes(tmp_path, text)).items()) == [
+        ("typed", lines.index("typed.twice = 1") + 1),
+        ("slot[1].name", lines.index('name = "B/"') + 1),
+        ("slot[1].image[0].size", lines.index("size = 0") + 1),
+        ("bootenv.type", lines.index('type = "lilo"') + 1),
+        ("health.command[0].command", lines.index("command = [") + 1),
+        ("health.poll_s", len(lines)),
+    ]
+
+
+def test_a_key_that_is_missing_is_said_with_the_line_of_its_table(tmp_path: Path) -> None:
+    text = KEYS.replace('compatible = "dcu-1"\n', "") + SLOTS.replace('type = "block"\npath = "/dev/b"\n', "") + BOOTENV
+    assert lines_said(mistakes(tmp_path, text)) == {
+        "compatible": 1,
+        "slot[1].type": text.splitlines().index('name = "B"'),
+        "slot[1].path": text.splitlines().index('name = "B"'),
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"a = 1\nb = \xff", ":2: not UTF-8"), (b"a = 1\n[slot", ":2: Expected"), (b"a = 1\nb == 2\n\n", ":2: Invalid")],
+)
+def test_what_is_no_toml_is_said_with_its_line(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "update.toml"
+    path.write_bytes(content)
+    with pytest.raises(RequestError) as caught:
+        load(path)
+    assert said in caught.value.message
+
+
+def known_keys(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Filled with the keys that the code takes from now on, without the numbers of tables."""
+    asked: set[str] = set()
+    take = _Table.take
+
+    def recorded(self: _Table, key: str, *more: Any, **named: Any) -> Any:
+        asked.add(re.sub(r"\[\d+\]", "", self.path(key)))
+        return take(self, key, *more, **named)
+
+    monkeypatch.setattr(_Table, "take", recorded)
+    return asked
+
+
+def test_the_example_has_every_key_that_the_code_knows_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the example shows in a comment counts: a hash, a space, and a table or a key in small letters."""
+    whole = re.sub(r"(?m)^# (?=\[|[a-z_]+ = )", "", EXAMPLE.read_text())
+    asked = known_keys(monkeypatch)
+    read(tmp_path, whole)  # strict: a key that the code does not know is a mistake
+    shown = {re.sub(r"\[\d+\]", "", path) for path in lines_of(whole)}
+    assert asked - shown == set()
+    assert shown - asked == set()
+
+
+def test_the_example_is_good_as_it_is_shipped(tmp_path: Path) -> None:
+    config = read(tmp_path, EXAMPLE.read_text())
+    assert config.slot_names == ("A", "B")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sim.board.uboot import ENV_BYTES, ENV_OFFSETS
 from tests.updateagent.board import TRIES
 from tests.updateagent.engine.test_health import Bench
 from updateagent.__main__ import main
@@ -118,6 +119,30 @@ def test_the_guard_is_wanted_once_in_seven_starts(bench: FastBench) -> None:
             bench.board.updater().mark_good()
 
     assert answers == 2 * [*6 * [(0, 0)], (11, 11)]
+
+
+@pytest.mark.parametrize(("left", "wanted"), [("0x8", 0), ("0X2", 11), ("0xA", 0), ("09", 0)])
+def test_a_counter_in_the_hexadecimal_of_c_is_understood(bench: FastBench, left: str, wanted: int) -> None:
+    settled(bench, starts=1)
+    bench.board.environment.save({**bench.board.variables(), "BOOT_A_LEFT": left})
+    assert bench.both() == (wanted, wanted)
+
+
+@pytest.mark.parametrize("left", ["", "0x", "x3", "0x0x1", "0x123", "3 "])
+def test_a_counter_that_is_none_is_left_to_the_whole_program(bench: FastBench, left: str) -> None:
+    settled(bench, starts=1)
+    bench.board.environment.save({**bench.board.variables(), "BOOT_A_LEFT": left})
+    assert answer(str(bench.file)) is None
+
+
+def test_offsets_in_octal_are_understood_and_the_yaml_form_is_left_to_the_whole_program(bench: FastBench) -> None:
+    settled(bench, starts=1)
+    config, env = bench.folder / "fw_env.config", bench.board.environment.flash
+    config.write_text("".join(f"{env} 0{at:o} {ENV_BYTES:x}\n" for at in ENV_OFFSETS))
+    assert bench.both() == (0, 0)
+    devices = "".join(f"    - path: {env}\n      offset: {at}\n" for at in ENV_OFFSETS)
+    config.write_text(f"uboot:\n  size: {ENV_BYTES}\n  devices:\n{devices}")
+    assert bench.both() == (None, 0)
 
 
 def test_an_environment_that_the_boot_loader_did_not_save_is_left_to_the_whole_program(bench: FastBench) -> None:

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ update_dir = "{self.folder}/update"
 run_dir = "{self.folder}/run"
 boot_id_file = "{self.folder}/boot_id"
 cmdline = "{self.folder}/cmdline"
+mountinfo = "{self.folder}/mountinfo"
 roots = "{keys}/root.crt"
 compatible = "HW"
 release_file = "{self.folder}/release"
@@ -115,6 +117,7 @@ checks = ["agent_up", "meter_port"]
         self.power_on()
 
     def power_on(self) -> str:
+        self.mount("0:2 / / rw - tmpfs tmpfs rw")
         choice = choose(self.environment)
         slot = choice.slot
         (self.folder / "cmdline").write_text(f"quiet rauc.slot={slot} dcu.boots={choice.boots}\n")
@@ -123,6 +126,11 @@ checks = ["agent_up", "meter_port"]
         start = self.slot(slot).read_bytes()[:20].decode()
         (self.folder / "release").write_text(f"NAME=dcu\nVERSION={start.split()[1]}\n")
         return slot
+
+    def mount(self, *lines: str) -> None:
+        """What is mounted on this device: the fields of mountinfo from "major:minor" on."""
+        text = "".join(f"{number} 1 {line}\n" for number, line in enumerate(lines, start=20))
+        (self.folder / "mountinfo").write_text(text)
 
     def update(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         return _run("updateagent", "--config", self.folder / "dcu-update.toml", *arguments)
@@ -325,6 +333,75 @@ def test_a_slot_is_marked_by_hand_and_a_dry_run_only_says_what_would_be_written(
     assert device.update("mark", "good", "X").returncode == 92
 
 
+@contextmanager
+def loop_over(file: Path) -> Iterator[str]:
+    """The "major:minor" of a loop device over a file. Skips the test where there can be none."""
+    made = subprocess.run(["losetup", "--find", "--show", file], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no loop device can be made here: {made.stderr.strip()}")
+    device = Path(made.stdout.strip())
+    try:
+        number = device.stat().st_rdev
+        yield f"{os.major(number)}:{os.minor(number)}"
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_two_slots_on_one_file_are_a_mistake_and_nothing_is_written(device: Device, keys: Path, tmp_path: Path) -> None:
+    device.slot("B").unlink()
+    device.slot("B").hardlink_to(device.slot("A"))
+    package = firmware(keys, tmp_path, "2")
+    for arguments in (("install", package), ("boot",), ("status",), ("mark", "active", "B")):
+        done = device.update(*arguments)
+        assert (arguments, done.returncode) == (arguments, 2)
+        assert f"slot A, {device.slot('A')} and slot B, {device.slot('B')} are the same bytes" in done.stderr
+    assert device.slot("A").read_bytes()[:IMAGE_BYTES] == image("1")
+    assert device.environment.load()[2]["BOOT_ORDER"] == "A B"
+
+
+def test_the_environment_within_a_slot_is_a_mistake(device: Device) -> None:
+    config = device.folder / "fw_env.config"
+    config.write_text(
+        "".join(f"{device.slot('B')} {SLOT_BYTES - ENV_BYTES + at:#x} {ENV_BYTES:#x}\n" for at in ENV_OFFSETS)
+    )
+    done = device.update("status")
+    assert done.returncode == 2
+    assert "and copy 1 of the boot environment" in done.stderr
+    assert "copy 2" not in done.stderr  # it begins where the slot ends
+
+
+def test_a_command_line_that_contradicts_the_root_is_shown_and_nothing_is_changed_by_it(
+    device: Device, keys: Path, tmp_path: Path
+) -> None:
+    """The root is on a loop device over slot B, and the command line says A."""
+    with loop_over(device.slot("B")) as number:
+        device.mount(f"{number} / / ro - squashfs /dev/root ro")
+        before = (device.folder / "uboot.env").read_bytes(), device.slot("B").read_bytes()
+        said = "the command line names slot A, and the root file system is slot B's"
+
+        done = device.update("install", firmware(keys, tmp_path, "2"))
+        assert (done.returncode, said in done.stderr) == (70, True)
+        for arguments in (("mark", "good"), ("mark", "active", "B"), ("mark", "bad", "B")):
+            done = device.update(*arguments)
+            assert (arguments, done.returncode, said in done.stderr) == (arguments, 70, True)
+        assert said in json.loads(device.update("status", "--json").stdout)["error"]
+        assert device.update("boot").returncode == 11  # nothing is known of this board: the guard looks at it
+        assert said in json.loads((device.folder / "update" / "status.json").read_text())["error"]
+        assert ((device.folder / "uboot.env").read_bytes(), device.slot("B").read_bytes()) == before
+
+
+def test_a_slot_that_is_mounted_is_not_written(device: Device, keys: Path, tmp_path: Path) -> None:
+    with loop_over(device.slot("B")) as number:
+        device.mount("0:2 / / rw - tmpfs tmpfs rw", f"{number} / /mnt ro - ext4 /dev/x ro")
+        before = (device.folder / "uboot.env").read_bytes(), device.slot("B").read_bytes()
+
+        done = device.update("install", firmware(keys, tmp_path, "2"))
+
+        assert done.returncode == 62
+        assert f"slot B, {device.slot('B')} is mounted at /mnt" in done.stderr
+        assert ((device.folder / "uboot.env").read_bytes(), device.slot("B").read_bytes()) == before
+
+
 def test_installing_the_same_image_again_writes_nothing_to_the_slot(device: Device, keys: Path, tmp_path: Path) -> None:
     package = firmware(keys, tmp_path, "2")
     device.slot("B").write_bytes(image("2").ljust(SLOT_BYTES, b"\0"))
@@ -415,6 +492,12 @@ def test_every_mistake_of_the_configuration_is_named_at_once(device: Device) -> 
     assert "trial_tries: 1 to 9" in done.stderr
     assert "typo: unknown key" in done.stderr
     assert "bootenv.type: expected str, found int" in done.stderr
+
+
+def test_both_programs_say_their_version_without_any_settings() -> None:
+    for module, program in (("updateagent", "dcu-update"), (PACK, "dcu-pack")):
+        done = _run(module, "--version")
+        assert (done.returncode, done.stdout) == (0, f"{program} {__version__}\n")
 
 
 def test_setup_py_has_the_version_that_packages_are_compared_with() -> None:

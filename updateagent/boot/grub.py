@@ -99,6 +99,9 @@ class GrubStore:
         self._disk = disk
         self._path = path
 
+    def places(self) -> tuple[tuple[Path, int, int | None], ...]:
+        return ((self._path, 0, None),)
+
     def load(self) -> Block:
         try:
             return Block.parse(self._disk.read_bytes(self._path))

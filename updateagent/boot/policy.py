@@ -9,9 +9,10 @@ nothing changes, and can be repeated after a power cut. The table of policies is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Protocol
 
 from updateagent.boot import CANARY
@@ -32,6 +33,9 @@ class Variables(Protocol):
 
         `settle` also updates a redundant copy, where there is one. Raises `DeviceError` (environment, -write, -full).
         """
+
+    def places(self) -> Sequence[tuple[Path, int, int | None]]:
+        """Where each copy is: a path, the first byte (negative: from the end), and how many (None: all)."""
 
 
 class HasVariables(Protocol):

@@ -1,7 +1,7 @@
 """RAUC's policy for U-Boot: an order of slots, and a count of attempts per slot.
 
     BOOT_ORDER="A B"    slots to try, first to last
-    BOOT_A_LEFT=3       attempts that slot A has left, hexadecimal
+    BOOT_A_LEFT=3       attempts that slot A has left, hexadecimal; some boot scripts write 0x3
 
 The boot script takes the first slot of the order with attempts left, decrements its count, saves, and boots it; when no
 slot has attempts left, it gives all slots of the order their attempts back and begins again.
@@ -74,7 +74,7 @@ class RaucPolicy(BootEnv):
         left: dict[str, int] = {}
         for slot in self.slots:
             text = variables.get(self._left_name(slot), str(self.tries))
-            if re.fullmatch(r"[0-9a-fA-F]{1,2}", text):
+            if re.fullmatch(r"(0[xX])?[0-9a-fA-F]{1,2}", text):
                 left[slot] = int(text, 16)
             elif slot in order:
                 raise DeviceError(ENVIRONMENT, f"{self._left_name(slot)} is no number: {text[:20]!r}")

@@ -8,15 +8,19 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from updateagent import __version__
 from updateagent.buildhost import assemble, signing
+from updateagent.buildhost import passphrase as passphrases
 from updateagent.buildhost import roots as pack_roots
 from updateagent.buildhost.assemble import Input, PackageMetadata
 from updateagent.buildhost.device import Devices, warn
+from updateagent.buildhost.passphrase import passphrase
 from updateagent.buildhost.signing import ALGORITHMS, Identity
 from updateagent.errors import REQUEST, RequestError, UpdateError
 from updateagent.layout import COMPONENT_FILE
@@ -36,6 +40,7 @@ _ROLE_PREFIXES = {"file:": Role.FILE, "hook:": Role.HOOK}
 
 
 @click.group()
+@click.version_option(__version__, prog_name="dcu-pack", message="%(prog)s %(version)s")
 def cli() -> None:
     """Build and sign update packages (.swu)."""
 
@@ -43,15 +48,18 @@ def cli() -> None:
 @cli.command()
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the files.")
 @click.option("--algorithm", type=click.Choice(ALGORITHMS), default="rsa-3072", show_default=True)
-def keygen(out: Path, algorithm: str) -> None:
+@click.option("--encrypt", is_flag=True, help="Encrypt both keys with a passphrase.")
+@passphrases.option
+def keygen(out: Path, algorithm: str, *, encrypt: bool) -> None:
     """Make root.crt, root.key, signer.crt and signer.key. Existing files are never overwritten."""
-    signing.keygen(out, algorithm)
+    signing.keygen(out, algorithm, partial(passphrase, new=True) if encrypt else None)
     click.echo(f"made {out}/root.crt, root.key, signer.crt, signer.key; keep root.key offline")
 
 
 @cli.command()
 @click.option("--key", help="Signer's key: a PEM file, or a pkcs11: URI. Without it the package is left unsigned.")
 @click.option("--cert", type=_FILE, help="Signer's certificate (PEM), followed by authorities between it and the root.")
+@passphrases.option
 @click.option("--version", "version", required=True, help="Version of this release.")
 @click.option("--security-version", type=click.IntRange(min=0), help="Floor against rollback. [firmware: required]")
 @click.option("--compatible", multiple=True, required=True, help="Hardware that this is for; may be repeated.")
@@ -133,7 +141,7 @@ def _finish(made: _Made, work: Path, key: str | None, output: Path, devices: Dev
     text = assemble.describe(made.release, prepared)
     signature = None
     if key is not None and made.identity is not None:
-        signature = made.identity.sign(text, made.signed_at, signing.signer(key))
+        signature = made.identity.sign(text, made.signed_at, signing.signer(key, passphrase))
     with assemble.replaced(output) as file:
         assemble.write(file, text, signature, prepared, made.lists)
         if signature is not None:
@@ -150,6 +158,7 @@ def _finish(made: _Made, work: Path, key: str | None, output: Path, devices: Dev
 @click.argument("new", type=_FILE)
 @click.option("--key", help="Signer's key: a PEM file, or a pkcs11: URI. Without it the package is left unsigned.")
 @click.option("--cert", type=_FILE, help="Signer's certificate (PEM), followed by authorities between it and the root.")
+@passphrases.option
 @click.option("--compress", type=click.Choice(list(COMPRESSIONS)), default="none", show_default=True,
               help="For images of which a patch would not be smaller.")  # fmt: skip
 @click.option("--roots", "root_files", multiple=True, type=_FILE, help="A list of roots to carry; may be repeated.")
@@ -255,6 +264,7 @@ def _signing_time(newest: int, identity: Identity | None) -> int:
 @click.argument("package", type=_FILE)
 @click.option("--key", help="Signer's key: a PEM file, or a pkcs11: URI.")
 @click.option("--cert", type=_FILE, help="Signer's certificate (PEM), followed by authorities.")
+@passphrases.option
 @click.option("--cms", "cms_file", type=_FILE, help="A detached CMS signature (DER) of sw-description made elsewhere.")
 @click.option("--to-sign", type=_OUT, help="Write the bytes that an offline signer has to sign, and stop.")
 @click.option("--signature", type=_FILE, help="The offline signer's answer to --to-sign.")
@@ -315,7 +325,7 @@ def _signer(key: str | None, signature: Path | None) -> Callable[[bytes], bytes]
         brought = signature.read_bytes()
         return lambda _: brought
     if key is not None:
-        return signing.signer(key)
+        return signing.signer(key, passphrase)
     raise click.UsageError("one of --key, --cms, --to-sign and --signature is needed")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from updateagent.buildhost import assemble, signing
+from updateagent.buildhost import assemble, passphrase, signing
 from updateagent.buildhost.device import Devices, warn
 from updateagent.errors import REQUEST, ROOTS, PackageError, RequestError
 from updateagent.package import certificate, roots, trust
@@ -83,6 +83,7 @@ def _fingerprints(text: str) -> list[str]:
 @click.argument("listed", type=_FILE)
 @click.option("--cert", required=True, type=_FILE, help="Certificate of the root that signs.")
 @click.option("--key", help="Its key: a PEM file, or a pkcs11: URI.")
+@passphrase.option
 @click.option("--to-sign", type=_OUT, help="Write the bytes that an offline root has to sign, and stop.")
 @click.option("--signature", type=_FILE, help="The offline root's answer to --to-sign.")
 def sign(listed: Path, cert: Path, key: str | None, to_sign: Path | None, signature: Path | None) -> None:
@@ -96,7 +97,7 @@ def sign(listed: Path, cert: Path, key: str | None, to_sign: Path | None, signat
     if signature is not None:
         made = signature.read_bytes()
     elif key is not None:
-        made = signing.signer(key)(found.text)
+        made = signing.signer(key, passphrase.passphrase)(found.text)
     else:
         raise click.UsageError("one of --key, --to-sign and --signature is needed")
     _write(listed, roots.with_signature(found, root, made))

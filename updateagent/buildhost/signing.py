@@ -7,8 +7,6 @@ A signer turns bytes into a signature. There are three: a key in a file, a key i
 from __future__ import annotations
 
 import os
-import subprocess
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,8 +16,10 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from updateagent.buildhost.token import token_signer
 from updateagent.errors import REQUEST, PackageError, RequestError
 from updateagent.package import certificate, cms, trust
 from updateagent.package.certificate import Certificate
@@ -27,6 +27,8 @@ from updateagent.package.certificate import Certificate
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 Sign = Callable[[bytes], bytes]
 """Signs with SHA-256: PKCS #1 v1.5 for an RSA key, a DER ECDSA-Sig-Value for a key on a curve."""
+Passphrase = Callable[[Path], bytes]
+"""Asked for the passphrase of an encrypted key. Raises `RequestError` when there is none."""
 
 ALGORITHMS = ("rsa-3072", "rsa-2048", "rsa-4096", "p-256", "p-384")
 """RSA is the default although its keys are long: its signatures are reproducible with every library, and they are the
@@ -35,8 +37,6 @@ ROOT_DAYS = 30 * 365
 SIGNER_DAYS = 10 * 365
 CLOCK_SKEW = timedelta(hours=1)
 """How far the validity of a new certificate is backdated, for build hosts whose clocks differ."""
-OPENSSL_TIMEOUT_S = 120
-"""A person may have to touch the token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,14 @@ class Identity:
         return signature
 
 
-def file_signer(path: Path) -> Sign:
-    """A signer with an unencrypted key in a PEM file. Raises `RequestError`."""
+def file_signer(path: Path, passphrase: Passphrase) -> Sign:
+    """A signer with a key in a PEM file, whose `passphrase` is asked for if it is encrypted. Raises `RequestError`."""
+    text = path.read_bytes()
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        try:
+            key = serialization.load_pem_private_key(text, password=None)
+        except TypeError:  # how the library says that it is encrypted
+            key = _decrypted(path, text, passphrase(path))
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise RequestError(REQUEST, f"{path}: not a private key that can be used here") from error
     if isinstance(key, rsa.RSAPrivateKey):
@@ -90,6 +94,13 @@ def file_signer(path: Path) -> Sign:
     raise RequestError(REQUEST, f"{path}: a key of a kind that packages are not signed with")
 
 
+def _decrypted(path: Path, text: bytes, passphrase: bytes) -> PrivateKeyTypes:
+    try:
+        return serialization.load_pem_private_key(text, passphrase)
+    except ValueError as error:
+        raise RequestError(REQUEST, f"{path}: this passphrase does not open it") from error
+
+
 def _sign_ecdsa(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
     """Sign deterministically (RFC 6979) where the library can, for reproducible packages."""
     try:
@@ -98,33 +109,9 @@ def _sign_ecdsa(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
         return key.sign(data, ec.ECDSA(hashes.SHA256()))
 
 
-def token_signer(uri: str) -> Sign:
-    """A signer with a key in a PKCS#11 token, named by its URI (RFC 7512), through OpenSSL's engine `pkcs11`.
-
-    The PIN is not on the command line: it comes from the URI's `pin-source`, or OpenSSL asks for it.
-    """
-
-    def sign(data: bytes) -> bytes:
-        with tempfile.TemporaryDirectory() as folder:
-            content, signature = Path(folder, "content"), Path(folder, "signature")
-            content.write_bytes(data)
-            command = ["openssl", "dgst", "-sha256", "-engine", "pkcs11", "-keyform", "engine", "-sign", uri]
-            command += ["-out", str(signature), str(content)]
-            try:
-                done = subprocess.run(command, timeout=OPENSSL_TIMEOUT_S, stderr=subprocess.PIPE, check=False)
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise RequestError(REQUEST, f"openssl could not be used: {error}") from error
-            if done.returncode:
-                why = done.stderr.decode(errors="replace").strip().splitlines()
-                raise RequestError(REQUEST, f"the token did not sign: {why[-1] if why else 'no reason given'}")
-            return signature.read_bytes()
-
-    return sign
-
-
-def signer(key: str) -> Sign:
-    """The signer for the option `--key`: a `pkcs11:` URI, or the path of a file."""
-    return token_signer(key) if key.startswith("pkcs11:") else file_signer(Path(key))
+def signer(key: str, passphrase: Passphrase) -> Sign:
+    """The signer for the option `--key`: a `pkcs11:` URI, or the path of a file. Raises `RequestError`."""
+    return token_signer(key) if key.startswith("pkcs11:") else file_signer(Path(key), passphrase)
 
 
 def new_key(algorithm: str) -> PrivateKey:
@@ -135,11 +122,15 @@ def new_key(algorithm: str) -> PrivateKey:
     return ec.generate_private_key(curves[algorithm])
 
 
-def write_key(path: Path, key: PrivateKey) -> None:
-    """Write a private key, readable by its owner alone. Raises `FileExistsError`: a key is never overwritten."""
-    text = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+def write_key(path: Path, key: PrivateKey, passphrase: bytes = b"") -> None:
+    """Write a private key, readable by its owner alone, and encrypted if there is a passphrase.
+
+    Raises `FileExistsError`: a key is never overwritten.
+    """
+    protected: serialization.KeySerializationEncryption = (
+        serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
     )
+    text = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protected)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(text)
@@ -208,14 +199,19 @@ def parsed(one: x509.Certificate) -> Certificate:
     return certificate.parse(one.public_bytes(serialization.Encoding.DER))
 
 
-def keygen(folder: Path, algorithm: str) -> None:
-    """Make root.key, root.crt, signer.key and signer.crt in `folder`. Raises `FileExistsError`."""
+def keygen(folder: Path, algorithm: str, passphrase: Passphrase | None = None) -> None:
+    """Make root.key, root.crt, signer.key and signer.crt in `folder`, the keys encrypted if there is a `passphrase`.
+
+    Raises `FileExistsError`, `RequestError`.
+    """
+    paths = {name: folder / name for name in ("root.key", "signer.key")}
+    words = {name: b"" if passphrase is None else passphrase(path) for name, path in paths.items()}
     folder.mkdir(parents=True, exist_ok=True)
     root_key, signer_key = new_key(algorithm), new_key(algorithm)
     root = issue("DCU packages root", root_key, authority=True, path_length=1, days=ROOT_DAYS)
     signer = issue("DCU packages signer", signer_key, issuer=root, issuer_key=root_key)
-    write_key(folder / "root.key", root_key)
-    write_key(folder / "signer.key", signer_key)
+    write_key(paths["root.key"], root_key, words["root.key"])
+    write_key(paths["signer.key"], signer_key, words["signer.key"])
     for name, one in (("root.crt", root), ("signer.crt", signer)):
         with (folder / name).open("xb") as file:
             file.write(pem(one))

@@ -82,7 +82,9 @@ class EngineDeps:
     `partitions[slot][image]` is where an image is written; a recovery slot, which is never written, has none. `wall`
     returns seconds since 1970. `canary` is what the boot loader passed, None for nothing. `state_dirs` are the folders
     that a package may migrate; `state_folders` makes the operations on some of them. A slot is synced after every
-    `sync_bytes`, and its progress is stored in the journal after every `checkpoint_bytes`.
+    `sync_bytes`, and its progress is stored in the journal after every `checkpoint_bytes`. `check_root` raises
+    `DeviceError` (booted-slot) when another slot than `booted` is the mounted root; `check_target` raises `DeviceError`
+    (slot) when something of a slot is mounted.
     """
 
     journal: Journal
@@ -100,3 +102,5 @@ class EngineDeps:
     canary: str | None = None
     sync_bytes: int = SYNC_BYTES
     checkpoint_bytes: int = CHECKPOINT_BYTES
+    check_root: Callable[[], None] = lambda: None
+    check_target: Callable[[str], None] = lambda _slot: None

@@ -108,6 +108,9 @@ class DryVariables:
         self._real = real
         self.commits: list[dict[str, str | None]] = []
 
+    def places(self) -> Sequence[tuple[Path, int, int | None]]:
+        return self._real.places()
+
     def load(self) -> PlainVariables:
         merged: dict[str, str | None] = {**self._real.load().variables}
         for commit in self.commits:

@@ -6,7 +6,8 @@ an ordinary boot the checks of `[health] boot_checks` give the slot its attempts
 happens.
 
 One check, `environment`, is always made before a trial can be confirmed: a system that reads a different boot
-environment from the boot loader's cannot confirm itself, and must not believe that it has.
+environment from the boot loader's cannot confirm itself, and must not believe that it has; nor may a system confirm a
+slot that is not the one it runs from.
 
 Without a journal it is unknown whether this is a trial: a new system that cannot mount the data partition looks just
 like a new board. All checks must then be good. If they are not, and the boot loader has counted an attempt and has
@@ -45,6 +46,7 @@ class Boot(Enum):
 class GuardDeps:
     """The dependencies of a guard. Each callable reads the present state, and may raise `UpdateError`.
 
+    `check_root` raises when the mounted root is another slot's than `booted_slot` says.
     `updater` starts a run of the state machine; `alone` excludes other programs while it changes something.
     `read_health` returns the bytes of the health file and raises `OSError`. `run_command` runs one configured health
     command. `monotonic` returns seconds; `wait` sleeps for a number of them.
@@ -57,6 +59,7 @@ class GuardDeps:
     bootenv: Callable[[], BootEnv]
     booted_slot: Callable[[], str]
     canary: Callable[[], str | None]
+    check_root: Callable[[], None]
     read_health: Callable[[], bytes]
     run_command: Callable[[CommandCheck], Check]
     monotonic: Callable[[], float]
@@ -146,6 +149,7 @@ class Guard:
 
     def _check_environment(self) -> Check:
         try:
+            self._deps.check_root()
             self._deps.bootenv().check_shared(self._deps.canary())
         except UpdateError as error:
             return Check(ok=False, detail=error.message)

@@ -17,6 +17,7 @@ from updateagent.engine.journal import Outcome, Record, SlotRecord, Update
 from updateagent.engine.machine import GIVE_UP, Event, State
 from updateagent.engine.mailbox import result_document
 from updateagent.errors import (
+    BOOTED_SLOT,
     ENVIRONMENT_NOT_SHARED,
     EXIT_GUARD_WANTED,
     EXIT_REBOOT_WANTED,
@@ -54,6 +55,7 @@ class Steps:
         deps = self._deps
         self._check_environment()
         target = self._target()
+        deps.check_target(target)
         package = self._verified(target, deps.booted)
         for image in package.images:
             if image.name not in deps.partitions[target]:
@@ -79,6 +81,7 @@ class Steps:
         self.write_status()
 
     def _protect(self) -> None:
+        self._check_devices()
         self._run_hook("pre-install")
         # Before the first byte is written: the boot loader must not start a half-written slot.
         self._deps.bootenv.protect(self._update.target)
@@ -88,6 +91,7 @@ class Steps:
         update = self._update
         if update.target == self._deps.booted:
             raise DeviceError(SLOT, f"slot {update.target} runs; it is never written")
+        self._check_devices()
         package = self._verified(update.target, update.fallback)
         total = sum(image.size for image in package.images)
         done = 0
@@ -336,12 +340,19 @@ class Steps:
         try:
             self._check_environment()
         except DeviceError as error:
-            if error.code is not ENVIRONMENT_NOT_SHARED:
+            if error.code not in (ENVIRONMENT_NOT_SHARED, BOOTED_SLOT):
                 raise  # a temporary failure: the caller tries again
             return False
         return True
 
+    def _check_devices(self) -> None:
+        """Look once more, in each step that writes: what is mounted may have changed since the package was accepted."""
+        self._deps.check_root()
+        self._deps.check_target(self._update.target)
+
     def _check_environment(self) -> None:
+        """Find out whether a commit would have an effect, and on the slot that it names. Raises `DeviceError`."""
+        self._deps.check_root()
         self._deps.bootenv.check_shared(self._deps.canary)
 
     def _target(self) -> str:

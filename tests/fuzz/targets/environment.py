@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.fuzz.guided import Target
 from tests.sim.faulty_disk import FaultyDisk
 from tests.sim.flash import Chip
+from tests.updateagent.slots.facts import Facts
 from updateagent import fast_path
 from updateagent.boot.bootcount import BootcountPolicy, MenderPolicy
 from updateagent.boot.grub import Block, RaucGrubPolicy
@@ -22,11 +23,12 @@ from updateagent.boot.policy import BootEnv
 from updateagent.boot.rauc import RaucPolicy
 from updateagent.boot.uboot.env import EnvironmentStore, emit_copy, parse_data
 from updateagent.boot.uboot.flash import MtdMedium
-from updateagent.boot.uboot.fw_env import EnvLocation, parse_fw_env_config
+from updateagent.boot.uboot.fw_env import EnvLocation, read_config
 from updateagent.engine.health import parse_health
 from updateagent.engine.journal import Record, emit, parse
 from updateagent.errors import UpdateError
 from updateagent.handover import InstallRequest
+from updateagent.slots.identity import identify_mount, parse_mountinfo, root_of
 
 SIZE = 0x200
 FLASH = Path("/env")
@@ -44,13 +46,26 @@ class Kept:
     def load(self) -> Kept:
         return self
 
+    def places(self) -> tuple[tuple[Path, int, int | None], ...]:
+        return ()
+
     def commit(self, changes: object, *, settle: bool = False) -> bool:
         return True
 
 
 def run_fw_env_config(data: bytes) -> None:
-    for place in parse_fw_env_config(data.decode("utf-8", "replace")):
+    for place in read_config(data.decode("utf-8", "replace")).copies:
         assert 0 < place.size <= place.range_bytes
+
+
+def run_mountinfo(data: bytes) -> None:
+    """Whatever is mounted, every mount has an identity, and the root is one of them."""
+    mounts = parse_mountinfo(data.decode("utf-8", "surrogateescape"))
+    facts = Facts()
+    for mount in mounts:
+        identify_mount(facts, mount, mounts)
+    root = root_of(mounts)
+    assert root is None or root in mounts
 
 
 def with_checksum(data: bytes) -> bytes:
@@ -136,10 +151,21 @@ def target(run: object, seeds: object, mutations: int = 2000) -> Target:
     return Target(run, seeds, (UpdateError,), HERE, mutations=mutations)
 
 
-CONFIGS = [b"/dev/mtd1 0x0 0x4000 0x10000 2 1\n/dev/mtd2 0x0 0x4000 0x10000 2\n", b"/dev/mmcblk0 -0x8000 4000 # end\n"]
+CONFIGS = [
+    b"/dev/mtd1 0x0 0x4000 0x10000 2 1\n/dev/mtd2 0x0 0x4000 0x10000 2\n",
+    b"/dev/mmcblk0 -0x8000 4000 # end\n",
+    b"uboot:\n  size : 0x4000\n  lockfile : /run/l\n  devices:\n    - path : /dev/mtd0\n      offset : 0100\n"
+    b"      sectorsize : 0x10000\n      disablelock : yes\n"
+    b"    - path: '/dev/mtd1'\n  writelist:\n    - a:sw\nb:\n  size: 1\n",
+]
+MOUNTS = [
+    b"27 1 254:2 / / ro,relatime shared:1 master:2 - ext4 /dev/root ro\n"
+    b"28 27 0:40 /sub /a\\040b rw - ubifs ubi0:rootfs rw\n29 27 31:4 / /m rw - jffs2 mtd4 rw\n"
+]
 
 TARGETS = {
     "fw_env.config": target(run_fw_env_config, lambda: CONFIGS),
+    "mountinfo": target(run_mountinfo, lambda: MOUNTS),
     "environment": target(run_environment, lambda: [emit_copy(VARIABLES, SIZE, 1) + emit_copy(VARIABLES, SIZE, 0)]),
     "marked": target(run_marked, lambda: [emit_copy(VARIABLES, SIZE, 1) + emit_copy(VARIABLES, SIZE, 0)], 600),
     "policies": target(run_policies, variables_seeds),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from tests.updateagent.board import Board
 from tests.updateagent.boot.flashboards import NandBoard, NorBoard, UbiBoard
@@ -21,6 +22,9 @@ class CountedVariables:
     def __init__(self, variables: Variables) -> None:
         self._variables = variables
         self.commits = 0
+
+    def places(self) -> Sequence[tuple[Path, int, int | None]]:
+        return self._variables.places()
 
     def load(self) -> HasVariables:
         return self._variables.load()

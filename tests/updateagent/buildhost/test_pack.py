@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from updateagent.buildhost import pack
+from updateagent.buildhost import pack, passphrase
 from updateagent.buildhost.signing import Identity
-from updateagent.errors import COMPATIBLE, DOWNGRADE, REQUEST, SIGNATURE_MISSING, PackageError
+from updateagent.errors import COMPATIBLE, DOWNGRADE, REQUEST, SIGNATURE_MISSING, PackageError, RequestError
 
 ROOTFS = bytes(range(256)) * 100
 EPOCH = int(time.time()) - 86_400
@@ -206,12 +206,12 @@ def test_a_signature_is_replaced(bench: Bench) -> None:
     assert bench.verify(package, roots="other") == 0
 
 
-@pytest.mark.process
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl program")
-def test_openssl_signs_with_a_key_in_a_token(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def token(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of the signer's key in a token of SoftHSM."""
     missing = [name for name in ("softhsm2-util", "openssl") if shutil.which(name) is None]
-    if missing or not list(Path("/usr/lib").glob("*/engines-3/pkcs11.so")) or not SOFTHSM.exists():
-        pytest.skip("needs the Debian packages softhsm2 and libengine-pkcs11-openssl")
+    if missing or not SOFTHSM.exists():
+        pytest.skip("needs the Debian package softhsm2, and openssl")
     tokens, conf, pin = bench.folder / "tokens", bench.folder / "softhsm2.conf", bench.folder / "pin"
     tokens.mkdir()
     pin.write_text("1234")
@@ -219,17 +219,146 @@ def test_openssl_signs_with_a_key_in_a_token(bench: Bench, monkeypatch: pytest.M
     monkeypatch.setenv("SOFTHSM2_CONF", str(conf))
     monkeypatch.setenv("PKCS11_MODULE_PATH", str(SOFTHSM))
     softhsm = ["softhsm2-util", "--module", str(SOFTHSM)]
-    own = bench.keys / "own"
     for action in (
         ["--init-token", "--free", "--label", "t", "--so-pin", "12345"],
-        ["--import", str(own / "signer.key"), "--token", "t", "--label", "k", "--id", "01"],
+        ["--import", str(bench.keys / "own" / "signer.key"), "--token", "t", "--label", "k", "--id", "01"],
     ):
         subprocess.run([*softhsm, *action, "--pin", "1234"], check=True, capture_output=True)
-    package = bench.build(sign=False)
-    done = run("sign", package, "--key", f"pkcs11:token=t;object=k?pin-source=file:{pin}", "--cert", own / "signer.crt")
-    assert done.exit_code == 0, done.output
+    return f"pkcs11:token=t;object=k?pin-source=file:{pin}"
+
+
+def has(pattern: str) -> bool:
+    """Whether OpenSSL has this module of its own."""
+    return any(Path("/usr/lib").glob(pattern)) or any(Path("/usr/lib64").glob(pattern.partition("/")[2]))
+
+
+def signs(bench: Bench, token: str) -> None:
+    package, own = bench.build(sign=False), bench.keys / "own"
+    done = run("sign", package, "--key", token, "--cert", own / "signer.crt")
+    assert done.exit_code == 0, done.output or done.exception
     assert bench.verify(package) == 0
     assert exit_status("sign", package, "--key", "pkcs11:token=none", "--cert", own / "signer.crt") == REQUEST.number
+
+
+@pytest.mark.process
+def test_openssl_signs_with_a_key_in_a_token(bench: Bench, token: str) -> None:
+    """By its provider or its engine, whichever it has; the provider came with Debian 13."""
+    if not has("*/engines-3/pkcs11.so") and not has("*/ossl-modules/pkcs11.so"):
+        pytest.skip("needs the Debian package pkcs11-provider or libengine-pkcs11-openssl")
+    signs(bench, token)
+
+
+STAND_IN = """#!/bin/sh
+# An openssl with the provider pkcs11, which hands its work to the engine. Says what it was asked.
+echo "$PKCS11_PROVIDER_MODULE $*" >> {log}
+case "$*" in
+"list -providers -provider pkcs11 -provider default") exit 0 ;;
+"dgst -sha256 -provider pkcs11 -provider default -sign "*)
+    shift 6
+    exec {openssl} dgst -sha256 -engine pkcs11 -keyform engine "$@" ;;
+esac
+exit 1
+"""
+
+
+@pytest.mark.process
+def test_the_provider_is_preferred_and_finds_the_library_of_the_token(
+    bench: Bench, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no provider to try, what it would be asked is still tried, by a stand-in over the engine."""
+    if not has("*/engines-3/pkcs11.so"):
+        pytest.skip("needs libengine-pkcs11-openssl")
+    programs, log = bench.folder / "bin", bench.folder / "log"
+    programs.mkdir()
+    (programs / "openssl").write_text(STAND_IN.format(log=log, openssl=shutil.which("openssl")))
+    (programs / "openssl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    signs(bench, token)
+    assert f"{SOFTHSM} dgst -sha256 -provider pkcs11 -provider default -sign {token}" in log.read_text()
+    assert "-engine" not in log.read_text()
+
+
+def test_a_pin_on_the_command_line_is_refused(bench: Bench) -> None:
+    package, cert = bench.build(sign=False), bench.keys / "own" / "signer.crt"
+    done = run("sign", package, "--key", "pkcs11:token=t?pin-value=1234", "--cert", cert)
+    assert isinstance(done.exception, RequestError)
+    assert "pin-source" in done.exception.message
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keys that `dcu-pack keygen --encrypt` made, and a file with their passphrase."""
+    folder = tmp_path_factory.mktemp("locked")
+    (folder / "words").write_bytes("Straße 9\r\nnot this line\n".encode())
+    made = run(
+        "keygen", "--out", folder / "k", "--algorithm", "p-256", "--encrypt", "--passphrase-file", folder / "words"
+    )
+    assert made.exit_code == 0, made.output
+    assert b"ENCRYPTED" in (folder / "k" / "signer.key").read_bytes()
+    assert b"ENCRYPTED" in (folder / "k" / "root.key").read_bytes()
+    return folder
+
+
+def refused(result: Result) -> str:
+    assert isinstance(result.exception, RequestError), result.output
+    return result.exception.message
+
+
+def test_an_encrypted_key_is_opened_by_a_file_the_environment_or_a_prompt(
+    bench: Bench, locked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(passphrase.VARIABLE, raising=False)
+    package = bench.build(sign=False)
+    signing = [
+        "sign",
+        str(package),
+        "--key",
+        str(locked / "k" / "signer.key"),
+        "--cert",
+        str(locked / "k" / "signer.crt"),
+    ]
+    assert "needs --passphrase-file, DCU_PACK_PASSPHRASE, or a terminal" in refused(run(*signing))
+    assert run(*signing, "--passphrase-file", locked / "words").exit_code == 0
+    monkeypatch.setenv(passphrase.VARIABLE, "wrong")
+    assert "this passphrase does not open it" in refused(run(*signing))
+    assert run(*signing, "--passphrase-file", locked / "words").exit_code == 0  # the file counts
+    monkeypatch.setenv(passphrase.VARIABLE, "Straße 9")
+    assert run(*signing).exit_code == 0
+    monkeypatch.delenv(passphrase.VARIABLE)
+    monkeypatch.setattr(passphrase, "asks", lambda: True)
+    asked = CliRunner().invoke(pack.cli, signing, input="Straße 9\n")
+    assert asked.exit_code == 0, asked.output
+    assert "Straße" not in asked.output
+    assert exit_status("verify", package, "--roots", locked / "k" / "root.crt", "--compatible", "dcu-a1") == 0
+
+
+def test_a_key_that_is_not_encrypted_needs_no_passphrase_and_an_empty_one_is_none(
+    bench: Bench, locked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(passphrase.VARIABLE, "")
+    bench.build()
+    package, made = bench.build(sign=False), locked / "k"
+    done = run("sign", package, "--key", made / "signer.key", "--cert", made / "signer.crt")
+    assert "1 to 1023 bytes" in refused(done)
+    (bench.folder / "long").write_bytes(b"x" * 1025)
+    done = run("keygen", "--out", bench.folder / "new", "--encrypt", "--passphrase-file", bench.folder / "long")
+    assert "1 to 1023 bytes" in refused(done)
+    assert not list((bench.folder / "new").glob("*"))
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl program")
+@pytest.mark.parametrize("old_form", [False, True], ids=["pkcs8", "traditional"])
+def test_a_key_that_openssl_encrypted_is_opened(bench: Bench, locked: Path, old_form: bool) -> None:
+    own, key = bench.keys / "own", bench.folder / "own.key"
+    command = ["openssl", "rsa", "-in", str(own / "signer.key"), "-aes256", "-out", str(key)]
+    command += ["-passout", "pass:Straße 9", *(["-traditional"] if old_form else [])]
+    subprocess.run(command, check=True, capture_output=True)
+    assert (b"Proc-Type" in key.read_bytes()) == old_form
+    package = bench.build(sign=False)
+    done = run("sign", package, "--key", key, "--cert", own / "signer.crt", "--passphrase-file", locked / "words")
+    assert done.exit_code == 0, done.exception
+    assert bench.verify(package) == 0
 
 
 @pytest.mark.process

@@ -10,6 +10,7 @@ import pytest
 
 from tests.sim.board.uboot import ENV_BYTES, ENV_OFFSETS
 from tests.updateagent.board import Board
+from tests.updateagent.slots.facts import Facts
 from updateagent.compose import UpdateAgent
 from updateagent.config import BootEnvConfig, Config, PartitionConfig, SlotConfig
 from updateagent.disk import RealDisk
@@ -17,7 +18,8 @@ from updateagent.engine.guard import run_command_check
 from updateagent.engine.health import Check, CommandCheck, HealthConfig, Missing, Verdict, Watch, parse_health
 from updateagent.engine.journal import DAMAGED
 from updateagent.engine.machine import State
-from updateagent.errors import EXIT_GUARD_WANTED, EXIT_OK, EXIT_REBOOT_WANTED
+from updateagent.errors import EXIT_GUARD_WANTED, EXIT_OK, EXIT_REBOOT_WANTED, DeviceError
+from updateagent.slots.identity import System
 
 
 def document(boot: str = "b1", **checks: bool) -> bytes:
@@ -112,6 +114,7 @@ class Bench:
             release_file=folder / "release",
             health=health,
         )
+        self.system: System = Facts()
         self.now = 0.0
         self.on_wait: Callable[[], None] = lambda: None
 
@@ -123,8 +126,11 @@ class Bench:
     def publish(self, **checks: bool) -> None:
         (self.folder / "health.json").write_bytes(document(self.board.boot_id, **checks))
 
+    def agent(self) -> UpdateAgent:
+        return UpdateAgent(self.config, RealDisk(), wall=lambda: 1.0, system=self.system)
+
     def guard(self) -> int:
-        return UpdateAgent(self.config, RealDisk(), wall=lambda: 1.0).guard(lambda: self.now, self._wait).run()
+        return self.agent().guard(lambda: self.now, self._wait).run()
 
     def _wait(self, seconds: float) -> None:
         self.now += seconds
@@ -171,6 +177,48 @@ def test_a_trial_that_is_not_well_by_the_deadline_wants_a_reboot_and_keeps_the_r
     update = bench.board.updater().record.update
     assert update is not None
     assert update.failed_check == "meter_port"
+
+
+def on_root_of(bench: Bench, slot: str) -> Facts:
+    """What the kernel says when the root file system is a loop device over this slot's file."""
+    facts = Facts()
+    for number, name in enumerate("AB"):
+        path = str(bench.board.slot_file(name))
+        facts.file(path, 50 + number)
+        facts.loop(f"/dev/loop{number}", f"7:{number}", path)
+    facts.mounts(f"7:{'AB'.index(slot)} / / ro - squashfs /dev/root ro")
+    return facts
+
+
+def test_a_trial_is_not_confirmed_from_the_root_of_another_slot(bench: Bench) -> None:
+    bench.bring_on_trial()
+    bench.publish(agent_up=True, meter_port=True)
+    bench.system = on_root_of(bench, "A")
+    with pytest.raises(DeviceError, match="the command line names slot B, and the root file system is slot A's"):
+        bench.agent().updater().confirm()
+
+    assert bench.guard() == EXIT_REBOOT_WANTED
+    update = bench.board.updater().record.update
+    assert update is not None
+    assert update.failed_check == "environment"
+    assert update.log[-1].endswith("the command line names slot B, and the root file system is slot A's")
+
+    bench.system = on_root_of(bench, "B")
+    assert bench.guard() == EXIT_OK
+    assert bench.board.updater().record.state is State.IDLE
+
+
+def test_attempts_are_not_given_back_to_a_slot_that_does_not_run(bench: Bench) -> None:
+    bench.become_known()
+    bench.publish(agent_up=True)
+    bench.system = on_root_of(bench, "B")
+    assert bench.guard() == EXIT_OK
+    assert bench.now == 0
+    assert bench.board.variables()["BOOT_A_LEFT"] == "2"
+
+    bench.system = on_root_of(bench, "A")
+    assert bench.guard() == EXIT_OK
+    assert bench.board.variables()["BOOT_A_LEFT"] == "9"
 
 
 def test_silence_is_no_health(bench: Bench) -> None:

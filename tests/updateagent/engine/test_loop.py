@@ -38,6 +38,13 @@ class BlockDevice(Device):
     def slot(self, name: str) -> Path:
         return self.loops.get(name, self.folder / f"slot-{name}")
 
+    def power_on(self) -> str:
+        slot = super().power_on()
+        if slot in self.loops:
+            number = self.loops[slot].stat().st_rdev
+            self.mount(f"{os.major(number)}:{os.minor(number)} / / ro - ext4 /dev/root ro")
+        return slot
+
 
 @pytest.fixture
 def device(tmp_path: Path, keys: Path) -> Iterator[BlockDevice]:

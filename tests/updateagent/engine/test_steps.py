@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -21,13 +21,16 @@ from updateagent.engine.deps import EngineDeps, Package
 from updateagent.engine.journal import Journal, Outcome, Record, SlotRecord, Update
 from updateagent.engine.machine import State
 from updateagent.engine.mailbox import Mailbox
+from updateagent.engine.updater import Updater
 from updateagent.errors import (
+    BOOTED_SLOT,
     ENVIRONMENT_NOT_SHARED,
     EXIT_GUARD_WANTED,
     EXIT_OK,
     EXIT_REBOOT_WANTED,
     SIGNATURE,
     SLOT,
+    Code,
     DeviceError,
     PackageError,
 )
@@ -249,6 +252,29 @@ def test_the_slot_that_runs_is_never_written(board: NotedBoard) -> None:
     board.updater().boot()
     assert name_of_result(board) == "slot"
     assert not board.disk.exists(ROOT / "A-kernel.img")
+
+
+def refuse(code: Code) -> Callable[..., None]:
+    def check(*_slot: str) -> None:
+        raise DeviceError(code, "so it is")
+
+    return check
+
+
+@pytest.mark.parametrize("state", [State.STAGED, State.VERIFIED, State.WRITING])
+@pytest.mark.parametrize(
+    "check", [{"check_target": refuse(SLOT)}, {"check_root": refuse(BOOTED_SLOT)}], ids=["target", "root"]
+)
+def test_nothing_of_a_mounted_slot_or_from_another_root_is_written(
+    board: NotedBoard, state: State, check: dict[str, Callable[..., None]]
+) -> None:
+    resume(board, state)
+    order = board.variables()["BOOT_ORDER"]
+    Updater(replace(board.deps(), **check)).boot()  # type: ignore[arg-type]
+    assert name_of_result(board) == ("slot" if "check_target" in check else "booted-slot")
+    assert not board.disk.exists(ROOT / "B-kernel.img")
+    assert board.hooks == {}
+    assert board.variables()["BOOT_ORDER"] == order
 
 
 @pytest.mark.parametrize(("state", "order"), [(State.STAGED, "A B"), (State.TRIAL, "A")])

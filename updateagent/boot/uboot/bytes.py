@@ -10,7 +10,7 @@ good copies the one with the higher flag is in force, where 0 is newer than 255;
 On NOR flash the flag is not a number but a mark: 1 in the copy in force, 0 in the obsolete one. There the higher flag
 wins without that exception, so 255, which an erase leaves, is the highest.
 
-This module imports almost nothing, for `fast_path`.
+Sans-IO. This module imports almost nothing, for `fast_path`; `c_integer` is here for the same reason.
 """
 
 import struct
@@ -21,6 +21,18 @@ FLAG_AT = CRC.size
 FLAG_MODULUS = 256
 MARK_ACTIVE = 1
 MARK_OBSOLETE = 0  # can be programmed over any other value without an erase
+
+
+def c_integer(text: str) -> int:
+    """A number as C's `%i` and `strtoull(…, 0)` read it: 0x… is hexadecimal, 0… octal. Raises `ValueError`."""
+    digits = text[1:] if text[:1] in ("-", "+") else text
+    base = 8 if digits[:1] == "0" else 10
+    if digits[:2] in ("0x", "0X"):
+        digits, base = digits[2:], 16
+    if not digits or digits.strip("0123456789abcdefABCDEF"):
+        raise ValueError(text)  # `int` would take underscores, and prefixes of its own
+    number = int(digits, base)
+    return -number if text[0] == "-" else number
 
 
 def parse_copy(raw: bytes, *, redundant: bool) -> tuple[int, bytes] | None:

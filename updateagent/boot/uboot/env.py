@@ -32,7 +32,7 @@ from updateagent.boot.uboot.bytes import (
     entries,
     parse_copy,
 )
-from updateagent.boot.uboot.fw_env import COPIES_MAX, EnvLocation, parse_fw_env_config
+from updateagent.boot.uboot.fw_env import COPIES_MAX, EnvLocation, read_config
 from updateagent.boot.uboot.medium import Medium, medium_of
 from updateagent.disk import Lock, Storage
 from updateagent.errors import (
@@ -47,6 +47,8 @@ from updateagent.errors import (
 
 LOCK_WAIT_S = 10.0
 LOCK_POLL_S = 0.05
+DEVICE_TREE_NAMESPACE = Path("/proc/device-tree/chosen/u-boot,env-config")
+NAMESPACE_BYTES_MAX = 32  # libubootenv reads no more
 
 LOG = logging.getLogger("update.environment")
 
@@ -95,12 +97,25 @@ class LoadedEnvironment:
 
 
 def open_environment(disk: Storage, config: Path, lock: Path | None) -> EnvironmentStore:
-    """The environment that the file `config` (fw_env.config) describes. Raises `RequestError` (configuration)."""
+    """The environment that the file `config` (fw_env.config) describes. Raises `RequestError` (configuration).
+
+    A lock file that `config` names itself replaces `lock`, as in libubootenv; without `lock` none is taken.
+    """
     try:
-        locations = parse_fw_env_config(disk.read_bytes(config).decode("utf-8", "replace"))
+        found = read_config(disk.read_bytes(config).decode("utf-8", "replace"), _namespace(disk))
     except OSError as error:
         raise RequestError(CONFIGURATION, f"{config}: {error.strerror or error}") from error
-    return EnvironmentStore(disk, locations, lock=disk.lock(lock) if lock else None, wait=time.sleep)
+    lock = (found.lock or lock) if lock else None
+    return EnvironmentStore(disk, found.copies, lock=disk.lock(lock) if lock else None, wait=time.sleep)
+
+
+def _namespace(disk: Storage) -> str:
+    """Which environment of the YAML form the device tree says; empty for none."""
+    try:
+        with disk.open_raw(DEVICE_TREE_NAMESPACE) as file:
+            return file.pread(NAMESPACE_BYTES_MAX, 0).partition(b"\0")[0].decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 class EnvironmentStore:
@@ -127,6 +142,10 @@ class EnvironmentStore:
     @property
     def redundant(self) -> bool:
         return len(self._locations) == COPIES_MAX
+
+    def places(self) -> tuple[tuple[Path, int, int | None], ...]:
+        """Where each copy is, with the room in which bad blocks may move it."""
+        return tuple((one.device, one.offset, one.range_bytes) for one in self._locations)
 
     def load(self) -> LoadedEnvironment:
         """Read the environment in force. Raises `DeviceError` (environment) when no copy is good."""

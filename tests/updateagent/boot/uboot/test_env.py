@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
 import subprocess
@@ -14,9 +15,9 @@ from random import Random
 import pytest
 
 from tests.sim.faulty_disk import FaultyDisk
-from updateagent.boot.uboot.bytes import newer, parse_copy
-from updateagent.boot.uboot.env import LOCK_WAIT_S, EnvironmentStore, emit_copy, parse_data
-from updateagent.boot.uboot.fw_env import EnvLocation, parse_fw_env_config
+from updateagent.boot.uboot.bytes import c_integer, newer, parse_copy
+from updateagent.boot.uboot.env import LOCK_WAIT_S, EnvironmentStore, emit_copy, open_environment, parse_data
+from updateagent.boot.uboot.fw_env import EnvLocation, FwEnvConfig, parse_fw_env_config, read_config
 from updateagent.disk import RealDisk
 from updateagent.engine.dry_run import DryVariables
 from updateagent.errors import (
@@ -257,6 +258,123 @@ def test_a_fw_env_config_that_makes_no_sense_is_a_configuration_error(text: str)
     with pytest.raises(RequestError) as caught:
         parse_fw_env_config(text)
     assert caught.value.code is CONFIGURATION
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("0", 0),
+        ("0040000", 0x4000),
+        ("040000", 0x4000),
+        ("0x4000", 0x4000),
+        ("0X4000", 0x4000),
+        ("16384", 0x4000),
+        ("-040", -32),
+        ("-0x20", -32),
+        ("+8", 8),
+    ],
+)
+def test_an_offset_is_read_as_c_reads_it(text: str, number: int) -> None:
+    assert c_integer(text) == number
+    assert parse_fw_env_config(f"/dev/a {text} 0x4000")[0].offset == number
+
+
+@pytest.mark.parametrize("text", ["", "-", "0x", "08", "1_0", "0o17", "0b1", "0x0x1", "--1", "1 ", "ff"])
+def test_what_c_would_not_read_whole_is_no_number(text: str) -> None:
+    with pytest.raises(ValueError):
+        c_integer(text)
+
+
+YAML = """# libubootenv's own example, as of its extended format
+---
+uboot :
+  size : 0x4000
+  lockfile : "/run/env.lock"   # of its own
+  devices:
+    - path : /dev/mtd0
+      offset : 0040000
+      sectorsize : 65536
+      disablelock : yes
+    - path: '/dev/mtd1'
+      disablelock : no
+  writelist:
+    - BOOT_ORDER:sw
+    - ethaddr:mc
+other:
+    devices:
+    writelist:
+appvar:
+    size: 4096
+    devices:
+    -   offset: -0x1000
+        path: /dev/mmcblk0
+"""
+
+
+def test_the_yaml_form_of_libubootenv_is_read() -> None:
+    found = read_config(YAML.replace("    devices:\n    writelist:", "    size: 16"))
+    assert found.lock == Path("/run/env.lock")
+    assert found.copies == (
+        EnvLocation(Path("/dev/mtd0"), 0x4000, 0x4000, 0x10000, no_lock=True),
+        EnvLocation(Path("/dev/mtd1"), 0, 0x4000),
+    )
+    named = read_config(YAML.replace("    devices:\n    writelist:", "    size: 16"), "appvar")
+    assert named == FwEnvConfig((EnvLocation(Path("/dev/mmcblk0"), -0x1000, 0x1000),))
+
+
+def test_both_forms_of_one_file_say_the_same(tmp_path: Path) -> None:
+    plain = "/dev/mmcblk0 0x400000 0x4000\n/dev/mmcblk0 0x410000 0x4000 0x200 8 0\n"
+    assert read_config(plain).copies == parse_fw_env_config(plain)
+    yaml = "env:\n  size: 0x4000\n  devices:\n" + "".join(
+        f"    - path: /dev/mmcblk0\n      offset: {at}\n" for at in ("0x400000", "0x410000")
+    )
+    assert read_config(yaml).copies == parse_fw_env_config(plain.replace("0x200 8 0", ""))
+    config = tmp_path / "fw_env.config"
+    config.write_text(
+        yaml.replace("  devices", f"  lockfile: {tmp_path}/own.lock\n  devices").replace(
+            "/dev/mmcblk0", f"{tmp_path}/env"
+        )
+    )
+    (tmp_path / "env").write_bytes(bytes(0x400000) + emit_copy(OLD, 0x4000, 1).ljust(0x10000) + bytes(0x4000))
+    assert open_environment(RealDisk(), config, tmp_path / "other.lock").load().variables == OLD
+    assert (tmp_path / "own.lock").exists()
+    assert not (tmp_path / "other.lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("  a:\n    size: 1", "line 1: its indentation"),
+        ("a: 5", "line 1: expected device"),  # the other form
+        ("a:\nb: 5", "line 2: a namespace has keys"),
+        ("a:\n  size: 0x4000\n  sise: 1", "line 3: unknown key sise"),
+        ("a:\n  size: x", "line 2: 'x' is no number"),
+        ("a:\n  size: 1_0", "line 2: '1_0' is no number"),
+        ("a:\n  devices:\n    - path: /x\n  size: 0x4000", "line 2: size must come before"),
+        ("a:\n  size: 0x4000\n  devices: [/x]", "line 3: this value is in a form"),
+        ("a:\n  size: 0x4000\n  devices: here", "line 3: devices is a list"),
+        ("a:\n  size: 0x4000\n  devices:\n    path: /x", "line 4: its indentation"),
+        ("a:\n  size: 0x4000\n  devices:\n    - path: /x\n     offset: 0", "line 5: its indentation"),
+        ("a:\n  size: 0x4000\n  devices:\n    - path: /x\n        offset: 0", "line 5: its indentation"),
+        ("a:\n  size: 0x4000\n  devices:\n    - offset: 0", "line 4: this device has no path"),
+        ("a:\n  size: 0x4000\n  devices:\n    - path: /x\n      colour: 1", "line 5: unknown key colour"),
+        ("a:\n  size: 0x4000\n  devices:\n    - path: /x\n    - path: /y\n    - path: /z", "line 6: one or two"),
+        ("a:\n  size: 0x4000\n    more: 1\n  devices:", "line 3: its indentation"),
+        ("a:\n  size: 3\n  devices:\n    - path: /x", "line 4: size 0x3 is not possible"),
+        ("a:\n  size: 0x4000", "one or two copies of the environment, not 0"),
+        ("a:\n  size: 0x4000\n  devices:\n    - path: 'a", "line 4: this text is in a form"),
+        ("a:\n  size: 0x4000\n  devices:\n    - path: *x", "line 4: this value is in a form"),
+        ("a:\n  - size: 0x4000", "line 2: its indentation"),
+        ("a:\n  just words", "line 2: expected a key"),
+        ("a:\n" + "  size: 0x4000\n" * 1001, "line 1001: too many lines"),
+    ],
+)
+def test_a_mistake_in_the_yaml_form_is_said_with_its_line(text: str, said: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(said)) as caught:
+        read_config(text)
+    assert caught.value.code is CONFIGURATION
+    with pytest.raises(RequestError, match="no namespace 'b'"):
+        read_config("a:\n  size: 0x4000", "b")
 
 
 def test_random_bytes_are_an_environment_or_an_error_and_nothing_else() -> None:
