@@ -30,6 +30,7 @@ from updateagent.slots.block import Slot
 from updateagent.slots.types import slot_type
 
 if TYPE_CHECKING:
+    from updateagent.engine.by_hand import ByHand
     from updateagent.engine.dry_run import DryVariables
     from updateagent.engine.guard import Guard
     from updateagent.package.verifier import SignedPackages
@@ -173,6 +174,15 @@ class UpdateAgent:
 
     def updater(self) -> Updater:
         """Make one run of the state machine. Raises `DeviceError` (booted-slot, journal, storage), `RequestError`."""
+        return Updater(self._deps())
+
+    def by_hand(self) -> ByHand:
+        """Make one run with the commands of a person. Raises like `updater`."""
+        from updateagent.engine.by_hand import ByHand  # not imported at a start
+
+        return ByHand(self._deps())
+
+    def _deps(self) -> EngineDeps:
         config = self.config
         deps = EngineDeps(
             journal=self.journal(),
@@ -193,7 +203,7 @@ class UpdateAgent:
             from updateagent.engine.dry_run import dry_deps
 
             deps = dry_deps(deps, self.disk, self.package)
-        return Updater(deps)
+        return deps
 
     def guard(self, monotonic: Callable[[], float], wait: Callable[[float], None]) -> Guard:
         """The guard of this boot. `monotonic` returns seconds; `wait` sleeps for a number of them."""
