@@ -308,8 +308,11 @@ class Journal:
         try:
             self._write(self._copies[self._next], counted)
         except OSError as error:
-            kind = NoRoomError if storage_error(error, "").code is STORAGE_FULL else DeviceError
-            raise kind(JOURNAL, f"the journal cannot be written: {error.strerror or error}") from error
+            # Where the copy is there all the same, the record may be stored.
+            no_room = storage_error(error, "").code is STORAGE_FULL and not self._disk.exists(self._copies[self._next])
+            raise (NoRoomError if no_room else DeviceError)(
+                JOURNAL, f"the journal cannot be written: {error.strerror or error}"
+            ) from error
         other = self._copies[1 - self._next]
         if not self._disk.exists(other):
             with suppress(OSError):  # only the room is wanted, for the store after this one
