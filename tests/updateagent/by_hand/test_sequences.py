@@ -85,6 +85,7 @@ def _clears_all(self: Mailbox, package: str, *, request: bool = True) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("owner", "name", "fault", "make_board"),
     [
