@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,6 @@ from updateagent.errors import (
     IMAGE_ROLE,
     OK_SCOMO,
     REQUEST,
-    STATE,
     DeviceError,
     PackageError,
     RequestError,
@@ -34,6 +33,7 @@ from updateagent.errors import (
 if TYPE_CHECKING:
     import argparse
 
+    from updateagent.engine.by_hand import ByHand
     from updateagent.package.payload import DeltaSource
 
 ROOT_BYTES = 32  # SHA-256
@@ -108,21 +108,28 @@ def _guard(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    status = _agent(arguments).updater().status()
+    status: Mapping[str, Any] = _agent(arguments).updater().status()
     if arguments.json:
         _say(json.dumps(status, indent=2))
         return EXIT_OK
-    _say(f"state    {status['state']}")
-    slots: Any = status["slots"]
-    for slot in slots:
-        running = "  running" if slot["name"] == status["booted"] else ""
-        _say(f"slot {slot['name']}   version {slot['version'] or '-'}  {slot['state']}{running}")
-    last: Any = status["last"]
-    if last:
-        _say(f"last     {last['name']}: {last['message']}")
-    if status["error"]:
-        _say(f"error    {status['error']}")
+    for line in _status_lines(status):
+        _say(line)
     return EXIT_OK
+
+
+def _status_lines(status: Mapping[str, Any]) -> Iterator[str]:
+    yield f"state    {status['state']}"
+    for slot in status["slots"]:
+        running = "  running" if slot["name"] == status["booted"] else ""
+        left = f"  attempts {slot['left']}" if "left" in slot else ""
+        why = f"  ({slot['why']})" if "why" in slot else ""
+        yield f"slot {slot['name']}   version {slot['version'] or '-'}  {slot['state']}{running}{left}{why}"
+    yield f"order    {' '.join(status['order']) or 'not known'}"
+    yield "floors   " + "  ".join(f"{name} {floor}" for name, floor in status["floors"].items())
+    if status["last"]:
+        yield f"last     {status['last']['name']}: {status['last']['message']}"
+    if status["error"]:
+        yield f"error    {status['error']}"
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -180,18 +187,16 @@ def _delta_source(text: str) -> tuple[str, DeltaSource]:
 
 
 def _install(arguments: argparse.Namespace) -> int:
-    from updateagent.engine.machine import State
+    from updateagent.engine.mailbox import BY_HAND_PACKAGE
     from updateagent.handover import InstallRequest
 
     agent = _agent(arguments)
     with agent.alone():
-        updater = agent.updater()
-        if updater.record.state is not State.IDLE:
-            raise RequestError(STATE, f"not while an update is {updater.record.state.value}")
-        name = "by-hand.swu"
+        updater = agent.by_hand()
+        updater.check_free()
         if not arguments.dry_run:
-            agent.mailbox().take_in(arguments.package, name)
-        code = updater.install(InstallRequest(f"by-hand-{os.urandom(8).hex()}", name, "", time.time()))
+            agent.mailbox().take_in(arguments.package, BY_HAND_PACKAGE)
+        code = updater.install(InstallRequest(f"by-hand-{os.urandom(8).hex()}", BY_HAND_PACKAGE, "", time.time()))
     last = updater.record.last
     if code != EXIT_REBOOT_WANTED and last is not None:
         sys.stderr.write(f"dcu-update: {last.name}: {last.message}\n")
@@ -214,17 +219,36 @@ def _confirm(arguments: argparse.Namespace) -> int:
 def _rollback(arguments: argparse.Namespace) -> int:
     agent = _agent(arguments)
     with agent.alone():
-        code = agent.updater().rollback()
+        person = agent.by_hand()
+        code = person.rollback(force=arguments.force)
+    _say_cost(person)
     _say_commits(agent)
     return code
+
+
+def _cancel(arguments: argparse.Namespace) -> int:
+    agent = _agent(arguments)
+    with agent.alone():
+        agent.by_hand().cancel()
+    if agent.dry_run is None:
+        _say("cancelled")
+    _say_commits(agent)
+    return EXIT_OK
 
 
 def _mark(arguments: argparse.Namespace) -> int:
     agent = _agent(arguments)
     with agent.alone():
-        agent.updater().mark(arguments.slot or agent.read_booted_slot(), arguments.how)
+        person = agent.by_hand()
+        person.mark(arguments.slot or agent.read_booted_slot(), arguments.how, force=arguments.force)
+    _say_cost(person)
     _say_commits(agent)
     return EXIT_OK
+
+
+def _say_cost(person: ByHand) -> None:
+    if person.cost:
+        sys.stderr.write(f"dcu-update: {person.cost}\n")
 
 
 def _software(arguments: argparse.Namespace) -> int:
@@ -350,10 +374,15 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("images", nargs="+", metavar="NAME=VERSION:SIZE:ROOT")
     committing("install", _install, "install a firmware package").add_argument("package", type=Path)
     committing("confirm", _confirm, "the system on trial is good")
-    committing("rollback", _rollback, "give up the trial, or go back to the other slot")
+    rollback = committing("rollback", _rollback, "give up the trial, or go back to the other slot")
+    rollback.add_argument("--force", action="store_true", help="try a slot that is not known to be good")
+    committing("cancel", _cancel, "give up an update that was not started yet")
     mark = committing("mark", _mark, "tell the boot loader about a slot")
     mark.add_argument("how", choices=["good", "bad", "active"])
     mark.add_argument("slot", nargs="?", help="default: the one that runs")
+    mark.add_argument(
+        "--force", action="store_true", help="also a slot that is not known to be good; says what it costs"
+    )
     _add_software(command("software", _software, "software packages"))
     return parser
 

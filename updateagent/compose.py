@@ -34,6 +34,7 @@ from updateagent.slots.system import KernelSystem
 from updateagent.slots.types import slot_type
 
 if TYPE_CHECKING:
+    from updateagent.engine.by_hand import ByHand
     from updateagent.engine.dry_run import DryVariables
     from updateagent.engine.guard import Guard
     from updateagent.package.verifier import SignedPackages
@@ -202,6 +203,15 @@ class UpdateAgent:
         Raises `DeviceError` (booted-slot, journal, storage), or `RequestError` (configuration), for slots
         that overlap, too.
         """
+        return Updater(self._deps())
+
+    def by_hand(self) -> ByHand:
+        """Make one run with the commands of a person. Raises like `updater`."""
+        from updateagent.engine.by_hand import ByHand  # not imported at a start
+
+        return ByHand(self._deps())
+
+    def _deps(self) -> EngineDeps:
         config = self.config
         variables = self.environment()
         survey = self.survey(variables.places())
@@ -228,7 +238,7 @@ class UpdateAgent:
             from updateagent.engine.dry_run import dry_deps
 
             deps = dry_deps(deps, self.disk, self.package)
-        return Updater(deps)
+        return deps
 
     def guard(self, monotonic: Callable[[], float], wait: Callable[[float], None]) -> Guard:
         """The guard of this boot. `monotonic` returns seconds; `wait` sleeps for a number of them."""

@@ -93,7 +93,7 @@ def _journals(folder: str) -> list[str]:
 
 
 def _is_idle(folder: str, slot: str) -> bool:
-    for name in ("inbox/request.json", "outbox/.result.pending"):
+    for name in ("inbox/request.json", "inbox/by-hand.swu", "inbox/.by-hand.swu.tmp", "outbox/.result.pending"):
         if os.access(f"{folder}/{name}", os.F_OK):
             return False
     shown = _read(f"{folder}/status.json")

@@ -29,6 +29,7 @@ from updateagent.boot.rauc import RaucPolicy
 from updateagent.boot.uboot.env import EnvironmentStore
 from updateagent.boot.uboot.fw_env import EnvLocation
 from updateagent.disk import RealDisk, Storage
+from updateagent.engine.by_hand import ByHand
 from updateagent.engine.deps import EngineDeps, Image, Package
 from updateagent.engine.journal import Journal, Record
 from updateagent.engine.mailbox import Mailbox
@@ -268,6 +269,9 @@ class Board:
 
     def updater(self) -> Updater:
         return Updater(self.deps())
+
+    def by_hand(self) -> ByHand:
+        return ByHand(self.deps())
 
     def variables(self) -> dict[str, str]:
         return self.environment.load()[2]

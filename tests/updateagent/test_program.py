@@ -192,6 +192,7 @@ def test_a_signed_package_becomes_the_running_system_and_then_a_bad_one_does_not
     assert device.update("guard").returncode == 0
     assert (device.result()["fumo"], device.result()["to_version"]) == (200, "2")
     assert "version 2  good  running" in device.update("status").stdout
+    (device.folder / "update" / "outbox" / "result.json").unlink()  # the agent has told it
 
     device.hand_over(firmware(keys, tmp_path, "3"), "r3")
     assert device.update("boot").returncode == 10
@@ -321,13 +322,19 @@ def test_a_journal_that_cannot_be_read_is_said_in_the_status_for_others(device: 
 
 def test_a_slot_is_marked_by_hand_and_a_dry_run_only_says_what_would_be_written(device: Device) -> None:
     before = (device.folder / "uboot.env").read_bytes()
-    dry = device.update("mark", "bad", "A", "--dry-run")
+    dry = device.update("mark", "active", "B", "--force", "--dry-run")
     assert dry.returncode == 0
-    assert dry.stdout.splitlines() == ["BOOT_ORDER=B", "BOOT_A_LEFT=0", "BOOT_B_LEFT=9"]
+    assert dry.stdout.splitlines() == ["BOOT_ORDER=B A", "BOOT_A_LEFT=9", "BOOT_B_LEFT=2"]
+    assert "slot B is empty, or nothing is known of it; slot B is started 2 times at most" in dry.stderr
     assert (device.folder / "uboot.env").read_bytes() == before
 
-    assert device.update("mark", "active", "B").returncode == 0
-    assert device.environment.load()[2]["BOOT_ORDER"] == "B A"
+    only = device.update("mark", "bad", "A")
+    assert (only.returncode, "last one that is known to start" in only.stderr) == (90, True)
+    assert (device.folder / "uboot.env").read_bytes() == before
+    assert device.update("mark", "active", "B").returncode == 90
+    assert (device.folder / "uboot.env").read_bytes() == before
+    assert device.update("mark", "bad", "B").returncode == 0
+    assert device.environment.load()[2]["BOOT_ORDER"] == "A"
     assert device.update("mark", "good").returncode == 0
     assert device.environment.load()[2]["BOOT_A_LEFT"] == "9"
     assert device.update("mark", "good", "X").returncode == 92

@@ -34,10 +34,10 @@ class BootcountPolicy(BootEnv):
         left = max(0, self._number(variables, LIMIT, self.tries) - self._number(variables, COUNT, 0))
         return BootView((primary, *others), {primary: left})
 
-    def protect(self, target: str) -> bool:
+    def protect(self, target: str, fallback: str) -> bool:
         if self.view().order[0] != target:
             return False
-        return self._variables.commit(self._starting(next(slot for slot in self.slots if slot != target)))
+        return self._variables.commit(self._settled(fallback))
 
     def try_slot(self, target: str, fallback: str) -> bool:  # noqa: ARG002  the boot loader knows the other slot
         return self._variables.commit(
@@ -57,8 +57,8 @@ class BootcountPolicy(BootEnv):
     def fall_back(self, bad: str, good: str) -> bool:  # noqa: ARG002  what does not start needs no mark
         return self._variables.commit(self._settled(good), settle=True)
 
-    def mark_good(self, slot: str) -> bool:  # noqa: ARG002
-        return False
+    def mark_good(self, slot: str) -> bool:
+        return self.needs_mark(slot) and self._variables.commit(self._settled(slot), settle=True)
 
     def needs_mark(self, slot: str) -> bool:
         variables = self._variables.load().variables

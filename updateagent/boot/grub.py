@@ -139,11 +139,12 @@ class RaucGrubPolicy(BootEnv):
         }
         return BootView(order, left)
 
-    def protect(self, target: str) -> bool:
+    def protect(self, target: str, fallback: str) -> bool:
         view = self.view()
-        if target not in view.order:
+        if target not in view.order and view.order:
             return False
-        return self._commit(self._ordered(*(slot for slot in view.order if slot != target)), {target: False})
+        order = self._ordered(*(slot for slot in view.order if slot != target), fallback)
+        return self._commit(order, {target: False})
 
     def try_slot(self, target: str, fallback: str) -> bool:
         return self._commit(self._ordered(target, fallback, *self.view().order), {target: True, fallback: True})

@@ -122,8 +122,8 @@ class BootEnv(ABC):
     # The operations that change something return whether a commit was needed.
 
     @abstractmethod
-    def protect(self, target: str) -> bool:
-        """Keep the boot loader from starting `target`, which is about to be written."""
+    def protect(self, target: str, fallback: str) -> bool:
+        """Keep the boot loader from starting `target`, which is about to be written, and let it start `fallback`."""
 
     @abstractmethod
     def try_slot(self, target: str, fallback: str) -> bool:

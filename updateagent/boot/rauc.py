@@ -28,11 +28,15 @@ class RaucPolicy(BootEnv):
     def view(self) -> BootView:
         return self._parse(self._variables.load().variables)
 
-    def protect(self, target: str) -> bool:
+    def protect(self, target: str, fallback: str) -> bool:
         view = self.view()
-        if target not in view.order and view.left[target] == 0:
+        if target not in view.order and view.left[target] == 0 and view.primary is not None:
             return False
-        return self._commit(self._ordered(*(slot for slot in view.order if slot != target)), {target: 0})
+        order = self._ordered(*(slot for slot in view.order if slot != target), fallback)
+        left = {target: 0}
+        if not any(view.left[slot] for slot in order if slot in view.left):
+            left[fallback] = TRIES_MAX
+        return self._commit(order, left)
 
     def try_slot(self, target: str, fallback: str) -> bool:
         order = self._ordered(target, fallback, *self.view().order)

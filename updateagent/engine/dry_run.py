@@ -142,8 +142,14 @@ class DryJournal(Journal):
 class DryMailbox(Mailbox):
     """Reads the real request, and changes nothing."""
 
-    def clear_inbox(self, package: str) -> None:
+    def clear_inbox(self, package: str, *, request: bool = True) -> None:
         """Not cleared."""
+
+    def clear_by_hand(self) -> None:
+        """Not cleared."""
+
+    def reserve(self) -> None:
+        """Nothing is kept."""
 
     def hold_result(self, result: Mapping[str, Any]) -> None:
         """Not held."""

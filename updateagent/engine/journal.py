@@ -9,6 +9,9 @@ A record is written to the copy that does *not* hold the newest one. The copy wi
 checksum counts; when neither is good, nothing is known (`Record.lost`), and the health check of this system becomes as
 strict as that of a trial. That there was a journal once is remembered (`Record.damaged`), since its floors are gone.
 
+The copies are made at full length once and then written in place: a data partition that has no room left must not keep
+an update from being refused, ended and reported. A write that is torn leaves the other copy, the one of before.
+
 `Record.stores` counts the stores since the update last made progress, to catch a board that loses power or crashes at
 the same step again and again.
 """
@@ -18,19 +21,23 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from updateagent.disk import Storage
 from updateagent.engine.machine import Event, State, next_state
-from updateagent.engine.sealed import VERSION, seal, unseal
-from updateagent.errors import JOURNAL, DeviceError
+from updateagent.engine.sealed import FRAME_BYTES, PAYLOAD_BYTES_MAX, VERSION, seal, unseal
+from updateagent.errors import JOURNAL, STORAGE_FULL, DeviceError, storage_error
 
 LOG = logging.getLogger("update")
 
 DAMAGED = "the journal was damaged: which security versions had been accepted before is not known"
 STORES_MAX = 16  # in one step; a good update needs two or three
+COPY_BYTES = 12 << 10  # the least length of a copy: a record with 21 lines of log has 8 KiB
+COPY_STEP_BYTES = 4 << 10
+COPY_BYTES_MAX = FRAME_BYTES + PAYLOAD_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +82,19 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class SlotRecord:
-    """What is known about the content of a slot. `state`: good | trial | bad | empty."""
+    """What is known about the content of a slot. `state`: good | trial | bad | empty.
+
+    `why` says why it is bad. `images` are those that were written and read back: the size in bytes and the root of the
+    hash tree in hexadecimal, by name; empty where that is not known. `proven`: this content was healthy on trial.
+    """
 
     version: str = ""
     security_version: int = 0
     state: str = "empty"
+    why: str = ""
+    images: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    proven: bool = False
+    foreign: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +148,9 @@ class Record:
         floors[software_id] = max(floors.get(software_id, 0), security_version)
         return replace(self, software_floors=floors, signed_time=max(self.signed_time, signed_time))
 
-    def stage(self, update: Update) -> Record:
-        """The record with a new update. Raises `IllegalTransition` while there is one already."""
-        return replace(self, state=next_state(self.state, Event.STAGE), update=update, stores=0)
+    def stage(self, update: Update, event: Event = Event.STAGE) -> Record:
+        """The record with a new update: staged, or offered. Raises `IllegalTransition` while there is one already."""
+        return replace(self, state=next_state(self.state, event), update=update, stores=0)
 
     def advance(self, event: Event, **changes: object) -> Record:
         """The record after `event`, with `changes` made to its update. Raises `IllegalTransition`."""
@@ -154,9 +169,16 @@ class Record:
         return replace(self, slots={**self.slots, slot: note})
 
 
-def emit(record: Record, sequence: int) -> bytes:
-    """One copy of the journal."""
-    return seal(json.dumps(_to_json(record), separators=(",", ":"), sort_keys=True).encode(), sequence)
+def emit(record: Record, sequence: int, length_min: int = COPY_BYTES) -> bytes:
+    """One copy of the journal, of at least `length_min` bytes."""
+    payload = json.dumps(_to_json(record), separators=(",", ":"), sort_keys=True).encode()
+    length = max(length_min, -(-(len(payload) + FRAME_BYTES) // COPY_STEP_BYTES) * COPY_STEP_BYTES)
+    # Blanks behind the JSON text are part of the payload: every program that ever read a journal passes over them.
+    return seal(payload.ljust(length - FRAME_BYTES), sequence)
+
+
+class NoRoomError(DeviceError):
+    """The journal has no place yet, and the data partition has no room for it."""
 
 
 class LaterJournalError(DeviceError):
@@ -195,7 +217,7 @@ def _to_json(record: Record) -> dict[str, Any]:
         **plain,
         "state": record.state.value,
         "update": update and {**update.foreign, **_plain(update), "outcome": update.outcome and _plain(update.outcome)},
-        "slots": {name: _plain(note) for name, note in record.slots.items()},
+        "slots": {name: _slot_json(note) for name, note in record.slots.items()},
         "last": record.last and _plain(record.last),
     }
 
@@ -226,7 +248,7 @@ def _from_json(raw: Mapping[str, Any]) -> Record:
             },
         ),
         stores=int(raw["stores"]),
-        slots={str(name): _build(SlotRecord, note) for name, note in raw["slots"].items()},
+        slots={str(name): _slot(note) for name, note in raw["slots"].items()},
         security_floor=int(raw["security_floor"]),
         software_floors={str(name): int(floor) for name, floor in raw.get("software_floors", {}).items()},
         signed_time=int(raw["signed_time"]),
@@ -236,6 +258,19 @@ def _from_json(raw: Mapping[str, Any]) -> Record:
         damaged=bool(raw.get("damaged")),
         foreign=_unknown(Record, raw),
     )
+
+
+def _slot_json(note: SlotRecord) -> dict[str, Any]:
+    """What came later is left out while it says nothing: the record of a slot stays small."""
+    later = ("why", "images", "proven")
+    plain = {name: value for name, value in _plain(note).items() if value or name not in later}
+    return {**note.foreign, **plain}
+
+
+def _slot(raw: Mapping[str, Any]) -> SlotRecord:
+    images = {str(name): (int(size), str(root)) for name, (size, root) in raw.get("images", {}).items()}
+    note: SlotRecord = _build(SlotRecord, {**raw, "images": images, "foreign": _unknown(SlotRecord, raw)})
+    return note
 
 
 def _unknown(kind: Any, raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -290,12 +325,31 @@ class Journal:
         if self._refused:
             raise DeviceError(JOURNAL, self._refused)
         counted = replace(record, stores=record.stores + 1)
-        raw = emit(counted, self._sequence + 1)
         try:
-            self._disk.write_durable(self._copies[self._next], raw)
+            self._write(self._copies[self._next], counted)
         except OSError as error:
-            raise DeviceError(JOURNAL, f"the journal cannot be written: {error.strerror or error}") from error
+            # Where the copy is there all the same, the record may be stored.
+            no_room = storage_error(error, "").code is STORAGE_FULL and not self._disk.exists(self._copies[self._next])
+            raise (NoRoomError if no_room else DeviceError)(
+                JOURNAL, f"the journal cannot be written: {error.strerror or error}"
+            ) from error
+        other = self._copies[1 - self._next]
+        if not self._disk.exists(other):
+            with suppress(OSError):  # only the room is wanted, for the store after this one
+                self._write(other, counted)
         # Only after the write: after a failure the same copy is tried again, and the newest record is kept.
         self._sequence += 1
         self._next = 1 - self._next
         return counted
+
+    def _write(self, copy: Path, record: Record) -> None:
+        """In place where the copy has room for it; otherwise replaced by a longer one."""
+        raw = emit(record, self._sequence + 1)
+        if self._disk.exists(copy):
+            with self._disk.open_raw(copy, write=True) as file:
+                size = file.size()
+                if len(raw) <= size <= COPY_BYTES_MAX:
+                    file.pwrite(emit(record, self._sequence + 1, size), 0)
+                    file.sync()
+                    return
+        self._disk.write_durable(copy, raw)

@@ -6,6 +6,9 @@
      │             refused             refused            failed               failed              ▼
      └───────────────────────────── report ◀──────────────────────────── confirmed | rolled back ◀─┘
 
+A slot that a person wants to start, and that is not known to be good, is offered: idle ──offer──▶ trial. Nothing is
+written, and everything else is as after an install.
+
 The rule that makes it safe: a state is stored in the journal *before* the effect it stands for is begun, and every
 effect can be repeated. So whatever the journal says after a power cut is either done, half done or not begun, and
 doing it again is right in all three cases.
@@ -50,6 +53,7 @@ class Event(Enum):
     """What moves an update on."""
 
     STAGE = "stage"
+    OFFER = "offer"  # a slot as it is, for a trial
     ACCEPT = "accept"
     REFUSE = "refuse"
     WRITE = "write"
@@ -67,6 +71,7 @@ class Event(Enum):
 
 TABLE: dict[tuple[State, Event], State] = {
     (State.IDLE, Event.STAGE): State.STAGED,
+    (State.IDLE, Event.OFFER): State.TRIAL,
     (State.STAGED, Event.ACCEPT): State.VERIFIED,
     (State.STAGED, Event.REFUSE): State.REFUSED,
     (State.VERIFIED, Event.WRITE): State.WRITING,

@@ -7,11 +7,15 @@
 
 A result is handed over exactly once: it is first made durable under a name that the agent ignores, then the journal
 forgets the update, then the inbox is cleared and the file gets its final name. After a power cut in between, `publish`
-completes the hand-over.
+completes the hand-over. A result that the agent has not taken yet is never replaced: the next one waits under the other
+name. The room for a result is kept in `outbox/.spare`: a data partition without room does not keep it from being told.
+
+    inbox/by-hand.swu       a package that a person installs; only `dcu-update install` makes it
 """
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,12 +24,15 @@ from typing import Any
 
 from updateagent.disk import RawFile, Storage
 from updateagent.engine.journal import Outcome, Update
-from updateagent.errors import PACKAGE_MISSING, PackageError, storage_error
+from updateagent.errors import PACKAGE_MISSING, REQUEST, PackageError, RequestError, storage_error
 from updateagent.handover import TAIL_LINES_MAX, InstallResult
 from updateagent.release import parse_release
 
 REQUEST_BYTES_MAX = 16 << 10
 COPY_BYTES = 1 << 16
+SPARE_BYTES = 32 << 10  # a result with 21 lines of log has 10 KiB
+LINKS_MAX = 8
+BY_HAND_PACKAGE = "by-hand.swu"
 LOG_BYTES_MAX = 8 << 10
 LOG_LINE_CHARS_MAX = 300
 LOG_COMMAND_TIMEOUT_S = 10.0
@@ -41,6 +48,7 @@ class Mailbox:
         self.request_file = self.inbox / "request.json"
         self.result_file = folder / "outbox" / "result.json"
         self.pending_file = folder / "outbox" / ".result.pending"
+        self.spare_file = folder / "outbox" / ".spare"
         self.status_file = folder / "status.json"
 
     def read_request(self) -> bytes | None:
@@ -57,11 +65,18 @@ class Mailbox:
         """Put a package into the inbox durably: it must survive the reboot, wherever it came from.
 
         On the same file system it is linked: writing it again would wear the flash for nothing. Also raises
-        `PackageError` (package-missing).
+        `PackageError` (package-missing), `RequestError` (request) for what is no regular file. After an error nothing
+        of it is left.
         """
         disk = self._disk
         temporary, target = self.inbox / f".{name}.tmp", self.inbox / name
         try:
+            for _ in range(LINKS_MAX):
+                if not disk.is_link(source):
+                    break
+                source = source.parent / disk.readlink(source)
+            if disk.exists(source) and not disk.is_file(source):
+                raise RequestError(REQUEST, f"{source} is no regular file")
             with disk.open_raw(source) as package:
                 with suppress(FileNotFoundError):
                     disk.unlink(temporary)
@@ -76,6 +91,8 @@ class Mailbox:
         except FileNotFoundError:
             raise PackageError(PACKAGE_MISSING, f"there is no package {source}") from None
         except OSError as error:
+            with suppress(OSError):
+                disk.unlink(temporary)
             raise storage_error(error, f"taking in {source}") from error
 
     def _linked(self, source: Path, target: Path) -> bool:
@@ -86,33 +103,73 @@ class Mailbox:
         return True
 
     def _copy(self, package: RawFile, target: Path) -> None:
+        size = package.size()
+        free = self._disk.free_bytes(self.inbox)
+        if size + SPARE_BYTES > free:
+            raise OSError(errno.ENOSPC, f"it needs {size} bytes, and {free} are free")
         with self._disk.open_raw(target, write=True, create=True) as new:
             offset = 0
-            while piece := package.pread(COPY_BYTES, offset):
+            while piece := package.pread(min(COPY_BYTES, size - offset), offset):
                 new.pwrite(piece, offset)
                 offset += len(piece)
             new.sync()
 
-    def clear_inbox(self, package: str) -> None:
-        """Remove the package, and the request last: after a power cut in between, the request leads here again."""
+    def clear_by_hand(self) -> None:
+        """Remove what a `dcu-update install` left that was killed. Only while there is no update."""
         try:
-            self._disk.remove_durable(self.inbox / package)
-            self._disk.remove_durable(self.request_file)
+            for name in (f".{BY_HAND_PACKAGE}.tmp", BY_HAND_PACKAGE):
+                if self._disk.exists(self.inbox / name):
+                    self._disk.remove_durable(self.inbox / name)
         except OSError as error:
             raise storage_error(error, "the inbox") from error
 
+    def clear_inbox(self, package: str, *, request: bool = True) -> None:
+        """Remove the package, and the request last: after a power cut in between, the request leads here again.
+
+        Without `request`, the request is another one's and stays.
+        """
+        try:
+            self._disk.remove_durable(self.inbox / package)
+            if request:
+                self._disk.remove_durable(self.request_file)
+        except OSError as error:
+            raise storage_error(error, "the inbox") from error
+
+    def reserve(self) -> None:
+        """Keep room for the next result, as long as there is some; not durable, and no reason to fail."""
+        if self._disk.exists(self.spare_file):
+            return
+        with suppress(OSError):
+            self._disk.mkdir_durable(self.spare_file.parent)
+            self._disk.write_durable(self.spare_file, b" " * SPARE_BYTES)
+
     def hold_result(self, result: Mapping[str, Any]) -> None:
         """Make a result durable without handing it over."""
+        raw = json.dumps(result).encode()
         try:
+            if len(raw) <= SPARE_BYTES and self._disk.exists(self.spare_file):
+                with self._disk.open_raw(self.spare_file, write=True) as file:
+                    file.pwrite(raw.ljust(min(file.size(), SPARE_BYTES)), 0)  # blanks end the JSON text
+                    file.sync()
+                self._disk.rename_durable(self.spare_file, self.pending_file)
+                return
             self._disk.mkdir_durable(self.pending_file.parent)
-            self._disk.write_durable(self.pending_file, json.dumps(result).encode())
+            self._disk.write_durable(self.pending_file, raw)
         except OSError as error:
             raise storage_error(error, "the result") from error
 
-    def publish(self) -> bool:
-        """Hand over the held result, if there is one."""
+    def held_id(self) -> str:
+        """The id of the request whose result is held; empty when there is none."""
         try:
-            if not self._disk.exists(self.pending_file):
+            document = json.loads(self._disk.read_bytes(self.pending_file))
+            return str(document["id"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return ""
+
+    def publish(self) -> bool:
+        """Hand over the held result, if there is one, and the agent has taken the one before."""
+        try:
+            if not self._disk.exists(self.pending_file) or self._disk.exists(self.result_file):
                 return False
             self._disk.rename_durable(self.pending_file, self.result_file)
         except OSError as error:
@@ -126,6 +183,10 @@ class Mailbox:
         except (OSError, ValueError, RecursionError):
             known = {}
         self.write_status({"version": 1, "state": "idle", **(known if isinstance(known, dict) else {}), "error": error})
+
+    def is_full(self) -> bool:
+        """Whether a result is held that cannot be handed over yet: the next one would have no place."""
+        return self._disk.exists(self.pending_file)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Replace `status.json`; not durable, and no reason to fail."""

@@ -14,7 +14,7 @@ PAYLOAD_BYTES_MAX = 64 << 10  # a record with 20 lines of log has 4 KiB
 
 _HEAD = struct.Struct("<4sHHII")
 _CRC = struct.Struct("<I")
-_START = _HEAD.size + _CRC.size
+FRAME_BYTES = _HEAD.size + _CRC.size  # of a copy, before its payload
 
 
 def seal(payload: bytes, sequence: int) -> bytes:
@@ -25,10 +25,10 @@ def seal(payload: bytes, sequence: int) -> bytes:
 
 def unseal(raw: bytes) -> tuple[int, int, bytes] | None:
     """Version, sequence and payload; None for anything that is not a whole copy of the journal."""
-    if len(raw) < _START or len(raw) > _START + PAYLOAD_BYTES_MAX:
+    if len(raw) < FRAME_BYTES or len(raw) > FRAME_BYTES + PAYLOAD_BYTES_MAX:
         return None
     magic, version, _, sequence, length = _HEAD.unpack_from(raw)
-    payload = raw[_START:]
+    payload = raw[FRAME_BYTES:]
     if magic != MAGIC or length != len(payload):
         return None
     if zlib.crc32(payload, zlib.crc32(raw[: _HEAD.size])) != _CRC.unpack_from(raw, _HEAD.size)[0]:

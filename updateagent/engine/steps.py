@@ -11,13 +11,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from updateagent.boot.policy import Trial
+from updateagent.boot.policy import BootView, Trial
 from updateagent.engine.deps import EngineDeps, Image, Package
 from updateagent.engine.journal import Outcome, Record, SlotRecord, Update
 from updateagent.engine.machine import GIVE_UP, Event, State
 from updateagent.engine.mailbox import result_document
 from updateagent.errors import (
     BOOTED_SLOT,
+    CANCELLED,
     ENVIRONMENT_NOT_SHARED,
     EXIT_GUARD_WANTED,
     EXIT_REBOOT_WANTED,
@@ -34,6 +35,7 @@ from updateagent.errors import (
 )
 from updateagent.handover import InstallRequest
 from updateagent.slots.block import BLOCK_BYTES, read_back, write_image
+from updateagent.slots.state import BAD, GOOD, PARTLY_WRITTEN, RECOVERY, TRIAL, SlotState
 
 LOG = logging.getLogger("update")
 
@@ -84,8 +86,9 @@ class Steps:
         self._check_devices()
         self._run_hook("pre-install")
         # Before the first byte is written: the boot loader must not start a half-written slot.
-        self._deps.bootenv.protect(self._update.target)
-        self._store(self.record.note(self._update.target, SlotRecord(state="bad")).advance(Event.WRITE))
+        self._deps.bootenv.protect(self._update.target, self._update.fallback)
+        note = SlotRecord(self._update.to_version, state=BAD, why=PARTLY_WRITTEN)
+        self._store(self.record.note(self._update.target, note).advance(Event.WRITE))
 
     def _write(self) -> None:
         update = self._update
@@ -102,11 +105,13 @@ class Steps:
         for image in package.images:
             read_back(self._deps.partitions[update.target][image.name], image.size, image.root, image.known())
         self._run_hook("post-install")
-        self._store(
-            self.record.note(update.target, SlotRecord(update.to_version, update.security_version, "trial")).advance(
-                Event.COMPLETE
-            )
+        note = SlotRecord(
+            update.to_version,
+            update.security_version,
+            TRIAL,
+            images={image.name: (image.size, image.root.hex()) for image in package.images},
         )
+        self._store(self.record.note(update.target, note).advance(Event.COMPLETE))
 
     def _run_hook(self, step: str, **more: str) -> None:
         update = self._update
@@ -223,9 +228,10 @@ class Steps:
         update = self._update
         if update.failed_check:
             return TRIAL_FAILED, f"health check {update.failed_check} was not good in time"
+        what = f"version {update.to_version}" if update.to_version else f"what slot {update.target} holds"
         if update.attempts:
-            return TRIAL_SILENT, f"version {update.to_version} was started {update.attempts} times and never got well"
-        return TRIAL_SILENT, f"version {update.to_version} never got as far as its Update Agent"
+            return TRIAL_SILENT, f"{what} was started {update.attempts} times and never got well"
+        return TRIAL_SILENT, f"{what} never got as far as its Update Agent"
 
     def _make_confirmed(self) -> int | None:
         update = self._update
@@ -263,18 +269,23 @@ class Steps:
             deps.mailbox.hold_result(result_document(update, outcome, deps.wall()))
         self._store(self._settled().advance(Event.REPORT))
         LOG.info("update to %s: %s", update.to_version or "?", outcome.name, extra={"event": f"update.{outcome.name}"})
-        deps.mailbox.clear_inbox(update.package)
+        deps.mailbox.clear_inbox(update.package, request=not update.by_hand)
         deps.mailbox.publish()
 
     def _settled(self) -> Record:
         """The record with what this update showed about the slots."""
         record, update = self.record, self._update
         if record.state is State.CONFIRMED:
-            note = SlotRecord(update.to_version, update.security_version, "good")
+            images = self._note(update.target).images
+            version = update.to_version or self._deps.booted_version  # a slot of which nothing was known
+            note = SlotRecord(version, update.security_version, GOOD, images=images, proven=True)
             floor = max(record.security_floor, update.security_version)
             return replace(record.note(update.target, note), security_floor=floor, lost=False, damaged=False)
-        if record.state is State.ROLLED_BACK:
-            return record.note(update.target, replace(self._note(update.target), state="bad"))
+        if record.state is State.ROLLED_BACK and update.outcome is not None:
+            if update.outcome.code == CANCELLED.number and not update.attempts:
+                return record  # whole, verified, and never started: what is noted of it still holds
+            note = replace(self._note(update.target), state=BAD, why=update.outcome.message)
+            return record.note(update.target, note)
         return record
 
     def _complete_hand_over(self) -> None:
@@ -286,9 +297,10 @@ class Steps:
                 request = InstallRequest.parse(raw)
             except RequestError:
                 request = None
-            if request is not None and request.id == self.record.last_id:
+            if request is not None and request.id in (self.record.last_id, mailbox.held_id()):
                 mailbox.clear_inbox(request.package)
         mailbox.publish()
+        mailbox.clear_by_hand()
 
     @property
     def on_trial(self) -> bool:
@@ -361,14 +373,8 @@ class Steps:
         others = self._others(self._deps.booted)
         if self._deps.booted != self._deps.bootenv.recovery:
             return others[0]
-        broken = [slot for slot in others if self._note(slot).state != "good"]
+        broken = [slot for slot in others if self._note(slot).state != GOOD]
         return (broken or others)[-1]
-
-    def _instead_of(self, slot: str) -> str:
-        """The slot to start when `slot` is bad."""
-        other = self._others(slot)[0]
-        recovery = self._deps.bootenv.recovery
-        return recovery if recovery and self._note(other).state != "good" else other
 
     def _others(self, slot: str) -> list[str]:
         """The slots that can be written when `slot` is running: the next one first; from recovery, in boot order."""
@@ -382,7 +388,7 @@ class Steps:
         return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
     def _note(self, slot: str) -> SlotRecord:
-        default = SlotRecord(state="good") if slot == self._deps.booted else SlotRecord()
+        default = SlotRecord(state=GOOD) if slot == self._deps.booted else SlotRecord()
         return self.record.slots.get(slot, default)
 
     def _now_runs(self) -> str:
@@ -396,12 +402,16 @@ class Steps:
         update, last = record.update, record.last
         if progress is None:
             progress = 100 if record.state in (State.WRITTEN, State.TRIAL, State.CONFIRMED) else 0
+        slots = self.slot_states()
+        order = sorted((slot for slot in slots if slot.place is not None), key=lambda slot: slot.place or 0)
         return {
             "version": 1,
             "state": record.state.value,
             "progress": progress,
             "booted": deps.booted,
-            "slots": [self._slot_status(name) for name in deps.bootenv.slots],
+            "slots": [_shown(slot) for slot in slots],
+            "order": [slot.name for slot in order],
+            "floors": {"firmware": record.security_floor, **record.software_floors},
             "update": None
             if update is None
             else {"id": update.id, "to_version": update.to_version, "attempts": update.attempts},
@@ -412,13 +422,40 @@ class Steps:
     def write_status(self, *, progress: int | None = None, error: str = "") -> None:
         self._deps.mailbox.write_status(self.status(progress=progress, error=error))
 
-    def _slot_status(self, name: str) -> dict[str, object]:
-        note = self._note(name)
-        booted = name == self._deps.booted
-        state = "recovery" if name == self._deps.bootenv.recovery else note.state
-        if booted:
-            state = "trial" if self.on_trial else "good"
-        return {"name": name, "version": self._deps.booted_version if booted else note.version, "state": state}
+    def slot_states(self) -> list[SlotState]:
+        """Every slot, as the journal and the boot environment have it; without order and attempts when the boot
+        environment cannot be read."""
+        try:
+            view = self._deps.bootenv.view()
+        except DeviceError:
+            view = BootView((), {})
+        return [self._slot_state(name, view) for name in self._deps.bootenv.slots]
+
+    def _slot_state(self, name: str, view: BootView) -> SlotState:
+        deps, note = self._deps, self._note(name)
+        running = name == deps.booted
+        content = TRIAL if running and self.on_trial else note.state
+        return SlotState(
+            name,
+            version=deps.booted_version if running else note.version,
+            content=RECOVERY if name == deps.bootenv.recovery and not running else content,
+            why=note.why if note.state == BAD else "",
+            running=running,
+            place=view.order.index(name) if name in view.order else None,
+            left=view.left.get(name),
+            images=note.images,
+            proven=note.proven,
+        )
+
+
+def _shown(slot: SlotState) -> dict[str, object]:
+    """A slot in `status.json`; what is not known or not counted is left out."""
+    shown: dict[str, object] = {"name": slot.name, "version": slot.version, "state": slot.content}
+    if slot.why:
+        shown["why"] = slot.why
+    if slot.left is not None:
+        shown["left"] = slot.left
+    return shown
 
 
 STEPS: dict[State, Callable[[Steps], int | None]] = {

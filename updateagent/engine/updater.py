@@ -10,22 +10,22 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from updateagent.engine.journal import STORES_MAX, Outcome, Update
+from updateagent.engine.journal import STORES_MAX, NoRoomError, Outcome, Update
 from updateagent.engine.machine import DECIDED, GIVE_UP, Event, State
 from updateagent.engine.mailbox import result_document
 from updateagent.engine.steps import MESSAGE_CHARS_MAX, STEPS, Steps
 from updateagent.errors import (
-    CANCELLED,
     EXIT_GUARD_WANTED,
     EXIT_OK,
     EXIT_REBOOT_WANTED,
     JOURNAL,
     KIND,
     LOOP,
-    NOT_FOUND,
     OK_FUMO,
     OK_SCOMO,
     STATE,
+    STORAGE_FULL,
+    Code,
     RequestError,
     UpdateError,
 )
@@ -53,11 +53,6 @@ class Updater(Steps):
         if code != EXIT_REBOOT_WANTED:
             self.write_status()
         return code
-
-    def install(self, request: InstallRequest) -> int:
-        """Install a package in the inbox, by hand. Raises `RequestError` (state) while there is an update."""
-        self._stage(request, by_hand=True)
-        return self._run()
 
     def confirm(self) -> int:
         """Confirm the running trial system as good.
@@ -92,40 +87,9 @@ class Updater(Steps):
         changed = self._is_shared() and bootenv.needs_mark(booted) and bootenv.mark_good(booted)
         if self.record.lost and not self.record.refused:
             self._store(replace(self.record, lost=False))
+        self._deps.mailbox.reserve()
         self.write_status()
         return changed
-
-    def mark(self, slot: str, how: str) -> None:
-        """Mark a slot by hand as `good`, `bad` or `active`. Raises `RequestError`, or `DeviceError` (environment)."""
-        bootenv = self._deps.bootenv
-        if slot not in bootenv.slots:
-            raise RequestError(NOT_FOUND, f"there is no slot {slot}")
-        if self.record.state is not State.IDLE:
-            raise RequestError(STATE, f"not while an update is {self.record.state.value}")
-        if slot == bootenv.recovery and how != "good":
-            raise RequestError(STATE, f"slot {slot} is the recovery slot: the last one, always")
-        self._check_environment()
-        if how == "good":
-            bootenv.mark_good(slot)
-        elif how == "active":
-            bootenv.confirm(slot)
-        else:
-            bootenv.fall_back(slot, self._instead_of(slot))
-        self.write_status()
-
-    def rollback(self) -> int:
-        """Give up the trial, or go back to the other slot, by hand. Returns the exit status."""
-        if self.on_trial:
-            self._decide(CANCELLED, "given up by hand")
-            return self._run()
-        if self.record.state is not State.IDLE:
-            raise RequestError(STATE, f"not while an update is {self.record.state.value}")
-        other = next((slot for slot in self._others(self._deps.booted) if self._note(slot).state == "good"), None)
-        if other is None:
-            raise RequestError(STATE, "the other slots hold no system known to be good")
-        self._check_environment()
-        self._deps.bootenv.confirm(other)
-        return EXIT_REBOOT_WANTED
 
     # -- the way through the states
 
@@ -136,9 +100,17 @@ class Updater(Steps):
             if raw is None:
                 return self._idle()
             if self.record.refused:
-                self._refuse(raw)
+                self._refuse(raw, JOURNAL, self.record.refused)
                 return self._idle()
-            self._stage_raw(raw)
+            if self._deps.mailbox.is_full():
+                LOG.warning("update: waits until the agent has taken two results", extra={"event": "update.waits"})
+                return self._idle()
+            self._deps.mailbox.reserve()
+            try:
+                self._stage_raw(raw)
+            except NoRoomError as error:
+                self._refuse(raw, STORAGE_FULL, error.message)
+                return self._idle()
         elif self.record.stores >= STORES_MAX:
             self._break_loop()
         else:
@@ -162,6 +134,7 @@ class Updater(Steps):
         return self._idle()
 
     def _idle(self) -> int:
+        self._deps.mailbox.reserve()
         error = self.environment_error()
         if error:
             LOG.error("%s", error, extra={"event": "update.environment"})
@@ -178,19 +151,22 @@ class Updater(Steps):
         else:
             self._decide(LOOP, f"{state.value} was begun {self.record.stores} times and never completed")
 
-    def _refuse(self, raw: bytes) -> None:
-        """Answer a request without the journal, which cannot be used. After a power cut it is answered again."""
+    def _refuse(self, raw: bytes, code: Code, why: str) -> None:
+        """Answer a request without the journal. After a power cut it is answered again."""
         try:
             request = InstallRequest.parse(raw)
         except RequestError:
             request = self._unreadable(raw)
-        why = self.record.refused
-        LOG.error("update: %s", why, extra={"event": "update.journal.newer"})
+        LOG.error("update: %s", why, extra={"event": "update.refused"})
+        mailbox = self._deps.mailbox
+        if code is STORAGE_FULL:
+            # The package is what fills the partition, and will not be installed.
+            mailbox.clear_inbox(request.package, request=False)
         update = Update(request.id, request.package, request.correlator, from_version=self._deps.booted_version)
-        outcome = Outcome(JOURNAL.number, JOURNAL.name, JOURNAL.fumo, JOURNAL.scomo, why)
-        self._deps.mailbox.hold_result(result_document(update, outcome, self._deps.wall()))
-        self._deps.mailbox.clear_inbox(request.package)
-        self._deps.mailbox.publish()
+        outcome = Outcome(code.number, code.name, code.fumo, code.scomo, why[:MESSAGE_CHARS_MAX])
+        mailbox.hold_result(result_document(update, outcome, self._deps.wall()))
+        mailbox.clear_inbox(request.package)
+        mailbox.publish()
 
     def _unreadable(self, raw: bytes) -> InstallRequest:
         import zlib

@@ -100,7 +100,7 @@ def use(policy: BootEnv) -> None:
     policy.needs_mark("A")
     policy.has_fallback("A")
     policy.trial("B")
-    policy.protect("B")
+    policy.protect("B", "A")
 
 
 def run_policies(data: bytes) -> None:

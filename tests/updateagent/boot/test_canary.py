@@ -92,7 +92,7 @@ def test_nothing_is_installed_and_nothing_committed_where_it_is_not_shared(kind:
     assert board.disk.read_bytes(board.slot_file("B")) == slot
     for name, how in (("A", "good"), ("A", "bad"), ("B", "active")):
         with pytest.raises(DeviceError) as caught:
-            board.updater().mark(name, how)
+            board.by_hand().mark(name, how)
         assert caught.value.code is ENVIRONMENT_NOT_SHARED
 
 

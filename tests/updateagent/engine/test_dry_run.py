@@ -66,7 +66,7 @@ def test_each_verb_says_what_it_would_commit_and_then_commits_that(device: Devic
     assert dry_run(device, "rollback", code=10) == ["BOOT_ORDER=A", "BOOT_B_LEFT=0"]
     assert device.update("confirm").returncode == 0
 
-    assert dry_run(device, "rollback", code=10) == ["BOOT_ORDER=A B"]
+    assert dry_run(device, "rollback", code=10) == ["BOOT_ORDER=A B", "BOOT_A_LEFT=2"]
     assert dry_run(device, "mark", "bad", "A", code=0) == ["BOOT_ORDER=B", "BOOT_A_LEFT=0"]
     assert dry_run(device, "install", firmware(keys, tmp_path, "3"), code=10) == [
         "BOOT_ORDER=B",
@@ -82,7 +82,7 @@ def test_a_dry_run_on_a_board_that_was_never_started_makes_no_folder_and_no_lock
     device.publish_health({"agent_up": True, "meter_port": True})
     assert dry_run(device, "boot", code=11) == NOTHING
     assert dry_run(device, "guard", code=0) == ["BOOT_A_LEFT=9"]
-    assert dry_run(device, "mark", "good", "B", code=0) == ["BOOT_B_LEFT=9"]
+    assert dry_run(device, "mark", "good", "B", "--force", code=0) == ["BOOT_B_LEFT=9"]
     assert dry_run(device, "install", firmware(keys, keys.parent, "2"), code=10) == INSTALL
     dry_run(device, "confirm", code=STATE.number)
     dry_run(device, "rollback", code=STATE.number)

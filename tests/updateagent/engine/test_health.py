@@ -13,7 +13,7 @@ from tests.updateagent.board import Board
 from tests.updateagent.slots.facts import Facts
 from updateagent.compose import UpdateAgent
 from updateagent.config import BootEnvConfig, Config, PartitionConfig, SlotConfig
-from updateagent.disk import RealDisk
+from updateagent.disk import RawFile, RealDisk
 from updateagent.engine.guard import run_command_check
 from updateagent.engine.health import Check, CommandCheck, HealthConfig, Missing, Verdict, Watch, parse_health
 from updateagent.engine.journal import DAMAGED
@@ -314,11 +314,11 @@ def test_a_guard_whose_storage_has_trouble_for_a_while_tries_again(bench: Bench)
     class Failing(RealDisk):
         failures = 3
 
-        def write_durable(self, path: Path, data: bytes, mode: int = 0o600) -> None:
-            if path.name.startswith("journal") and self.failures:
+        def open_raw(self, path: Path, *, write: bool = False, create: bool = False, mode: int = 0o600) -> RawFile:
+            if write and path.name.startswith("journal") and self.failures:
                 self.failures -= 1
                 raise OSError(5, "Input/output error")
-            super().write_durable(path, data, mode)
+            return super().open_raw(path, write=write, create=create, mode=mode)
 
     guard = UpdateAgent(bench.config, Failing(), wall=lambda: 1.0).guard(lambda: bench.now, bench._wait)
     assert guard.run() == EXIT_OK
@@ -330,8 +330,10 @@ def test_a_trial_whose_storage_never_works_wants_a_reboot(bench: Bench) -> None:
     bench.publish(agent_up=True, meter_port=True)
 
     class Broken(RealDisk):
-        def write_durable(self, path: Path, data: bytes, mode: int = 0o600) -> None:
-            raise OSError(5, "Input/output error")
+        def open_raw(self, path: Path, *, write: bool = False, create: bool = False, mode: int = 0o600) -> RawFile:
+            if write:
+                raise OSError(5, "Input/output error")
+            return super().open_raw(path, write=write, create=create, mode=mode)
 
     guard = UpdateAgent(bench.config, Broken(), wall=lambda: 1.0).guard(lambda: bench.now, bench._wait)
     assert guard.run() == EXIT_REBOOT_WANTED

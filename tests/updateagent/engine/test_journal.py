@@ -15,9 +15,9 @@ from random import Random
 import pytest
 
 from tests.sim.faulty_disk import FaultyDisk, Operation
-from updateagent.engine.journal import Journal, Outcome, Record, SlotRecord, Update, emit, parse
+from updateagent.engine.journal import COPY_BYTES, Journal, Outcome, Record, SlotRecord, Update, emit, parse
 from updateagent.engine.machine import DECIDED, GIVE_UP, TABLE, Event, IllegalTransition, State, next_state
-from updateagent.engine.sealed import seal
+from updateagent.engine.sealed import FRAME_BYTES, seal
 from updateagent.errors import JOURNAL, DeviceError
 
 FOLDER = Path("/update")
@@ -244,7 +244,7 @@ def test_the_end_of_an_update_is_remembered_without_the_update() -> None:
 
 @pytest.mark.parametrize(("record", "form"), [(Record(), IDLE_FORM), (FULL, FULL_FORM)])
 def test_the_form_of_a_record_is_the_same_in_every_version(record: Record, form: bytes) -> None:
-    assert emit(record, 7) == seal(form, 7)
+    assert emit(record, 7) == seal(form.ljust(COPY_BYTES - FRAME_BYTES), 7)
     assert parse(seal(form, 7)) == (7, record)
 
 
@@ -257,7 +257,8 @@ def test_an_update_without_what_a_newer_version_added_reads_as_unused() -> None:
         b'"fallback":"","from_version":"","id":"r1","image":0,"log":[],"migrated":false,"outcome":null,'
         b'"package":"p","requested":0.0,"security_version":0,"state_dirs":[],"target":"","to_version":""}'
     )
-    assert emit(record, 1) == seal(form.replace(b'"update":{"id":"r1","package":"p"}', unused), 1)
+    form = form.replace(b'"update":{"id":"r1","package":"p"}', unused)
+    assert emit(record, 1) == seal(form.ljust(COPY_BYTES - FRAME_BYTES), 1)
 
 
 def test_keys_that_are_not_known_are_kept_and_written_back() -> None:

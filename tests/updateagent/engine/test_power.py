@@ -17,7 +17,7 @@ import pytest
 from agent.jobs.software import DownloadStatus, Job, Trial, finish, set_jobs
 from agent.ota.software_jobs import SoftwareJobs
 from tests.sim.board.uboot import BootLoaderError, Choice
-from tests.sim.faulty_disk import FaultyDisk, Survival
+from tests.sim.faulty_disk import FaultyDisk, SimulatedFile, Survival
 from tests.updateagent.board import SLOT_BYTES, Board, DiskEnvironment
 from tests.updateagent.engine.power import ROOT, Story, Tally, Trouble, explore, explore_errors, stories
 from tests.updateagent.engine.story_boards import HookedBoard
@@ -86,8 +86,8 @@ def test_every_state_is_cut_in_and_failed_in() -> None:
     killed: Counter[State] = Counter()
     failed: Counter[State] = Counter()
     for story in (UNHEALTHY, TAMPERED, WORN, GOOD):
-        killed.update(explore(story, phases=("torn",), survivals=(Survival.KEPT,), stride=3).states)
-        failed.update(explore_errors(story, troubles=(Trouble(errno.EIO, lasting=True),), stride=3).states)
+        killed.update(explore(story, phases=("torn",), survivals=(Survival.KEPT,), stride=2).states)
+        failed.update(explore_errors(story, troubles=(Trouble(errno.EIO, lasting=True),), stride=2).states)
     assert set(killed) == set(failed) == set(State)
 
 
@@ -125,15 +125,19 @@ def test_signed_packages_survive_cuts_and_errors_too(tmp_path: Path, index: int)
 # -- planted bugs: each must be found, or the tests above mean nothing
 
 
-class ForgetsFsync(FaultyDisk):
-    """Writes the new content under its name without waiting for the data."""
+class UnsyncedFile(SimulatedFile):
+    def sync(self) -> None:
+        self._disk._alive()
 
-    def write_durable(self, path: Path, data: bytes, mode: int = 0o600) -> None:
-        temporary = path.with_name(f".{path.name}.tmp")
-        with self.open_raw(temporary, write=True, create=True, mode=mode) as file:
-            file.pwrite(data, 0)
-        self.rename(temporary, path)
-        self.sync_dir(path.parent)
+
+class ForgetsFsync(FaultyDisk):
+    """Writes the journal and the results without waiting for the data."""
+
+    def open_raw(self, path: Path, *, write: bool = False, create: bool = False, mode: int = 0o600) -> RawFile:
+        file = super().open_raw(path, write=write, create=create, mode=mode)
+        if path.is_relative_to(ROOT / "update"):
+            file.__class__ = UnsyncedFile
+        return file
 
 
 class ForgetsTheFolder(FaultyDisk):
@@ -370,7 +374,7 @@ def _with_handler(updater: Updater) -> Updater:
 
 
 PLANTED: dict[str, Callable[[], Story]] = {
-    "no fsync before the rename": lambda: replace(GOOD, make_disk=ForgetsFsync),
+    "no fsync of journal and results": lambda: replace(GOOD, make_disk=ForgetsFsync),
     "no fsync of the folder": lambda: replace(GOOD, make_disk=ForgetsTheFolder),
     "trial of a slot that was not synced": lambda: replace(GOOD, make_board=TriesAnUnsyncedSlot),
     "trial asked for before the slot is written": lambda: replace(GOOD, make_board=TriesBeforeWriting),

@@ -87,7 +87,7 @@ def test_a_slot_that_is_known_to_be_good_is_written_last(tmp_path: Path) -> None
     board.power_on()
     board.updater().boot()
     board.updater().confirm()
-    board.updater().mark("A", "bad")
+    board.by_hand().mark("A", "bad")
     for _ in range(9):  # a storm: the power goes while B starts
         board.power_on()
     board.power_on()
@@ -106,7 +106,7 @@ def test_the_recovery_system_goes_back_to_a_good_one_by_hand(tmp_path: Path) -> 
     while board.booted != "R":
         board.power_on()
 
-    assert board.updater().rollback() == EXIT_REBOOT_WANTED
+    assert board.by_hand().rollback() == EXIT_REBOOT_WANTED
     board.power_on()
     assert board.booted == "B"  # both are good, B was the first
 
@@ -114,7 +114,7 @@ def test_the_recovery_system_goes_back_to_a_good_one_by_hand(tmp_path: Path) -> 
 def test_where_no_system_is_known_to_be_good_there_is_no_way_back_from_recovery(tmp_path: Path) -> None:
     board = started(InRecovery(tmp_path))
     with pytest.raises(RequestError, match="no system known to be good"):
-        board.updater().rollback()
+        board.by_hand().rollback()
 
 
 def test_a_rolled_back_update_that_ends_in_recovery_is_reported_and_the_old_system_tried_again(tmp_path: Path) -> None:
@@ -137,17 +137,17 @@ def test_the_recovery_slot_is_shown_and_cannot_be_made_first_or_bad(tmp_path: Pa
     board = started(WithRecovery(tmp_path))
     slots = board.updater().status()["slots"]
     assert isinstance(slots, list)
-    assert slots[-1] == {"name": "R", "version": "", "state": "recovery"}
+    assert slots[-1] == {"name": "R", "version": "", "state": "recovery", "left": 3}
     for how in ("active", "bad"):
         with pytest.raises(RequestError, match="recovery slot"):
-            board.updater().mark("R", how)
-    board.updater().mark("R", "good")
+            board.by_hand().mark("R", how)
+    board.by_hand().mark("R", "good")
     assert order(board)[3] == "9"
 
 
 def test_a_slot_marked_bad_leads_to_recovery_where_the_other_one_is_empty(tmp_path: Path) -> None:
     board = started(WithRecovery(tmp_path))
-    board.updater().mark("A", "bad")
+    board.by_hand().mark("A", "bad")
     assert order(board) == ("R", "0", "0", "9")
 
 

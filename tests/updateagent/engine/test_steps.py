@@ -36,6 +36,7 @@ from updateagent.errors import (
 )
 from updateagent.package.verity import BLOCK_BYTES
 from updateagent.slots.block import FileSlot, Slot
+from updateagent.slots.state import instead_of
 
 BLOCKS = 50  # of each image: one is two per cent of the package
 IMAGES = {name: Random(name).randbytes(BLOCKS * BLOCK_BYTES) for name in ("kernel", "rootfs")}
@@ -430,7 +431,11 @@ def test_a_confirmed_slot_is_good_and_the_floor_never_goes_back(board: NotedBoar
     board.updater()._deps.journal.store(updater.record)
     board.updater().boot()
     record = board.updater().record
-    assert (record.slots["B"], record.security_floor, record.lost) == (SlotRecord("2", 7, "good"), after, False)
+    assert (record.slots["B"], record.security_floor, record.lost) == (
+        SlotRecord("2", 7, "good", proven=True),
+        after,
+        False,
+    )
     assert record.last == OK
     assert not record.damaged
 
@@ -502,13 +507,24 @@ def test_the_slot_to_write_is_the_next_one_or_the_one_that_is_missed_least(boote
 
 @pytest.mark.parametrize(
     ("bad", "notes", "then"),
-    [("A", {"B": "good"}, "B"), ("A", {"B": "bad"}, "R"), ("A", {}, "R"), ("C", {"A": "good"}, "A")],
+    [
+        ("A", {"B": "good"}, "BR"),
+        ("A", {"B": "bad"}, "R"),
+        ("A", {}, "R"),
+        ("C", {"A": "good"}, "AR"),
+        ("B", {"C": "good", "A": "good"}, "ACR"),
+    ],
 )
-def test_instead_of_a_bad_slot_the_next_one_starts_if_it_is_good_or_recovery(
-    bad: str, notes: dict[str, str], then: str
-) -> None:
-    board = ManySlots(ROOT, "R", notes)
-    assert board.updater()._instead_of(bad) == then
+def test_instead_of_a_bad_slot_a_good_one_starts_or_recovery(bad: str, notes: dict[str, str], then: str) -> None:
+    board = ManySlots(ROOT, "D", notes)
+    assert "".join(slot.name for slot in instead_of(board.updater().slot_states(), bad)) == then
+
+
+def test_the_running_system_comes_before_the_others_unless_it_is_bad() -> None:
+    board = ManySlots(ROOT, "C", {"A": "good"})
+    assert [slot.name for slot in instead_of(board.updater().slot_states(), "B")] == ["C", "A", "R"]
+    board = ManySlots(ROOT, "C", {"A": "good", "C": "bad"})
+    assert [slot.name for slot in instead_of(board.updater().slot_states(), "B")] == ["A", "R"]
 
 
 def test_a_system_that_no_setting_names_has_nothing_to_write() -> None:
@@ -559,9 +575,11 @@ def test_the_status_of_a_board_with_nothing_to_do(board: NotedBoard) -> None:
         "progress": 0,
         "booted": "A",
         "slots": [
-            {"name": "A", "version": "1", "state": "good"},
-            {"name": "B", "version": "", "state": "empty"},
+            {"name": "A", "version": "1", "state": "good", "left": 2},
+            {"name": "B", "version": "", "state": "empty", "left": 2},
         ],
+        "order": ["A", "B"],
+        "floors": {"firmware": 0},
         "update": None,
         "last": None,
         "error": "",
@@ -585,9 +603,11 @@ def test_the_status_of_a_trial_with_an_update_before_it_and_an_error(board: Note
         "progress": 100,
         "booted": "B",
         "slots": [
-            {"name": "A", "version": "1", "state": "good"},
-            {"name": "B", "version": "2", "state": "trial"},
+            {"name": "A", "version": "1", "state": "good", "left": 2},
+            {"name": "B", "version": "2", "state": "trial", "left": 2},
         ],
+        "order": ["A", "B"],
+        "floors": {"firmware": 0},
         "update": {"id": "r1", "to_version": "2", "attempts": 3},
         "last": {"id": "r0", "name": "signature", "message": "why"},
         "error": "the disk is full",

@@ -242,6 +242,7 @@ def test_a_slot_that_failed_is_cleared_by_the_next_package(board: Board) -> None
     while board.power_on().slot == "B":
         pass
     board.updater().boot()
+    (board.update_dir / "outbox" / "result.json").unlink()
     board.hand_over("2", "r2")
 
     assert board.updater().boot() == EXIT_REBOOT_WANTED
@@ -299,7 +300,7 @@ def test_confirming_is_refused_when_nothing_is_on_trial(board: Board) -> None:
 def test_a_trial_given_up_by_hand_reports_that_it_was_cancelled(board: Board) -> None:
     bring_on_trial(board)
 
-    assert board.updater().rollback() == EXIT_REBOOT_WANTED
+    assert board.by_hand().rollback() == EXIT_REBOOT_WANTED
     assert board.power_on().slot == "A"
     board.updater().boot()
     result = board.result()
@@ -309,11 +310,11 @@ def test_a_trial_given_up_by_hand_reports_that_it_was_cancelled(board: Board) ->
 
 def test_rollback_without_a_trial_starts_the_other_good_system(board: Board) -> None:
     with pytest.raises(RequestError, match="no system known to be good"):
-        board.updater().rollback()
+        board.by_hand().rollback()
     bring_on_trial(board)
     board.updater().confirm()
 
-    assert board.updater().rollback() == EXIT_REBOOT_WANTED
+    assert board.by_hand().rollback() == EXIT_REBOOT_WANTED
     assert board.power_on().slot == "A"
     assert board.running_version() == "1"
 
@@ -351,8 +352,8 @@ def test_the_status_shows_slots_versions_and_the_trial(board: Board) -> None:
 
     assert (status["state"], status["booted"], status["progress"]) == ("trial", "B", 100)
     assert status["slots"] == [
-        {"name": "A", "version": "1", "state": "good"},
-        {"name": "B", "version": "2", "state": "trial"},
+        {"name": "A", "version": "1", "state": "good", "left": 9},
+        {"name": "B", "version": "2", "state": "trial", "left": 2},
     ]
 
 
