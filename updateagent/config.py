@@ -24,6 +24,7 @@ LOG = logging.getLogger("update")
 
 DEFAULT_FILE = Path("/etc/dcu-update.toml")
 TRIES_DEFAULT = 3
+NO_CHECKS = "none"  # what [health] checks says when a trial is to be confirmed unseen
 ROOTFS = "rootfs"  # the image that goes to the slot itself
 FILE_BYTES_MAX = 64 << 10
 LOCK_DEFAULT = "/var/lock/fw_printenv.lock"  # of libubootenv's fw_printenv and fw_setenv
@@ -303,10 +304,17 @@ def _health(table: _Table) -> HealthConfig:
             command.mistake("command", "a list with a program and its arguments")
         commands.append(CommandCheck(name, words, float(command.take("timeout_s", (int, float), 10.0))))
         command.end()
+    checks = table.take("checks", (list, str), list(defaults.checks))
+    if checks == NO_CHECKS:
+        checks = []
+    elif not checks or isinstance(checks, str):
+        table.mistake("checks", f'without one, any system would be confirmed at once: name some, or say "{NO_CHECKS}"')
+    if not all(isinstance(name, str) for name in checks):
+        table.mistake("checks", "expected a list of texts")
     health = HealthConfig(
         float(deadline),
         float(poll),
-        table.take_names("checks", defaults.checks),
+        tuple(checks),
         table.take_names("boot_checks", defaults.boot_checks),
         tuple(commands),
     )

@@ -230,3 +230,11 @@ def test_the_example_has_every_key_that_the_code_knows_and_no_other(
 def test_the_example_is_good_as_it_is_shipped(tmp_path: Path) -> None:
     config = read(tmp_path, EXAMPLE.read_text())
     assert config.slot_names == ("A", "B")
+
+
+def test_a_trial_without_checks_must_be_asked_for_by_name(tmp_path: Path) -> None:
+    said = mistakes(tmp_path, KEYS + SLOTS + BOOTENV + "[health]\nchecks = []\n")
+    assert 'health.checks: without one, any system would be confirmed at once: name some, or say "none"' in said
+    assert "health.checks" in mistakes(tmp_path, KEYS + SLOTS + BOOTENV + '[health]\nchecks = "all"\n')
+    assert "health.checks" in mistakes(tmp_path, KEYS + SLOTS + BOOTENV + "[health]\nchecks = [1]\n")
+    assert read(tmp_path, KEYS + SLOTS + BOOTENV + '[health]\nchecks = "none"\n').health.checks == ()

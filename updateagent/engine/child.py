@@ -1,13 +1,16 @@
 """Runs a program for its exit status and the end of its output: with a deadline, in bounded memory, leaving nothing
 running.
 
-The program gets a session of its own. At its end, or at the deadline, everything in that session is killed; children
-may hold its output open, and are not waited for. A SIGTERM for this process takes effect after that, so that stopping
-`dcu-update` leaves nothing running either.
+The program gets a session of its own. At its end, or at the deadline, everything in that session is killed, and then
+everything else that it started: this process is the sub-reaper meanwhile (prctl(2)), so that what left the session, or
+outlived its parent, becomes a child of this process. Children may hold the program's output open, and are not waited
+for. A SIGTERM for this process takes effect after that, so that stopping `dcu-update` leaves nothing running either.
 """
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import os
 import select
 import signal
@@ -15,10 +18,15 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Self
 
 PIECE_BYTES = 4096
 LOOK_S = 0.05  # between two checks whether a program without output has ended
+ROUNDS_MAX = 200  # of ending what is left: each ends the children of those that the one before ended
+PR_SET_CHILD_SUBREAPER = 36
+
+LOG = logging.getLogger("update.hook")
 
 
 def run(
@@ -34,7 +42,7 @@ def run(
     Its output is its standard error, `with_output` also its standard output. Raises `OSError` when it cannot be run.
     """
     # The handler is installed before there is a child and until it is gone: a SIGTERM never hits the time in between.
-    with _Stop() as stop:
+    with _Stop() as stop, _Reaper():
         child = subprocess.Popen(
             command,
             env=environment,
@@ -53,6 +61,52 @@ def run(
                     os.killpg(child.pid, signal.SIGKILL)
             status = child.wait()
     return (status if ended else None), said.decode("utf-8", "replace").strip()
+
+
+class _Reaper:
+    """Ends, at the end of a block, every process that was begun in it, whatever became of its parent and session."""
+
+    def __enter__(self) -> None:
+        self._prctl = ctypes.CDLL(None, use_errno=True).prctl
+        self._prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._others = _children()
+
+    def __exit__(self, *_: object) -> None:
+        for _round in range(ROUNDS_MAX):
+            left = _children() - self._others
+            if not left:
+                break
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            for pid in left:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
+        else:
+            LOG.error("processes of a program that was run do not end: %s", sorted(_children() - self._others))
+        self._prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def _children() -> set[int]:
+    """The numbers of this process's children, from /proc; none where there is no /proc."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return set()  # the usual case, and quicker to find out
+    try:
+        processes = [folder for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+    except OSError:
+        return set()
+    return {int(folder.name) for folder in processes if _parent(folder) == os.getpid()}
+
+
+def _parent(process: Path) -> int:
+    """The parent's number; 0 for a process that has gone."""
+    try:
+        # "PID (NAME) STATE PARENT …": a name may hold blanks and brackets.
+        return int((process / "stat").read_bytes().rpartition(b")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 class _Stop:

@@ -1,14 +1,17 @@
 """Hooks: programs inside a signed firmware package that run at certain steps of its installation.
 
     pre-install     on the running system, when the package is verified and nothing is written yet; failing refuses it
-    post-install    on the running system, when the images are written and read back; failing ends the update
+    post-install    on the running system, when the images are written and read back; failing ends the update, and so
+                    does changing a byte of them
+    adapt           after that, for a slot that is not to stay as it was signed: what it holds is from then on not
+                    claimed to be the signed image, and no delta can be made from it
     migrate         on the new system, before its agent is started for the first time; failing rolls the update back
 
 A hook gets a few variables (`DCU_HOOK`, `DCU_SLOT`, `DCU_FROM_VERSION`, `DCU_TO_VERSION`, `DCU_UPDATE_DIR`; `migrate`
 also `DCU_STATE`, the copies of the state folders to change, separated by colons), no arguments, no input, and
 `TIMEOUT_S` seconds. It may run again after a power cut, and must be able to. It is copied to the run directory (which
 must allow execution), every block checked against the signed hash tree, and removed afterwards. Processes that it left
-running are killed.
+running are killed, in whatever session they are (`child`).
 """
 
 from __future__ import annotations

@@ -41,6 +41,8 @@ LOG = logging.getLogger("update")
 
 PROGRESS_STEP = 4  # per cent between two updates of the display
 MESSAGE_CHARS_MAX = 500
+POST_INSTALL = "post-install"  # the hook that sees the written slot
+ADAPT = "adapt"  # the hook that may change it
 MIGRATE = "migrate"  # the hook that changes the format of the state
 
 
@@ -102,16 +104,27 @@ class Steps:
             if index >= self._update.image:
                 self._write_one(index, image, done, total)
             done += image.size
-        for image in package.images:
-            read_back(self._deps.partitions[update.target][image.name], image.size, image.root, image.known())
-        self._run_hook("post-install")
-        note = SlotRecord(
-            update.to_version,
-            update.security_version,
-            TRIAL,
-            images={image.name: (image.size, image.root.hex()) for image in package.images},
-        )
+        self._read_back(package)
+        self._run_hook(POST_INSTALL)
+        if POST_INSTALL in package.hooks:
+            try:
+                self._read_back(package)
+            except DeviceError as error:
+                why = f"{error.message}: hook {POST_INSTALL} changed it, and only a hook {ADAPT} may"
+                raise PackageError(HOOK, why) from error
+        images = {image.name: (image.size, image.root.hex()) for image in package.images}
+        if ADAPT in package.hooks:
+            images = {}
+            # After a power cut in the hook, the whole slot is compared with the package again.
+            self._advance(Event.CHECKPOINT, image=0, block=0)
+            self._run_hook(ADAPT)
+        note = SlotRecord(update.to_version, update.security_version, TRIAL, images=images)
         self._store(self.record.note(update.target, note).advance(Event.COMPLETE))
+
+    def _read_back(self, package: Package) -> None:
+        slot = self._deps.partitions[self._update.target]
+        for image in package.images:
+            read_back(slot[image.name], image.size, image.root, image.known())
 
     def _run_hook(self, step: str, **more: str) -> None:
         update = self._update

@@ -27,7 +27,7 @@ from updateagent.package.roots import parse as parse_roots
 from updateagent.package.trust import load_roots
 from updateagent.package.verity import BLOCK_BYTES, RUN_BYTES
 
-HOOK_STEPS = ("pre-install", "post-install", "migrate")
+HOOK_STEPS = ("pre-install", "post-install", "adapt", "migrate")
 """The steps of an update that a package may have a hook for; `updateagent.engine.hooks` runs them."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,38 @@ def test_what_a_program_leaves_running_is_ended_and_not_waited_for(tmp_path: Pat
     status, said = shell(f"sleep 1000 & echo $! > {tmp_path}/pid; echo done >&2")
     assert (status, said) == (0, "done")
     assert ends(int((tmp_path / "pid").read_text()))
+
+
+DAEMON = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        with open("{0}/pid", "w") as file:
+            file.write(str(os.getpid()))
+        os.rename("{0}/pid", "{0}/left")
+        time.sleep(1000)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_what_left_the_session_and_outlived_its_parent_is_ended_too(tmp_path: Path) -> None:
+    program = tmp_path / "daemon.py"
+    program.write_text(DAEMON.format(tmp_path))
+    script = f"{sys.executable} {program}; while [ ! -f {tmp_path}/left ]; do sleep 0.01; done"
+    assert shell(script)[0] == 0
+    assert not Path(f"/proc/{(tmp_path / 'left').read_text()}").exists()
+
+
+def test_the_children_of_before_are_left_alone() -> None:
+    other = subprocess.Popen(["sleep", "1000"])
+    try:
+        assert shell("true")[0] == 0
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
 
 
 @pytest.mark.parametrize("script", ["sleep 1000; true", "trap '' TERM; sleep 1000; true", "exec 2>&-; sleep 1000"])

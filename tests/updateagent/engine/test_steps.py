@@ -66,8 +66,15 @@ class NotedPackage(PlainPackage):
 
     def run_hook(self, step: str, variables: Mapping[str, str]) -> None:
         assert self.board is not None
+        if step not in self.hooks:
+            return
         self.board.notes.append(f"hook {step}, BOOT_ORDER={self.board.variables()['BOOT_ORDER']}")
         self.board.hooks[step] = dict(variables)
+        if step == self.board.changing:
+            slot = self.board.partitions()[variables["DCU_SLOT"]]["rootfs"]
+            with slot.open(write=True) as file:
+                file.pwrite(b"changed", 5000)
+                file.sync()
 
 
 class NotedShelf(Shelf):
@@ -110,6 +117,7 @@ class NotedBoard(Board):
         self.images = IMAGES
         self.hooks: dict[str, dict[str, str]] = {}
         self.package_hooks: tuple[str, ...] = ("pre-install", "post-install")
+        self.changing = ""
         self.shelf = NotedShelf(disk)
         self.shelf.board = self
         self.shelf.packages["2"] = PlainPackage("2")
@@ -191,6 +199,35 @@ def test_an_install_tells_each_step_before_the_next(board: NotedBoard) -> None:
     }
     for name, data in IMAGES.items():
         assert board.disk.read_bytes(ROOT / f"B-{name}.img") == data
+
+
+def changing(board: NotedBoard, step: str) -> NotedBoard:
+    """A board whose package has a hook of this step that changes the slot."""
+    board.package_hooks = (step,)
+    board.changing = step
+    return board
+
+
+def test_a_hook_that_changes_what_was_written_ends_the_update(board: NotedBoard) -> None:
+    assert changing(board, "post-install").updater().boot() != EXIT_REBOOT_WANTED
+    result = board.result()
+    assert result is not None
+    assert result["name"] == "hook"
+    assert "hook post-install changed it, and only a hook adapt may" in result["message"]
+    assert board.variables()["BOOT_ORDER"] == "A"
+
+
+def test_what_a_hook_adapts_is_not_claimed_to_be_the_signed_image(board: NotedBoard) -> None:
+    assert changing(board, "adapt").updater().boot() == EXIT_REBOOT_WANTED
+    note = board.updater().record.slots["B"]
+    assert (note.state, note.images) == ("trial", {})
+    assert "stored writing 0/0" in board.notes[-6:]  # all of it is compared again after a power cut in the hook
+
+
+def test_without_such_a_hook_the_roots_of_the_images_are_known(board: NotedBoard) -> None:
+    board.updater().boot()
+    images = board.updater().record.slots["B"].images
+    assert {name: size for name, (size, _) in images.items()} == {name: len(data) for name, data in IMAGES.items()}
 
 
 def test_progress_is_rounded_down(board: NotedBoard) -> None:
