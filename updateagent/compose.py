@@ -26,7 +26,7 @@ from updateagent.errors import (
     DeviceError,
     storage_error,
 )
-from updateagent.release import built_at
+from updateagent.release import built_at, floor_of
 from updateagent.slots.block import Slot
 from updateagent.slots.identity import Place, System
 from updateagent.slots.survey import Survey
@@ -231,6 +231,7 @@ class UpdateAgent:
             state_folders=lambda folders: StateFolders(self.disk, folders),
             state_dirs=tuple(str(folder) for folder in config.state_dirs),
             canary=self.read_canary(),
+            image_floor=floor_of(read_release(self.disk, config.release_file)),
             check_root=lambda: survey.check_root(booted),
             check_target=survey.check_target,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 BUILT = "BUILT"  # when the image was built, by ISO 8601 or in seconds since the epoch
+FLOOR = "SECURITY_VERSION_MIN"  # the lowest security version of firmware that this image lets be installed
 TIME_MAX = 32_503_680_000  # the year 3000
 
 
@@ -32,3 +33,10 @@ def built_at(release: dict[str, str]) -> float:
     if not 0 <= seconds <= TIME_MAX:
         raise ValueError(f"{text[:40]} is no time of a build")
     return seconds
+
+
+def floor_of(release: dict[str, str]) -> int:
+    """Return the lowest security version that the image lets be installed; 0 where its release file does not say so, or
+    says no number."""
+    text = release.get(FLOOR, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0

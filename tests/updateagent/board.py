@@ -98,6 +98,8 @@ class Shelf:
     disk: Storage
     packages: dict[str, Package | PackageError] = field(default_factory=dict)
     verified: int = 0
+    floors: list[int] = field(default_factory=list)
+    """The lowest security version that was asked for, each time a package was accepted or written."""
 
     def verify(self, path: Path, record: Record, target: str, fallback: str) -> Package:
         try:
@@ -105,6 +107,7 @@ class Shelf:
         except FileNotFoundError:
             raise PackageError(PACKAGE_MISSING, f"there is no package {path.name}") from None
         self.verified += 1
+        self.floors.append(record.security_floor)
         found = self.packages[version]
         if isinstance(found, PackageError):
             raise found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from updateagent.release import built_at, parse_release
+from updateagent.release import built_at, floor_of, parse_release
 
 
 def test_values_are_read_without_their_quotes_and_what_is_none_is_passed_over() -> None:
@@ -30,3 +30,8 @@ def test_the_release_file_says_when_the_image_was_built(text: str, seconds: floa
 def test_a_time_of_a_build_that_is_none_is_an_error(text: str) -> None:
     with pytest.raises(ValueError):
         built_at({"BUILT": text})
+
+
+@pytest.mark.parametrize(("text", "floor"), [("7", 7), ("", 0), ("-1", 0), ("seven", 0), ("9" * 11, 0), ("٣", 0)])
+def test_the_release_file_says_what_is_too_old(text: str, floor: int) -> None:
+    assert floor_of({"SECURITY_VERSION_MIN": text}) == floor

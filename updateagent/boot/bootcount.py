@@ -51,8 +51,8 @@ class BootcountPolicy(BootEnv):
         waits = variables.get(AVAILABLE) == "1" and self._primary(variables) == target
         return Trial.WAITING if waits and self._number(variables, COUNT, 0) == 0 else Trial.BEGUN
 
-    def confirm(self, slot: str) -> bool:
-        return self._variables.commit(self._settled(slot), settle=True)
+    def confirm(self, slot: str, floor: int = 0) -> bool:
+        return self._variables.commit({**self._settled(slot), **self._kept(floor)}, settle=True)
 
     def fall_back(self, bad: str, good: str) -> bool:  # noqa: ARG002  what does not start needs no mark
         return self._variables.commit(self._settled(good), settle=True)

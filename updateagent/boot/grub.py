@@ -155,8 +155,8 @@ class RaucGrubPolicy(BootEnv):
             return Trial.NOT_SET
         return Trial.WAITING if view.left[target] else Trial.BEGUN
 
-    def confirm(self, slot: str) -> bool:
-        return self._commit(self._ordered(slot, *self.view().order), {slot: True})
+    def confirm(self, slot: str, floor: int = 0) -> bool:
+        return self._commit(self._ordered(slot, *self.view().order), {slot: True}, floor)
 
     def fall_back(self, bad: str, good: str) -> bool:
         others = (slot for slot in self.view().order if slot != bad)
@@ -172,8 +172,8 @@ class RaucGrubPolicy(BootEnv):
         view = self.view()
         return any(other != slot and view.left.get(other, 0) for other in view.order)
 
-    def _commit(self, order: tuple[str, ...], may_start: dict[str, bool]) -> bool:
-        changes: dict[str, str | None] = {self.ORDER: " ".join(order)}
+    def _commit(self, order: tuple[str, ...], may_start: dict[str, bool], floor: int = 0) -> bool:
+        changes: dict[str, str | None] = {self.ORDER: " ".join(order), **self._kept(floor)}
         for slot, good in may_start.items():
             changes |= {f"{slot}_OK": str(int(good)), f"{slot}_TRY": "0"}
         return self._variables.commit(changes)

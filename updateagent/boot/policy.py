@@ -8,6 +8,7 @@ nothing changes, and can be repeated after a power cut. The table of policies is
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from updateagent.boot import CANARY
 from updateagent.errors import CONFIGURATION, ENVIRONMENT_NOT_SHARED, DeviceError, RequestError
 
 TRIES_MAX = 9  # RAUC writes hexadecimal, U-Boot's bootmeth_rauc reads decimal: they agree up to 9
+FLOOR = "dcu_floor"
 NOT_SAVED = "none"  # what the script passes when it could not save
 
 
@@ -134,8 +136,21 @@ class BootEnv(ABC):
         """How far the trial of `target` has got."""
 
     @abstractmethod
-    def confirm(self, slot: str) -> bool:
-        """Accept `slot` as good: from now on it starts first, with all its attempts."""
+    def confirm(self, slot: str, floor: int = 0) -> bool:
+        """Accept `slot` as good: from now on it starts first, with all its attempts.
+
+        A `floor` above 0, the lowest security version that may still be installed, is kept in the same commit: the
+        environment outlives the data partition.
+        """
+
+    def floor(self) -> int:
+        """The floor that was kept; 0 for none. Raises `DeviceError` (environment)."""
+        text = self._variables.load().variables.get(FLOOR, "")
+        return int(text) if re.fullmatch(r"[0-9]{1,10}", text) else 0
+
+    @staticmethod
+    def _kept(floor: int) -> dict[str, str | None]:
+        return {FLOOR: str(floor)} if floor > 0 else {}
 
     @abstractmethod
     def fall_back(self, bad: str, good: str) -> bool:

@@ -49,8 +49,8 @@ class RaucPolicy(BootEnv):
             return Trial.NOT_SET
         return Trial.WAITING if view.left[target] == self.tries else Trial.BEGUN
 
-    def confirm(self, slot: str) -> bool:
-        return self._commit(self._ordered(slot, *self.view().order), {slot: TRIES_MAX}, settle=True)
+    def confirm(self, slot: str, floor: int = 0) -> bool:
+        return self._commit(self._ordered(slot, *self.view().order), {slot: TRIES_MAX}, floor=floor, settle=True)
 
     def fall_back(self, bad: str, good: str) -> bool:
         # Settled, like every decision: a stale copy that came back to life would start the bad slot again.
@@ -67,8 +67,8 @@ class RaucPolicy(BootEnv):
         view = self.view()
         return any(other != slot and view.left.get(other, 0) > 0 for other in view.order)
 
-    def _commit(self, order: tuple[str, ...], left: dict[str, int], *, settle: bool = False) -> bool:
-        changes: dict[str, str | None] = {self.ORDER: " ".join(order)}
+    def _commit(self, order: tuple[str, ...], left: dict[str, int], *, floor: int = 0, settle: bool = False) -> bool:
+        changes: dict[str, str | None] = {self.ORDER: " ".join(order), **self._kept(floor)}
         changes |= {self._left_name(slot): str(count) for slot, count in left.items()}
         return self._variables.commit(changes, settle=settle)
 

@@ -95,13 +95,13 @@ class ByHand(Updater):
         if slot.running:
             if not slot.is_good and not force:
                 raise _refused(slot.describe(), "makes it first all the same, since it runs")
-            self._deps.bootenv.confirm(slot.name)
+            self._deps.bootenv.confirm(slot.name, self.record.security_floor)
             return
         why = slot.describe()
         if slot.is_good:
             whole, why = self._first_whole([slot])
             if whole is not None and slot.images:
-                self._deps.bootenv.confirm(slot.name)
+                self._deps.bootenv.confirm(slot.name, self.record.security_floor)
                 return
             if whole is not None:
                 force, why = True, f"what slot {slot.name} holds cannot be checked"

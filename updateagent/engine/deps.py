@@ -80,7 +80,8 @@ class EngineDeps:
     """The dependencies of the engine.
 
     `partitions[slot][image]` is where an image is written; a recovery slot, which is never written, has none. `wall`
-    returns seconds since 1970. `canary` is what the boot loader passed, None for nothing. `state_dirs` are the folders
+    returns seconds since 1970. `canary` is what the boot loader passed, None for nothing; `image_floor`
+    the lowest security version by the release file of the image. `state_dirs` are the folders
     that a package may migrate; `state_folders` makes the operations on some of them. A slot is synced after every
     `sync_bytes`, and its progress is stored in the journal after every `checkpoint_bytes`. `check_root` raises
     `DeviceError` (booted-slot) when another slot than `booted` is the mounted root; `check_target` raises `DeviceError`
@@ -100,6 +101,7 @@ class EngineDeps:
     state_folders: Callable[[Sequence[str]], StateFolders]
     state_dirs: tuple[str, ...] = ()
     canary: str | None = None
+    image_floor: int = 0
     sync_bytes: int = SYNC_BYTES
     checkpoint_bytes: int = CHECKPOINT_BYTES
     check_root: Callable[[], None] = lambda: None

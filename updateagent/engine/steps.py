@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from updateagent.boot.policy import BootView, Trial
@@ -60,6 +61,7 @@ class Steps:
         self._check_environment()
         target = self._target()
         deps.check_target(target)
+        self.record = replace(self.record, security_floor=self._floor())
         package = self._verified(target, deps.booted)
         for image in package.images:
             if image.name not in deps.partitions[target]:
@@ -248,7 +250,7 @@ class Steps:
 
     def _make_confirmed(self) -> int | None:
         update = self._update
-        self._deps.bootenv.confirm(update.target)
+        self._deps.bootenv.confirm(update.target, max(self.record.security_floor, update.security_version))
         if update.target != self._deps.booted:
             # The last attempt was used up before the environment was committed. Its health was proven: start it again.
             return EXIT_REBOOT_WANTED
@@ -380,6 +382,11 @@ class Steps:
         self._deps.check_root()
         self._deps.bootenv.check_shared(self._deps.canary)
 
+    def _floor(self) -> int:
+        """The lowest security version of firmware: where the data partition was lost, the journal's is gone, and those
+        of the environment and of the image are not."""
+        return max(self.record.security_floor, self._deps.bootenv.floor(), self._deps.image_floor)
+
     def _target(self) -> str:
         """The slot to write: never the running one. From recovery, preferably one not known to be good, then a later
         one in the boot order."""
@@ -416,6 +423,9 @@ class Steps:
         if progress is None:
             progress = 100 if record.state in (State.WRITTEN, State.TRIAL, State.CONFIRMED) else 0
         slots = self.slot_states()
+        floor = record.security_floor
+        with suppress(DeviceError):
+            floor = self._floor()
         order = sorted((slot for slot in slots if slot.place is not None), key=lambda slot: slot.place or 0)
         return {
             "version": 1,
@@ -424,7 +434,7 @@ class Steps:
             "booted": deps.booted,
             "slots": [_shown(slot) for slot in slots],
             "order": [slot.name for slot in order],
-            "floors": {"firmware": record.security_floor, **record.software_floors},
+            "floors": {"firmware": floor, **record.software_floors},
             "update": None
             if update is None
             else {"id": update.id, "to_version": update.to_version, "attempts": update.attempts},

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.updateagent.board import Board
+from tests.updateagent.board import Board, plain_package
+from updateagent.engine.deps import EngineDeps
 from updateagent.errors import CANCELLED, EXIT_REBOOT_WANTED, READ_BACK, STATE, UpdateError
 from updateagent.handover import InstallRequest
 
@@ -223,3 +225,30 @@ def test_status_tells_order_attempts_floors_and_why(board: Board) -> None:
         {"name": "A", "version": "1", "state": "good", "left": 9},
         {"name": "B", "version": "2", "state": "good", "left": 9},
     ]
+
+
+def test_the_floor_outlives_the_data_partition(board: Board) -> None:
+    updated(board)
+    assert board.variables()["dcu_floor"] == "1"
+    for name in ("journal.0", "journal.1"):
+        board.disk.remove_durable(board.update_dir / name)
+    assert board.updater().record.lost
+    assert board.updater().status()["floors"] == {"firmware": 1}
+    board.environment.save({**board.variables(), "dcu_floor": "9" * 11})  # nothing that was ever written there
+    assert board.updater().status()["floors"] == {"firmware": 0}
+
+
+class OldImage(Board):
+    """A board whose image says what is too old for it."""
+
+    def deps(self) -> EngineDeps:
+        return replace(super().deps(), image_floor=5)
+
+
+def test_the_image_says_what_is_too_old(tmp_path: Path) -> None:
+    board = OldImage(tmp_path)
+    board.assemble()
+    board.power_on()
+    board.hand_over("2", package=plain_package("2", security_version=7))
+    board.updater().boot()
+    assert board.shelf.floors == [5]
