@@ -219,7 +219,7 @@ class Views:
         return {"closed": closed}
 
     def _check_meter(self, name: str) -> None:
-        """Raise `ControlError` for a meter that is not known: that nothing of it is missing would be a lie."""
+        """Refuse a meter that is not known: that nothing of it is missing would be a lie. Raises `ControlError`."""
         if self._collector.registry.find(name) is None:
             raise ControlError(f"no meter {name}")
 
