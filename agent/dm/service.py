@@ -331,8 +331,12 @@ class DmService:
         level = logging.INFO if ended.ok else logging.WARNING
         LOG.log(level, "session %s ends: %s", session_id, ended.result, extra={"event": "dm.session.end"})
         error = "" if ended.ok else ended.result
-        self._publish(DmStatus("registered", account.server_id, account.url, error, summary))
         self._deps.health(HEALTH, ended.ok, ended.result)
+        if self._account() is None:
+            self._publish(DmStatus(error="its server has deleted the account", last_session=summary))
+            self._wake.set()  # to register anew now
+        else:
+            self._publish(DmStatus("registered", account.server_id, account.url, error, summary))
 
     def _new_session(
         self, account: Account, trigger: str, session_id: str, device_info: tuple[tuple[str, str], ...]

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import stat
+import sys
 from pathlib import Path
 
 from agent.services.active import ActiveService, user_of
@@ -26,6 +27,7 @@ DYNAMIC_FIRST, DYNAMIC_LAST = (
     65519,
 )  # the range that systemd keeps for DynamicUser=, and distributions leave free
 FREE_BYTES_MIN = 16 << 20  # what others need; or a tenth of the file system, where that is less
+TOGETHER_PARTS = 4  # all services together may keep one of so many parts of the file system
 SEARCH = stat.S_IXGRP | stat.S_IXOTH
 
 
@@ -71,6 +73,10 @@ class ServiceFolders:
             self._open_way(top)
             for folder in (top, *(path for path in top.rglob("*") if path.is_dir() and not path.is_symlink())):
                 folder.chmod(0o755)
+
+    def together_kib_max(self) -> int:
+        """What all services together may keep here."""
+        return together_kib_max(self._home)
 
     def forget(self, service_id: str) -> None:
         """Remove the state of a service whose component was removed."""
@@ -120,6 +126,16 @@ def kept_kib(folder: Path, limit_kib: int) -> int:
         except OSError:
             return most
     return min(found, most)
+
+
+def together_kib_max(folder: Path) -> int:
+    """What all services together may keep on the file system of `folder`, or of the first folder above that is there;
+    no bound where that cannot be told."""
+    for place in (folder, *folder.parents):
+        with contextlib.suppress(OSError):
+            found = os.statvfs(place)
+            return (found.f_blocks * found.f_frsize // TOGETHER_PARTS) >> 10
+    return sys.maxsize
 
 
 def make_room(folder: Path) -> str:

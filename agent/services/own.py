@@ -16,7 +16,7 @@ from agent.services.active import ActiveService
 from agent.services.folders import FOLDER, ServiceFolders, kept_kib, make_room
 from agent.services.log import ServiceLog, tail
 from agent.services.program import READ_BYTES, Launch, Program, sweep, usage
-from agent.services.room import KEPT_KIB, OnAlarm, file_kib_max
+from agent.services.room import KEPT_KIB, OnAlarm, crowding, file_kib_max
 from agent.services.service import STOP_S, UP, Command, Exit, Service, State
 from agent.status import ServiceStatus
 from dlms.link.readable import readable
@@ -26,6 +26,7 @@ LOG = logging.getLogger("agent.services")
 LOG_BYTES_PER_S = 32 << 10  # of one service; who prints more waits for its pipe
 USE_EVERY_S = 10.0
 LOOK_S = 0.5  # where no descriptor tells of an end
+AT_WORK = frozenset({State.STARTING, State.RUNNING, State.WAITING})
 AS_AGENT = "runs as the agent's own user: the agent is not root"
 
 
@@ -175,6 +176,12 @@ class OwnSupervisor:
         for running in self._running.values():
             running.look_at_room(now)
             running.step(self._clock)
+        kept = {name: one.kept_kib for name, one in self._running.items() if one.core.state in AT_WORK}
+        crowded = crowding(kept, self._folders.together_kib_max())
+        if crowded is not None:
+            service_id, why = crowded
+            self._running[service_id].core.stop_for_room(why, now)
+            self._running[service_id].step(self._clock)
 
     def _pause(self, now: float) -> float:
         due = [self._use_at] if self._is_any_at_work() else []

@@ -2,13 +2,14 @@
 
 There is no quota that every kernel and file system here has, so the folder is looked at every so often
 (`agent.services.folders.kept_kib`). In between a single file cannot grow beyond the limit, which the kernel sees to
-(RLIMIT_FSIZE).
+(RLIMIT_FSIZE). All programs together keep a part of the file system at most (`crowding`): on a small one they could
+fill it though each keeps to its limit.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from omadm.readings import EventReport
 
@@ -44,6 +45,17 @@ class Room:
             return ""
         shown = f"{kib} KiB" if kib < COUNTED_TIMES * limit else f"{kib} KiB and more"
         return f"keeps {shown} in its folder, {limit} KiB are allowed"
+
+
+def crowding(kept: Mapping[str, int], together_kib: int) -> tuple[str, str] | None:
+    """Which service is to be stopped, and why, where those that may still write keep more than `together_kib` in all:
+    the one that keeps the most. `None` for none."""
+    found = sum(kept.values())
+    if found <= together_kib:
+        return None
+    most = max(kept, key=lambda service_id: (kept[service_id], service_id))
+    shown = f"keeps {kept[most]} KiB in its folder, more than the others: {found} KiB together"
+    return most, f"{shown}, {together_kib} KiB are allowed"
 
 
 def file_kib_max(kept_kib_max: int) -> int:

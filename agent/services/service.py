@@ -235,7 +235,10 @@ class Service(Stateful[State, Step]):
     def keeps(self, kib: int, now: float) -> None:
         """What lies in the folder of the program, whether or not it is up: before its first start, every so often, and
         after each end."""
-        why = self._room.exceeded(kib, now)
+        self.stop_for_room(self._room.exceeded(kib, now), now)
+
+    def stop_for_room(self, why: str, now: float) -> None:
+        """Stop the program for good, because of what is kept; nothing where `why` is empty, or it is not at work."""
         if not why or self._state not in (State.STARTING, State.RUNNING, State.WAITING):
             return
         self.keeps_too_much = True

@@ -16,9 +16,17 @@ from pathlib import Path
 
 from agent.clock import Clock
 from agent.services.active import ActiveService
-from agent.services.folders import SYSTEMD_ROOTS, SYSTEMD_STATE, ServiceFolders, erase, kept_kib, make_room
+from agent.services.folders import (
+    SYSTEMD_ROOTS,
+    SYSTEMD_STATE,
+    ServiceFolders,
+    erase,
+    kept_kib,
+    make_room,
+    together_kib_max,
+)
 from agent.services.program import PATH
-from agent.services.room import KEPT_KIB, OnAlarm, Room, file_kib_max
+from agent.services.room import KEPT_KIB, OnAlarm, Room, crowding, file_kib_max
 from agent.services.service import STOP_S
 from agent.status import ServiceStatus
 from updateagent.software.component import DYNAMIC_USER, Restart
@@ -189,6 +197,10 @@ class Systemd:
             if why and not stopped:
                 self._stop_for_room(active, why, found[service_id])
                 stopped = True
+        kept = {name: kib for name, kib in found.items() if self._wanted[name] not in self._full}
+        crowded = crowding(kept, together_kib_max(self._kept[0])) if kept and not stopped else None
+        if crowded is not None:
+            self._stop_for_room(self._wanted[crowded[0]], crowded[1], kept[crowded[0]])
         return found
 
     def _stop_for_room(self, active: ActiveService, why: str, kib: int) -> None:

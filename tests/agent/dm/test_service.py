@@ -374,8 +374,26 @@ def test_a_deleted_account_leads_to_a_new_registration() -> None:
     device = Device(FakeDmServer()).registered()
     device.session([delete("./DMAcc/main")])
     assert device.server.codes == [200]
+    shown = device.board.current.dm
+    assert (shown.state, shown.server_url, shown.error) == ("unregistered", "", "its server has deleted the account")
     device.turn()
     assert device.registrations == 2
+    assert device.board.current.dm.state == "registered"
+
+
+@pytest.mark.slow
+def test_a_device_whose_account_was_deleted_registers_at_once() -> None:
+    device = Device(FakeDmServer([[delete("./DMAcc/main")]]))
+    again = threading.Event()
+    device.on_health = lambda: again.set() if device.registrations == 2 else None
+    thread = threading.Thread(target=device.service.run, args=(device.stop, device.beat))
+    thread.start()
+    try:
+        assert again.wait(10)  # and not when the worker looks anyway
+    finally:
+        device.stop.set()
+        device.service.wake()
+        thread.join(10)
 
 
 @pytest.mark.slow

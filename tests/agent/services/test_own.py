@@ -285,6 +285,22 @@ def test_who_fills_the_disk_is_stopped_and_says_why_and_others_go_on(
     assert rig.status("watch").state == "running"
 
 
+def test_of_programs_that_fill_a_small_disk_together_the_one_that_keeps_the_most_is_stopped(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.services.own.USE_EVERY_S", 0.1)
+    monkeypatch.setattr("agent.services.folders.together_kib_max", lambda _: 300)
+    for name, kib in (("watch", 120), ("other", 100), ("third", 120 - 20)):
+        rig.installed.service(name, "1", f'head -c {kib << 10} /dev/urandom >"$STATE_DIRECTORY/x"; {FOREVER}')
+        rig.installed.activate(name, "1")
+    rig.apply()
+    rig.until("watch", "over")
+    assert "KiB together, 300 KiB are allowed" in rig.status("watch").detail
+    for _ in range(20):
+        rig.own.step()
+    assert [rig.status(name).state for name in ("other", "third")] == ["running", "running"]
+
+
 def test_a_ready_command_is_asked(rig: Rig) -> None:
     files = {"ready": '#!/bin/sh\ntest -e "$STATE_DIRECTORY/there"\n'}
     script = 'sleep 1; : >"$STATE_DIRECTORY/there"; exec sleep 1000'

@@ -10,8 +10,8 @@ import pytest
 
 from agent.__main__ import Daemon
 from agent.metering.store.reading_store import Store
-from agent.services.folders import erase, kept_kib, make_room
-from agent.services.room import CLEAN_UP_S, COUNTED_TIMES, ENTRY_KIB, Room, alarm, file_kib_max
+from agent.services.folders import erase, kept_kib, make_room, together_kib_max
+from agent.services.room import CLEAN_UP_S, COUNTED_TIMES, ENTRY_KIB, Room, alarm, crowding, file_kib_max
 from omadm.readings import EVENT_FIELDS, emit, parse
 from tests.agent.virtual import VirtualClock
 
@@ -38,6 +38,36 @@ def test_when_it_is_too_much(seen: list[tuple[int, float]], stopped: str) -> Non
     assert said[:-1] == [""] * (len(seen) - 1)
     assert said[-1].startswith(stopped)
     assert bool(said[-1]) == bool(stopped)
+
+
+@pytest.mark.parametrize(
+    ("kept", "stopped"),
+    [
+        ({}, ""),
+        ({"a": 600, "b": 400}, ""),
+        ({"a": 401, "b": 600}, "b"),
+        ({"a": 500, "b": 0, "c": 501}, "c"),
+    ],
+)
+def test_all_programs_together_keep_a_part_of_the_file_system(kept: dict[str, int], stopped: str) -> None:
+    found = crowding(kept, 1000)
+    assert (found is not None) == bool(stopped)
+    if found is not None:
+        assert found[0] == stopped
+        assert found[1].endswith("1001 KiB together, 1000 KiB are allowed")
+
+
+def test_the_part_is_a_quarter_and_where_nothing_can_be_told_there_is_no_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small(path: Path) -> SimpleNamespace:
+        if path != tmp_path:
+            raise FileNotFoundError(path)
+        return SimpleNamespace(f_blocks=64 << 8, f_frsize=4096)  # 64 MiB
+
+    monkeypatch.setattr(os, "statvfs", small)
+    assert together_kib_max(tmp_path / "services") == 16 << 10
+    assert together_kib_max(Path("/elsewhere")) > 1 << 50
 
 
 def test_what_lies_on_the_disk_is_counted_and_every_entry_for_something(tmp_path: Path) -> None:

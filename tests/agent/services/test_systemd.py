@@ -178,6 +178,22 @@ def test_who_keeps_too_much_is_stopped_says_why_and_stays_so(rig: Rig, where: in
     assert rig.backend.statuses()[0].state == "running"
 
 
+def test_who_keeps_the_most_is_stopped_where_all_keep_too_much_together(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.services.systemd.together_kib_max", lambda _: 100)
+    home = rig.kept[0] / "dcu-services" / "watch"
+    home.mkdir(parents=True)
+    rig.installed.activate("watch", "1")
+    rig.apply()
+    (home / "data").write_bytes(b"x" * (120 << 10))
+    rig.backend.step()
+    rig.backend.step()
+    (found,) = rig.backend.statuses()
+    assert found.state == "over"
+    assert found.detail.startswith("keeps 120 KiB in its folder, more than the others: 120 KiB together")
+
+
 def test_logs_are_the_journals(rig: Rig) -> None:
     assert rig.backend.log("watch", 10) == ["2026-11-28T10:00:00+0000 board run[77]: up"]
 
