@@ -269,6 +269,7 @@ OCTETS_FROM_US: dict[str, dict[str, str]] = {
         "security.service.SecurityService.handle": "a line around the core of SSMP, which has its targets",
     },
     "updateagent": {
+        "buildhost.signing.write_key": "a passphrase, on the build host",
         "boot.uboot.flash.EnvMtd.program": "octets that go to a file or a medium",
         "boot.uboot.flash.EnvUbi.update": "octets that go to a file or a medium",
         "boot.uboot.flash.UbiMedium.write": "octets that go to a file or a medium",
