@@ -162,7 +162,7 @@ def lines_said(said: str) -> dict[str, int]:
 def test_a_mistake_is_said_with_its_line_in_the_order_of_the_file(tmp_path: Path) -> None:
     """Whatever texts, lists and comments over several lines lie before."""
     text = KEYS.replace('"dcu-1"', '"""[a]\nb = \\"1\n# c"""')
-    text += "log_command = [ # [\n  'a]',\n  \"b\",\n]\ntyped.twice = 1\n"
+    text += "log_command = [ # [\n  'a]',\n  \"b\",\n]\ndeep = [\n  [1],\n]\ntyped.twice = 1\n"
     text += (
         SLOTS.replace('"B"', '"B/"')
         + IMAGE.replace("1000", "0")
@@ -172,6 +172,7 @@ def test_a_mistake_is_said_with_its_line_in_the_order_of_the_file(tmp_path: Path
     text += "health = { poll_s = 0 }\n" if False else "[health]\ncommand = [\n  { name = 'x' },\n]\n'poll_s' = 0\n"
     lines = text.splitlines()
     assert list(lines_said(mistakes(tmp_path, text)).items()) == [
+        ("deep", lines.index("deep = [") + 1),
         ("typed", lines.index("typed.twice = 1") + 1),
         ("slot[1].name", lines.index('name = "B/"') + 1),
         ("slot[1].image[0].size", lines.index("size = 0") + 1),

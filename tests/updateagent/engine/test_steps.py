@@ -312,6 +312,7 @@ def test_nothing_of_a_mounted_slot_or_from_another_root_is_written(
     assert name_of_result(board) == ("slot" if "check_target" in check else "booted-slot")
     assert not board.disk.exists(ROOT / "B-kernel.img")
     assert board.hooks == {}
+    assert "roots roots" not in board.notes
     assert board.variables()["BOOT_ORDER"] == order
 
 
