@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from agent.metering.visit.profile_cursors import WHOLE, Buffer, Cursor, EntryCursor, RangeCursor
+from agent.metering.visit.profile_cursors import CAPTURED_MEANWHILE, WHOLE, Buffer, Cursor, EntryCursor, RangeCursor
 from agent.metering.visit.profile_position import (
     AHEAD,
     ANSWER,
@@ -36,7 +36,7 @@ from agent.metering.visit.profile_position import (
 from agent.metering.visit.profile_position import BUFFER as PACKED_IN_BUFFER
 from agent.settings.reading_codes import ALL_ROWS, RowSelection
 from dlms import axdr
-from dlms.axdr import Data, Tag
+from dlms.axdr import DATE_TIME_OCTETS, Data, Tag
 from dlms.client.knowledge import MeterKnowledge
 from dlms.codes import DataAccessResult
 from dlms.cosem.obis import AttributeRef, Obis
@@ -183,6 +183,10 @@ class ProfileReading:
             set_back_s=self._set_back_s(facts, passed_s),
             due=self._due(facts, period_s),
             all_rows=not (self._selected.first or self._selected.end or self._selected.last),
+            most=int(passed_s // period_s) + CAPTURED_MEANWHILE if passed_s and period_s else None,
+            clock_now=facts.clock.local() if facts.clock is not None else None,
+            said=_local(self.position.said),
+            tail=self._tail(wanted or self._columns),
         )  # fmt: skip
         if count is not None and self._sort_method == FIFO and not self.position.ranges_only:
             self._go_by(EntryCursor(self.position, self._buffer))
@@ -294,6 +298,13 @@ class ProfileReading:
             position.clock = b""
         position.latest, position.searched = position.clock, b""
 
+    def _tail(self, columns: Sequence[CaptureObject]) -> datetime | None:
+        """Return the time stamp of the row that was taken last, whatever is thought of it."""
+        cells = self.position.base if len(self.position.base) == len(columns) else ()
+        stamps = [cell for column, cell in zip(columns, cells, strict=False) if column.is_clock]
+        octets = stamps[0].value if stamps else None
+        return _local(octets) if isinstance(octets, bytes) and len(octets) == DATE_TIME_OCTETS else None
+
     def _passed_s(self, facts: MeterFacts) -> float:
         """Return the time since the last visit that came to its end, 0 where nobody knows."""
         if facts.now is None or not self.position.visited:
@@ -363,8 +374,8 @@ class ProfileReading:
         position = self.position
         position.entry, position.searched = 0, cursor.searched or position.searched
         position.wide = 0 if cursor.complete else cursor.wide
+        self.missing = max(self.missing, cursor.missing)
         if cursor.complete:
-            self.missing = cursor.missing
             position.count = max(self._in_use, position.count)
             now = position.visited = self._facts.now.timestamp() if self._facts.now is not None else 0.0
             seen_s = self.taken * self._buffered.period_s
@@ -580,6 +591,10 @@ def _rows_of(result: Data) -> tuple[Data, ...]:
 
 def _has_value(cell: Data | Unresolved) -> bool:
     return isinstance(cell, Unresolved) or cell.tag != Tag.NULL
+
+
+def _local(clock: bytes) -> datetime | None:
+    return CosemDateTime.parse(clock).local() if clock else None
 
 
 def _number(data: Data | None) -> int | None:
