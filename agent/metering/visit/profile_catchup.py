@@ -314,7 +314,12 @@ class ProfileReading:
     def _due(self, facts: MeterFacts, period_s: int) -> int:
         """Return how many rows must have been captured since they were counted last, by our clock."""
         since = self.position.counted_to
-        return max(0, int((facts.now.timestamp() - since) // period_s)) if facts.now and since and period_s else 0
+        if facts.now and since and period_s:
+            return max(0, int((facts.now.timestamp() - since) // period_s))
+        if facts.now is None and facts.clock is not None and period_s:  # as far as the meter's clock was not set
+            tail, said = self._tail(self._columns), facts.clock.local()
+            return max(0, int((said - tail).total_seconds() // period_s)) if tail and said else 0
+        return 0
 
     def _set_back_s(self, facts: MeterFacts, passed_s: float) -> float:
         """Return by how much the meter's clock is behind what it said at the last visit and what has passed since."""
@@ -355,6 +360,8 @@ class ProfileReading:
             return
         self._learn_packing(members, rows)
         new = self._bounded(self._judged(cursor.take(rows)))
+        if isinstance(cursor, RangeCursor) and cursor.complete and self._buffered.in_order:
+            self.position.forget_ahead(rows)
         if self.is_log:
             taken = Counter(self.position.digests)
             new = [replace(row, alike=taken[row.digest]) for row in new]

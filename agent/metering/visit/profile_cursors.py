@@ -35,6 +35,7 @@ WIDE_ROWS_MAX = 1536
 WIDER = 4  # each window of the search for rows is so many times as wide as the one before
 # Without a row of its own before the first one of a clock that was set back, a search for others ends: longer than a
 # meter is without power while its clock is put right. Events come when they come.
+WIDE_AT_ONCE = 2  # the first of these windows where rows that are alike are to be told apart by those in front
 BEFORE_FIRST_S = WIDER * OVERLAP_S
 BEFORE_FIRST_EVENT_S = 24 * 3600
 EVENT_S = 900  # an event log is searched as if it had an event in so many seconds
@@ -340,7 +341,7 @@ class RangeCursor:
         new = self._new(rows)
         expected = self._expected()
         if self._at_begin and (self._unclear or self._begins_before(rows, new)):
-            if not self._gave_up and self._widen():
+            if not self._gave_up and self._widen(at_once=self._unclear):
                 return []
             self.missing = 1
         if self._high is None and not self._gave_up and self._differs(len(new), expected) and self._widen():
@@ -400,13 +401,19 @@ class RangeCursor:
 
         Where rows are alike there may be several: then those that leave more or fewer new rows than there can be are
         none. Of what remains it is the last, and it is unclear."""
-        ends = self._place.ends(rows, whole=self._whole, dropped=self._buffer.full)
+        ends = self._place.ends(rows, whole=self._whole, dropped=self._buffer.full, again=self._again)
         if len(ends) > 1:
             least, most = self._expected(), self._most()
             ends = [end for end in ends if most is None or len(rows) - end <= most] or ends
             ends = [end for end in ends if len(rows) - end >= least] or ends
             self._unclear = len(ends) > 1
         return ends[-1] if ends else None
+
+    @property
+    def _again(self) -> bool:
+        """Whether the clock comes by times that rows before the last one have: these may be alike."""
+        last, mark = self._buffer.tail or self._place.local, self._place.mark
+        return last is not None and mark is not None and mark > last
 
     def _most(self) -> int | None:
         """Return how many new rows there can be at most, `None` where nobody knows."""
@@ -449,18 +456,22 @@ class RangeCursor:
             margin_s = buffer.period_s
         return first - low < timedelta(seconds=margin_s)
 
-    def _widen(self) -> bool:
-        """Ask for more around the last known row. Returns whether there is more to ask for."""
-        return not self._whole and self._buffer.in_order and self._widen_to(self.wide + 1)
+    def _widen(self, *, at_once: bool = False) -> bool:
+        """Ask for more around the last known row, `at_once` as much as it may be. Returns whether there is more to ask
+        for."""
+        if self._whole or not self._buffer.in_order:
+            return False
+        return self._widen_to(max(self.wide + 1, WIDE_AT_ONCE if at_once else 0), at_once=at_once)
 
-    def _widen_to(self, level: int) -> bool:
+    def _widen_to(self, level: int, *, at_once: bool = False) -> bool:
         buffer = self._buffer
         whole_rows = buffer.in_use or buffer.size or WIDE_ROWS_MAX + 1
         wide_s = OVERLAP_S * WIDER**level
         period_s = buffer.period_s or (EVENT_S if whole_rows > WIDE_ROWS_MAX else 0)
         rows = wide_s // period_s if period_s else WIDE_ROWS_MAX + 1
         most = whole_rows // 2 if buffer.in_use or buffer.size else WIDE_ROWS_MAX
-        if rows < min(most, WIDE_ROWS_MAX) and (low := self._begin_first.later(-wide_s)) is not None:
+        by_time = rows < min(most, WIDE_ROWS_MAX) and not (at_once and whole_rows <= WIDE_ROWS_MAX)
+        if by_time and (low := self._begin_first.later(-wide_s)) is not None:
             self._low, self.wide = low, level
             return True
         self._whole = whole_rows <= WIDE_ROWS_MAX
@@ -519,8 +530,8 @@ class RangeCursor:
         local = end.local() if end is not None else None
         if local is None or place is None or local >= buffer.now:
             return None
-        top = self._place.mark if self._place.known and not self._taken else None
-        behind = top is not None and (known is None or top > known)
-        if behind and top is not None and (top - place).total_seconds() <= WIDE_ROWS_MAX * buffer.period_s:
+        top = max(filter(None, (self._place.mark, buffer.now)), default=buffer.now)
+        mixed = not self._taken and (self._again or bool(self._place.ahead))
+        if mixed and (top - place).total_seconds() <= WIDE_ROWS_MAX * buffer.period_s:
             return None
         return end

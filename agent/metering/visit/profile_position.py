@@ -303,17 +303,18 @@ class ProfilePosition:
                 best = max(best, (same == most, same, -end))
         return -best[2] if best[1] else self._after_clock(rows)
 
-    def ends(self, rows: Sequence[CapturedRow], *, whole: bool, dropped: bool) -> list[int]:
+    def ends(self, rows: Sequence[CapturedRow], *, whole: bool, dropped: bool, again: bool) -> list[int]:
         """Where in rows of an answer, in the order of their capture, the ones that were taken may end: indexes of the
         rows behind, in order. Empty where no place has the known rows side by side as they were taken.
 
         `whole`: the rows are the whole buffer, and not chosen by their times; of those that are, the known rows with
         other times are left out. `dropped`: the oldest known rows may have left the buffer.
+        `again`: the clock comes by times that rows before the last one have.
         """
         digests = [row.digest for row in rows]
         there, early = set(digests), set(self.ahead)
         known = self.digests if whole else [digest for digest in self.digests if digest in there]
-        found = []
+        found: dict[int, tuple[int, bool]] = {}  # → so many known rows in front, and whether there is no row before
         for end in range(1, len(rows) + 1 if known else 0):
             at, same = end, 0
             while at and same < len(known) and digests[end - 1] == known[-1]:
@@ -323,8 +324,19 @@ class ProfilePosition:
                     break
                 at -= 1
             if same and (same == len(known) or (dropped and not at)):
-                found.append(end)
-        return found
+                found[end] = same, not at or same == len(self.digests)
+        if len(found) > 1 and again:
+            # All rows in front were taken so; behind another place, those between would have come twice in this order.
+            longest, *others = sorted(found.items(), key=lambda item: item[1][0], reverse=True)
+            if longest[1][1] and longest[1][0] > others[0][1][0]:
+                return [longest[0]]
+        return list(found)
+
+    def forget_ahead(self, rows: Sequence[CapturedRow]) -> None:
+        """These are all the rows that there are from a time on: doubtful ones of later times are among them, or have
+        left the buffer."""
+        there = {row.digest for row in rows}
+        self.ahead = [digest for digest in self.ahead if digest in there]
 
     def strays(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
         """Those of rows in front of the known ones that no earlier answer can have had."""
