@@ -182,6 +182,7 @@ class ProfileReading:
             in_order=self._sort_method in (FIFO, LIFO),
             set_back_s=self._set_back_s(facts, passed_s),
             due=self._due(facts, period_s),
+            unsure=facts.now is None,
             all_rows=not (self._selected.first or self._selected.end or self._selected.last),
             most=int(passed_s // period_s) + CAPTURED_MEANWHILE if passed_s and period_s else None,
             clock_now=facts.clock.local() if facts.clock is not None else None,

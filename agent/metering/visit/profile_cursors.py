@@ -69,7 +69,8 @@ class Buffer:
     span: tuple[int, int] = (1, 0)
     in_order: bool = True  # of capture, from the oldest row to the newest, or the other way round
     set_back_s: float = 0.0  # by so much the clock was set back since the last visit, by our own
-    due: int = 0  # rows that should have been captured since then, by our own clock
+    due: int = 0  # rows that should have been captured since then, by our own clock; by the meter's where that is
+    unsure: bool = False  # not trusted: a clock that was set ahead gives no rows
     all_rows: bool = True  # whether every row is wanted
     most: int | None = None  # rows that can have been captured since the last visit, by our own clock
     clock_now: datetime | None = None  # what the meter's clock says, whatever we think of it
@@ -355,6 +356,7 @@ class RangeCursor:
             self._done = True
             # The whole buffer has no more than it has: the meter may have been without power.
             due = self._counted() if self._whole and self._buffer.in_order else expected
+            due = min(due, len(new) + 1) if self._buffer.unsure else due
             self.missing = max(self.missing, due - len(new))
         else:
             self._low, self.wide = self._high, 0
@@ -461,6 +463,7 @@ class RangeCursor:
         for."""
         if self._whole or not self._buffer.in_order:
             return False
+        self._at_begin = True
         return self._widen_to(max(self.wide + 1, WIDE_AT_ONCE if at_once else 0), at_once=at_once)
 
     def _widen_to(self, level: int, *, at_once: bool = False) -> bool:
