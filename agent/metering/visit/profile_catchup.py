@@ -176,18 +176,19 @@ class ProfileReading:
             self.position.count = 0
         passed_s = self._passed_s(facts)
         positions = [at for at, column in enumerate(self._columns) if column in wanted]
+        tail = self._tail(wanted or self._columns)
         self._buffer = Buffer(
             clock, period_s, count or 0, entries, self._now, self._first(), self._selected.last,
             wanted, (positions[0] + 1, positions[-1] + 1) if wanted else (1, 0),
             in_order=self._sort_method in (FIFO, LIFO),
             set_back_s=self._set_back_s(facts, passed_s),
-            due=self._due(facts, period_s),
+            due=self._due(facts, period_s, tail),
             unsure=facts.now is None,
             all_rows=not (self._selected.first or self._selected.end or self._selected.last),
             most=int(passed_s // period_s) + CAPTURED_MEANWHILE if passed_s and period_s else None,
             clock_now=facts.clock.local() if facts.clock is not None else None,
             said=_local(self.position.said),
-            tail=self._tail(wanted or self._columns),
+            tail=tail,
         )  # fmt: skip
         if count is not None and self._sort_method == FIFO and not self.position.ranges_only:
             self._go_by(EntryCursor(self.position, self._buffer))
@@ -312,13 +313,14 @@ class ProfileReading:
             return 0.0
         return max(0.0, facts.now.timestamp() - self.position.visited)
 
-    def _due(self, facts: MeterFacts, period_s: int) -> int:
-        """Return how many rows must have been captured since they were counted last, by our clock."""
+    def _due(self, facts: MeterFacts, period_s: int, tail: datetime | None) -> int:
+        """Return how many rows must have been captured since they were counted last, by our clock; without a trusted
+        one those since the last row, `tail`, by the meter's."""
         since = self.position.counted_to
         if facts.now and since and period_s:
             return max(0, int((facts.now.timestamp() - since) // period_s))
         if facts.now is None and facts.clock is not None and period_s:  # as far as the meter's clock was not set
-            tail, said = self._tail(self._columns), facts.clock.local()
+            said = facts.clock.local()
             return max(0, int((said - tail).total_seconds() // period_s)) if tail and said else 0
         return 0
 
@@ -361,7 +363,7 @@ class ProfileReading:
             return
         self._learn_packing(members, rows)
         new = self._bounded(self._judged(cursor.take(rows)))
-        if isinstance(cursor, RangeCursor) and cursor.complete and self._buffered.in_order:
+        if isinstance(cursor, RangeCursor) and cursor.complete and self._tells_all:
             self.position.forget_ahead(rows)
         if self.is_log:
             taken = Counter(self.position.digests)
@@ -474,6 +476,11 @@ class ProfileReading:
     def period_s(self) -> float:
         """The capture period that the meter has told, in seconds: 0 for rows at no fixed times, or none told yet."""
         return self._buffer.period_s if self._buffer is not None else 0.0
+
+    @property
+    def _tells_all(self) -> bool:
+        """Whether all rows are asked for, in the order of their capture."""
+        return self._buffered.in_order and self._buffered.all_rows
 
     @property
     def _buffered(self) -> Buffer:

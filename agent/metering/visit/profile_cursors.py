@@ -341,7 +341,7 @@ class RangeCursor:
         self._unclear, self.missing = False, 0
         new = self._new(rows)
         expected = self._expected()
-        if self._at_begin and (self._unclear or self._begins_before(rows, new)):
+        if self._at_begin and (self._unclear or self._begins_before(new)):
             if not self._gave_up and self._widen(at_once=self._unclear):
                 return []
             self.missing = 1
@@ -356,7 +356,8 @@ class RangeCursor:
             self._done = True
             # The whole buffer has no more than it has: the meter may have been without power.
             due = self._counted() if self._whole and self._buffer.in_order else expected
-            due = min(due, len(new) + 1) if self._buffer.unsure else due
+            if self._buffer.unsure:  # by the meter's own clock, which may have been set ahead: at least one
+                due = max(min(due, len(new) + 1), self._counted())
             self.missing = max(self.missing, due - len(new))
         else:
             self._low, self.wide = self._high, 0
@@ -443,7 +444,7 @@ class RangeCursor:
         counted = buffer.all_rows and place.count and place.count <= buffer.in_use < buffer.size
         return bool(counted and not self._whole and buffer.period_s and new > expected + CAPTURED_MEANWHILE)
 
-    def _begins_before(self, rows: Sequence[CapturedRow], new: Sequence[CapturedRow]) -> bool:
+    def _begins_before(self, new: Sequence[CapturedRow]) -> bool:
         """Whether the clock was set back, and rows of then may be stamped before all that was asked for."""
         buffer, low = self._buffer, self._low.local()
         times = [local for row in new if not row.stray and (local := row.local) is not None]
@@ -454,7 +455,8 @@ class RangeCursor:
         if before is None or first > before:
             return False
         margin_s = BEFORE_FIRST_S if buffer.period_s else BEFORE_FIRST_EVENT_S
-        if not buffer.in_order:  # a wider window would have old rows, which nothing tells from new ones
+        # By how much it was set back is known; or a wider window would have old rows, and nothing tells which are new.
+        if buffer.most is not None or not buffer.in_order:
             margin_s = buffer.period_s
         return first - low < timedelta(seconds=margin_s)
 
@@ -503,6 +505,8 @@ class RangeCursor:
         """Return how long before the last known row new ones may be stamped: the clock had been set back before that
         was taken, or was set back since."""
         buffer = self._buffer
+        if not buffer.in_order:  # nothing would tell the rows of then
+            return buffer.set_back_s
         times = [buffer.tail, buffer.clock_now]
         if buffer.said is not None:
             times.append(buffer.said - timedelta(seconds=buffer.set_back_s))
