@@ -317,7 +317,8 @@ class RangeCursor:
     @property
     def searched(self) -> bytes:
         """How far the time was searched in vain, 12 octets; empty where new rows were found, or the end was reached."""
-        return self._low.emit() if self._in_vain and not self._done else b""
+        ahead = self._in_vain and not self._done and not self.reaches_back  # a wider window begins further back
+        return self._low.emit() if ahead else b""
 
     def is_contiguous(self, rows: int) -> bool:
         """Whether an answer of so many rows has every row of the buffer: each behind the one before."""
@@ -502,16 +503,17 @@ class RangeCursor:
         return known.later(-round(behind_s) - OVERLAP_S - self._buffer.period_s) or begin
 
     def _behind_s(self, known: datetime | None) -> float:
-        """Return how long before the last known row new ones may be stamped: the clock had been set back before that
-        was taken, or was set back since."""
-        buffer = self._buffer
-        if not buffer.in_order:  # nothing would tell the rows of then
+        """Return how long before `known`, up to where time was searched, new rows may be stamped: since the clock was
+        set back, or had been when the last row was taken."""
+        buffer, plausible = self._buffer, self._place.local
+        if not buffer.in_order or known is None:  # nothing would tell the rows of then
             return buffer.set_back_s
-        times = [buffer.tail, buffer.clock_now]
-        if buffer.said is not None:
-            times.append(buffer.said - timedelta(seconds=buffer.set_back_s))
-        earliest = min((time for time in times if time is not None), default=None)
-        return (known - earliest).total_seconds() if known and earliest and known > earliest else 0.0
+        set_back_s = buffer.set_back_s
+        if buffer.said is not None:  # all that is new is later than the time that the clock would have said then
+            set_back_s = min(set_back_s, set_back_s + (known - buffer.said).total_seconds())
+        tail = buffer.tail if buffer.tail and plausible and buffer.tail < plausible else None
+        times = [time for time in (buffer.clock_now, tail) if time is not None]
+        return max(set_back_s, *[(known - time).total_seconds() for time in times], 0.0)
 
     def _oldest_wanted(self) -> tuple[datetime, CosemDateTime] | None:
         """Return the time of the oldest row that is wanted, where only the newest ones are and it can be reckoned."""
