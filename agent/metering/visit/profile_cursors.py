@@ -317,8 +317,10 @@ class RangeCursor:
     @property
     def searched(self) -> bytes:
         """How far the time was searched in vain, 12 octets; empty where new rows were found, or the end was reached."""
-        ahead = self._in_vain and not self._done and not self.reaches_back  # a wider window begins further back
-        return self._low.emit() if ahead else b""
+        low, now = self._low.local(), self._buffer.clock_now
+        if self._done or not self._in_vain or self.reaches_back:  # a wider window begins further back
+            return b""
+        return b"" if low and now and low > now else self._low.emit()  # what the clock has yet to come to
 
     def is_contiguous(self, rows: int) -> bool:
         """Whether an answer of so many rows has every row of the buffer: each behind the one before."""
