@@ -119,8 +119,9 @@ class ProfileReading:
     """One profile in one visit, from `position` on; where that is empty, rows of the last `MeterFacts.first_s` seconds.
 
     `rows` are those of the last step. `error` is set when the meter would not give the profile. `turned` says that the
-    rows of the last step were the first doubtful ones, or the first plausible ones again. `missing`: so many rows
-    should be there, by the meter's own count or by the time that has passed, and were not found in the visit.
+    rows of the last step were the first doubtful ones, or the first plausible ones again. `missing`: so many rows at
+    least should be there, by the meter's own count, by the time that has passed or by a clock that was set back, and
+    were not found in the visit; or nothing tells which are new.
     """
 
     def __init__(self, obis: Obis, position: ProfilePosition, selected: RowSelection = ALL_ROWS) -> None:

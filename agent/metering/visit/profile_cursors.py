@@ -69,8 +69,8 @@ class Buffer:
     span: tuple[int, int] = (1, 0)
     in_order: bool = True  # of capture, from the oldest row to the newest, or the other way round
     set_back_s: float = 0.0  # by so much the clock was set back since the last visit, by our own
-    due: int = 0  # rows that should have been captured since then, by our own clock; by the meter's where that is
-    unsure: bool = False  # not trusted: a clock that was set ahead gives no rows
+    due: int = 0  # rows that should have been captured since then
+    unsure: bool = False  # that is by the meter's own clock, which may have been set ahead, and not by ours
     all_rows: bool = True  # whether every row is wanted
     most: int | None = None  # rows that can have been captured since the last visit, by our own clock
     clock_now: datetime | None = None  # what the meter's clock says, whatever we think of it
@@ -266,7 +266,11 @@ class RangeCursor:
 
     With the last window, the rows that came are compared with those that should be there, by the entries in use. Where
     some are missing, wider windows are asked for, and the whole buffer where it has at most `WIDE_ROWS_MAX` rows.
-    `missing` is how many were not found then.
+    `missing` is how many were not found then, by the last answer, at least.
+
+    Where the buffer keeps the order of capture, the new rows of the first window are those behind the known ones, found
+    by their order (`ProfilePosition.ends`): after a clock was set, values that stay the same give the same rows again.
+    Where that is not clear, or the clock was set back by more than anybody knows, wider windows are asked for, too.
 
     A meter whose rows are relative to the row before in the *buffer* leaves out the row before where that was stamped
     outside the window. So its whole buffer is asked for, where it has at most `BASE_ROWS_MAX` rows.

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -46,13 +47,13 @@ class JumpingMeter(MeterModel):
 def life(
     jump_h: float, wrong_h: float, every_h: float, *, trusted: bool = True, before_h: float = 60, after_h: float = 100,
     steps: int = 10_000,
-    **options: object,
+    **options: Any,  # noqa: ANN401 - of the meter
 ) -> tuple[Reader, int]:  # fmt: skip
     """Return the reader, after visits until `after_h` later, and how many requests were more than one a visit."""
     since = START + before_h * HOUR + 300
     meter = JumpingMeter(
         START, by_entry=False, by_s=jump_h * HOUR, since=since, until=since + wrong_h * HOUR,
-        **options,  # type: ignore[arg-type]
+        **options,
     )  # fmt: skip
     meter.live(10 * HOUR)
     reader = Reader(meter, first_s=30 * DAY, trusted=trusted)
@@ -96,7 +97,13 @@ def test_no_row_is_lost_without_a_word_and_none_is_there_twice(
         product((12, 40), (False, True), (ALL, NO_COUNT, NO_SIZE), (6, 25))
     ):
         order, before_h, steps = (FIFO, LIFO)[number % 2], (20, 60)[number // 2 % 2], (2, 10_000)[every_h > 6]
-        options = {"constant": constant, "size": size, "refused": refused, "order": order, "marked": marked}
+        options: dict[str, Any] = {
+            "constant": constant,
+            "size": size,
+            "refused": refused,
+            "order": order,
+            "marked": marked,
+        }
         reader, _ = life(jump_h, wrong_h, every_h, trusted=trusted, before_h=before_h, steps=steps, **options)
         # Whether there are rows behind times that were left out, nothing tells where not all of the buffer can be seen.
         unseen = not trusted and (refused == NO_SIZE or (refused == NO_COUNT and size > 1536))
@@ -120,7 +127,7 @@ def test_rows_of_a_clock_that_was_wrong_for_a_while(
     jump_h: float, wrong_h: float, every_h: float, size: int, refused: tuple[int, ...], order: int,
     *, marked: bool, trusted: bool, constant: bool,
 ) -> None:  # fmt: skip
-    options = {"constant": constant, "size": size, "refused": refused, "order": order, "marked": marked}
+    options: dict[str, Any] = {"constant": constant, "size": size, "refused": refused, "order": order, "marked": marked}
     reader, _ = life(jump_h, wrong_h, every_h, trusted=trusted, **options)
     check(reader, options, may_be_said=False)
 
