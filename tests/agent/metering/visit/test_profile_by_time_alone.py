@@ -47,7 +47,7 @@ class JumpingMeter(MeterModel):
 def life(
     jump_h: float, wrong_h: float, every_h: float, *, trusted: bool = True, before_h: float = 60, after_h: float = 100,
     steps: int = 10_000,
-    **options: Any,  # noqa: ANN401 - of the meter
+    **options: Any,
 ) -> tuple[Reader, int]:  # fmt: skip
     """Return the reader, after visits until `after_h` later, and how many requests were more than one a visit."""
     since = START + before_h * HOUR + 300
