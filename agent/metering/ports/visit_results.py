@@ -206,7 +206,7 @@ class VisitResults:
             profile.turned = False
             if profile.missing:
                 LOG.warning(
-                    "profile %s of %s (task %s): %d rows that the meter must have captured were not found",
+                    "profile %s of %s (task %s): at least %d rows that the meter must have captured were not found",
                     obis,
                     meter.meter_id,
                     task_id,

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from agent.metering.visit.profile_cursors import WHOLE, Buffer, Cursor, EntryCursor, RangeCursor
+from agent.metering.visit.profile_cursors import CAPTURED_MEANWHILE, WHOLE, Buffer, Cursor, EntryCursor, RangeCursor
 from agent.metering.visit.profile_position import (
     AHEAD,
     ANSWER,
@@ -36,7 +36,7 @@ from agent.metering.visit.profile_position import (
 from agent.metering.visit.profile_position import BUFFER as PACKED_IN_BUFFER
 from agent.settings.reading_codes import ALL_ROWS, RowSelection
 from dlms import axdr
-from dlms.axdr import Data, Tag
+from dlms.axdr import DATE_TIME_OCTETS, Data, Tag
 from dlms.client.knowledge import MeterKnowledge
 from dlms.codes import DataAccessResult
 from dlms.cosem.obis import AttributeRef, Obis
@@ -119,8 +119,9 @@ class ProfileReading:
     """One profile in one visit, from `position` on; where that is empty, rows of the last `MeterFacts.first_s` seconds.
 
     `rows` are those of the last step. `error` is set when the meter would not give the profile. `turned` says that the
-    rows of the last step were the first doubtful ones, or the first plausible ones again. `missing`: so many rows
-    should be there, by the meter's own count or by the time that has passed, and were not found in the visit.
+    rows of the last step were the first doubtful ones, or the first plausible ones again. `missing`: so many rows at
+    least should be there, by the meter's own count, by the time that has passed or by a clock that was set back, and
+    were not found in the visit; or nothing tells which are new.
     """
 
     def __init__(self, obis: Obis, position: ProfilePosition, selected: RowSelection = ALL_ROWS) -> None:
@@ -178,13 +179,19 @@ class ProfileReading:
             self.position.count = 0
         passed_s = self._passed_s(facts)
         positions = [at for at, column in enumerate(self._columns) if column in wanted]
+        tail = self._tail(wanted or self._columns)
         self._buffer = Buffer(
             clock, period_s, count or 0, entries, self._now, self._first(), self._selected.last,
             wanted, (positions[0] + 1, positions[-1] + 1) if wanted else (1, 0),
             in_order=self._sort_method in (FIFO, LIFO),
             set_back_s=self._set_back_s(facts, passed_s),
-            due=self._due(facts, period_s),
+            due=self._due(facts, period_s, tail),
+            unsure=facts.now is None,
             all_rows=not (self._selected.first or self._selected.end or self._selected.last),
+            most=int(passed_s // period_s) + CAPTURED_MEANWHILE if passed_s and period_s else None,
+            clock_now=facts.clock.local() if facts.clock is not None else None,
+            said=_local(self.position.said),
+            tail=tail,
         )  # fmt: skip
         if count is not None and self._sort_method == FIFO and not self.position.ranges_only:
             self._go_by(EntryCursor(self.position, self._buffer))
@@ -296,16 +303,29 @@ class ProfileReading:
             position.clock = b""
         position.latest, position.searched = position.clock, b""
 
+    def _tail(self, columns: Sequence[CaptureObject]) -> datetime | None:
+        """Return the time stamp of the row that was taken last, whatever is thought of it."""
+        cells = self.position.base if len(self.position.base) == len(columns) else ()
+        stamps = [cell for column, cell in zip(columns, cells, strict=False) if column.is_clock]
+        octets = stamps[0].value if stamps else None
+        return _local(octets) if isinstance(octets, bytes) and len(octets) == DATE_TIME_OCTETS else None
+
     def _passed_s(self, facts: MeterFacts) -> float:
         """Return the time since the last visit that came to its end, 0 where nobody knows."""
         if facts.now is None or not self.position.visited:
             return 0.0
         return max(0.0, facts.now.timestamp() - self.position.visited)
 
-    def _due(self, facts: MeterFacts, period_s: int) -> int:
-        """Return how many rows must have been captured since they were counted last, by our clock."""
+    def _due(self, facts: MeterFacts, period_s: int, tail: datetime | None) -> int:
+        """Return how many rows must have been captured since they were counted last, by our clock; without a trusted
+        one those since the last row, `tail`, by the meter's."""
         since = self.position.counted_to
-        return max(0, int((facts.now.timestamp() - since) // period_s)) if facts.now and since and period_s else 0
+        if facts.now and since and period_s:
+            return max(0, int((facts.now.timestamp() - since) // period_s))
+        if facts.now is None and facts.clock is not None and period_s:  # as far as the meter's clock was not set
+            said = facts.clock.local()
+            return max(0, int((said - tail).total_seconds() // period_s)) if tail and said else 0
+        return 0
 
     def _set_back_s(self, facts: MeterFacts, passed_s: float) -> float:
         """Return by how much the meter's clock is behind what it said at the last visit and what has passed since."""
@@ -346,6 +366,8 @@ class ProfileReading:
             return
         self._learn_packing(members, rows)
         new = self._bounded(self._judged(cursor.take(rows)))
+        if isinstance(cursor, RangeCursor) and cursor.complete and self._tells_all:
+            self.position.forget_ahead(rows)
         if self.is_log:
             taken = Counter(self.position.digests)
             new = [replace(row, alike=taken[row.digest]) for row in new]
@@ -365,8 +387,8 @@ class ProfileReading:
         position = self.position
         position.entry, position.searched = 0, cursor.searched or position.searched
         position.wide = 0 if cursor.complete else cursor.wide
+        self.missing = max(self.missing, cursor.missing)
         if cursor.complete:
-            self.missing = cursor.missing
             position.count = max(self._in_use, position.count)
             now = position.visited = self._facts.now.timestamp() if self._facts.now is not None else 0.0
             seen_s = self.taken * self._buffered.period_s
@@ -457,6 +479,11 @@ class ProfileReading:
     def period_s(self) -> float:
         """The capture period that the meter has told, in seconds: 0 for rows at no fixed times, or none told yet."""
         return self._buffer.period_s if self._buffer is not None else 0.0
+
+    @property
+    def _tells_all(self) -> bool:
+        """Whether all rows are asked for, in the order of their capture."""
+        return self._buffered.in_order and self._buffered.all_rows
 
     @property
     def _buffered(self) -> Buffer:
@@ -582,6 +609,10 @@ def _rows_of(result: Data) -> tuple[Data, ...]:
 
 def _has_value(cell: Data | Unresolved) -> bool:
     return isinstance(cell, Unresolved) or cell.tag != Tag.NULL
+
+
+def _local(clock: bytes) -> datetime | None:
+    return CosemDateTime.parse(clock).local() if clock else None
 
 
 def _number(data: Data | None) -> int | None:

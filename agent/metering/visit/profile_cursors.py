@@ -33,6 +33,12 @@ FIRST_ROWS_UNKNOWN = 96  # read at first where neither the meter nor we know the
 BASE_ROWS_MAX = 4096
 WIDE_ROWS_MAX = 1536
 WIDER = 4  # each window of the search for rows is so many times as wide as the one before
+# Without a row of its own before the first one of a clock that was set back, a search for others ends: longer than a
+# meter is without power while its clock is put right. Events come when they come.
+WIDE_AT_ONCE = 2  # the first of these windows where rows that are alike are to be told apart by those in front
+BEFORE_FIRST_S = WIDER * OVERLAP_S
+BEFORE_FIRST_EVENT_S = 24 * 3600
+EVENT_S = 900  # an event log is searched as if it had an event in so many seconds
 CAPTURED_MEANWHILE = 4  # rows: more than the entries in use said, since a visit takes its time
 
 
@@ -63,8 +69,18 @@ class Buffer:
     span: tuple[int, int] = (1, 0)
     in_order: bool = True  # of capture, from the oldest row to the newest, or the other way round
     set_back_s: float = 0.0  # by so much the clock was set back since the last visit, by our own
-    due: int = 0  # rows that should have been captured since then, by our own clock
+    due: int = 0  # rows that should have been captured since then
+    unsure: bool = False  # that is by the meter's own clock, which may have been set ahead, and not by ours
     all_rows: bool = True  # whether every row is wanted
+    most: int | None = None  # rows that can have been captured since the last visit, by our own clock
+    clock_now: datetime | None = None  # what the meter's clock says, whatever we think of it
+    said: datetime | None = None  # what it said when the last visit ended
+    tail: datetime | None = None  # the time stamp of the row that was taken last, plausible or not
+
+    @property
+    def full(self) -> bool:
+        """Whether rows may leave the buffer with each new one: it has no room for more, or does not tell."""
+        return not self.in_use or (bool(self.size) and self.in_use >= self.size)
 
 
 class Cursor(Protocol):
@@ -250,7 +266,11 @@ class RangeCursor:
 
     With the last window, the rows that came are compared with those that should be there, by the entries in use. Where
     some are missing, wider windows are asked for, and the whole buffer where it has at most `WIDE_ROWS_MAX` rows.
-    `missing` is how many were not found then.
+    `missing` is how many were not found then, by the last answer, at least.
+
+    Where the buffer keeps the order of capture, the new rows of the first window are those behind the known ones, found
+    by their order (`ProfilePosition.ends`): after a clock was set, values that stay the same give the same rows again.
+    Where that is not clear, or the clock was set back by more than anybody knows, wider windows are asked for, too.
 
     A meter whose rows are relative to the row before in the *buffer* leaves out the row before where that was stamped
     outside the window. So its whole buffer is asked for, where it has at most `BASE_ROWS_MAX` rows.
@@ -266,7 +286,9 @@ class RangeCursor:
         self._taken = 0
         self.missing = 0
         self.wide = position.wide
-        self._probing = self._gave_up = False
+        self._probing = self._gave_up = self._to_end = False
+        self._at_begin = True  # the first window is asked for, or a wider one in its place
+        self._unclear = False  # nothing tells yet which rows of the last answer are new
         self._whole = position.packing == BUFFER and buffer.in_use <= BASE_ROWS_MAX
         self._begin_first = self._begin()
         self._low = self._begin_first
@@ -299,7 +321,10 @@ class RangeCursor:
     @property
     def searched(self) -> bytes:
         """How far the time was searched in vain, 12 octets; empty where new rows were found, or the end was reached."""
-        return self._low.emit() if self._in_vain and not self._done else b""
+        low, now = self._low.local(), self._buffer.clock_now
+        if self._done or not self._in_vain or self.reaches_back:  # a wider window begins further back
+            return b""
+        return b"" if low and now and low > now else self._low.emit()  # what the clock has yet to come to
 
     def is_contiguous(self, rows: int) -> bool:
         """Whether an answer of so many rows has every row of the buffer: each behind the one before."""
@@ -315,15 +340,22 @@ class RangeCursor:
         if self._whole:
             self._high = None
             return WHOLE
-        self._high = None if self.wide else self._window_end(rows_max)
+        self._high = None if self._to_end else self._window_end(rows_max)
         low, high = (axdr.octets(time.emit()) for time in (self._low, self._high or END_OF_TIME))
         return by_range(self._buffer.clock, low, high, self._buffer.columns)
 
     def take(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
+        self._unclear, self.missing = False, 0
         new = self._new(rows)
         expected = self._expected()
+        if self._at_begin and (self._unclear or self._begins_before(new)):
+            if not self._gave_up and self._widen(at_once=self._unclear):
+                return []
+            self.missing = 1
         if self._high is None and not self._gave_up and self._differs(len(new), expected) and self._widen():
+            self._to_end = True
             return []
+        self._at_begin = False
         self._stretch = 1 if rows else min(2 * self._stretch, STRETCH_MAX)
         self._in_vain = not new
         self._taken += len(new)
@@ -331,9 +363,11 @@ class RangeCursor:
             self._done = True
             # The whole buffer has no more than it has: the meter may have been without power.
             due = self._counted() if self._whole and self._buffer.in_order else expected
-            self.missing = max(0, due - len(new))
+            if self._buffer.unsure:  # by the meter's own clock, which may have been set ahead: at least one
+                due = max(min(due, len(new) + 1), self._counted())
+            self.missing = max(self.missing, due - len(new))
         else:
-            self._low = self._high
+            self._low, self.wide = self._high, 0
         return new
 
     def reach_back(self) -> bool:
@@ -345,7 +379,7 @@ class RangeCursor:
     def give_up_search(self) -> None:
         """The meter does not answer what is asked for in search of rows: read as if there was none to find."""
         self._whole, self.wide, self._low = False, 0, self._begin_first
-        self._gave_up = True
+        self._gave_up = self._at_begin = True
 
     def entry_of_last(self) -> int:
         return 0
@@ -354,6 +388,9 @@ class RangeCursor:
 
     def _new(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
         place, in_order = self._place, self._buffer.in_order
+        end = self._behind(rows) if in_order and self._at_begin and self._buffer.all_rows else None
+        if end is not None:
+            return [*place.strays(rows[:end]), *rows[end:]]
         new = place.unknown(rows, in_order=in_order)
         if self._buffer.newest:  # nothing tells that a stray one is among the newest
             new = [row for row in new if not row.stray]
@@ -369,13 +406,37 @@ class RangeCursor:
                 new = [row for row in new if first is None or (row.local or first) >= first]
         return new
 
+    def _behind(self, rows: Sequence[CapturedRow]) -> int | None:
+        """Return the index of the first row behind the known ones; `None` where these are not side by side.
+
+        Where rows are alike there may be several: then those that leave more or fewer new rows than there can be are
+        none. Of what remains it is the last, and it is unclear."""
+        ends = self._place.ends(rows, whole=self._whole, dropped=self._buffer.full, again=self._again)
+        if len(ends) > 1:
+            least, most = self._expected(), self._most()
+            ends = [end for end in ends if most is None or len(rows) - end <= most] or ends
+            ends = [end for end in ends if len(rows) - end >= least] or ends
+            self._unclear = len(ends) > 1
+        return ends[-1] if ends else None
+
+    @property
+    def _again(self) -> bool:
+        """Whether the clock comes by times that rows before the last one have: these may be alike."""
+        last, mark = self._buffer.tail or self._place.local, self._place.mark
+        return last is not None and mark is not None and mark > last
+
+    def _most(self) -> int | None:
+        """Return how many new rows there can be at most, `None` where nobody knows."""
+        counted = self._counted() + CAPTURED_MEANWHILE if self._place.count and not self._buffer.full else None
+        return min((most for most in (counted, self._buffer.most) if most is not None), default=None)
+
     def _expected(self) -> int:
         """Return how many new rows should be among those that are asked for last, at least."""
         buffer, place = self._buffer, self._place
         if not buffer.all_rows or not place.known:
             return 0
-        full = bool(buffer.size) and buffer.in_use >= buffer.size
-        return max(0, self._counted(), min(buffer.due - self._taken, buffer.size) if full else 0)
+        due = buffer.due - self._taken if buffer.full else 0
+        return max(0, self._counted(), min(due, buffer.size) if buffer.size else due)
 
     def _counted(self) -> int:
         """The same by the entries in use alone, which say nothing once rows leave the buffer."""
@@ -390,16 +451,39 @@ class RangeCursor:
         counted = buffer.all_rows and place.count and place.count <= buffer.in_use < buffer.size
         return bool(counted and not self._whole and buffer.period_s and new > expected + CAPTURED_MEANWHILE)
 
-    def _widen(self) -> bool:
-        """Ask for more around the last known row. Returns whether there is more to ask for."""
-        return not self._whole and self._buffer.in_order and self._widen_to(self.wide + 1)
+    def _begins_before(self, new: Sequence[CapturedRow]) -> bool:
+        """Whether the clock was set back, and rows of then may be stamped before all that was asked for."""
+        buffer, low = self._buffer, self._low.local()
+        times = [local for row in new if not row.stray and (local := row.local) is not None]
+        if self._whole or not (buffer.all_rows and self._place.known and times and low):
+            return False
+        first = min(times)
+        before = buffer.tail or self._place.local
+        if before is None or first > before:
+            return False
+        margin_s = BEFORE_FIRST_S if buffer.period_s else BEFORE_FIRST_EVENT_S
+        # By how much it was set back is known; or a wider window would have old rows, and nothing tells which are new.
+        if buffer.most is not None or not buffer.in_order:
+            margin_s = buffer.period_s
+        return first - low < timedelta(seconds=margin_s)
 
-    def _widen_to(self, level: int) -> bool:
+    def _widen(self, *, at_once: bool = False) -> bool:
+        """Ask for more around the last known row, `at_once` as much as it may be. Returns whether there is more to ask
+        for."""
+        if self._whole or not self._buffer.in_order:
+            return False
+        self._at_begin = True
+        return self._widen_to(max(self.wide + 1, WIDE_AT_ONCE if at_once else 0), at_once=at_once)
+
+    def _widen_to(self, level: int, *, at_once: bool = False) -> bool:
         buffer = self._buffer
-        whole_rows = buffer.in_use or WIDE_ROWS_MAX + 1
+        whole_rows = buffer.in_use or buffer.size or WIDE_ROWS_MAX + 1
         wide_s = OVERLAP_S * WIDER**level
-        rows = wide_s // buffer.period_s if buffer.period_s else WIDE_ROWS_MAX + 1
-        if rows < min(whole_rows // 2, WIDE_ROWS_MAX) and (low := self._begin_first.later(-wide_s)) is not None:
+        period_s = buffer.period_s or (EVENT_S if whole_rows > WIDE_ROWS_MAX else 0)
+        rows = wide_s // period_s if period_s else WIDE_ROWS_MAX + 1
+        most = whole_rows // 2 if buffer.in_use or buffer.size else WIDE_ROWS_MAX
+        by_time = rows < min(most, WIDE_ROWS_MAX) and not (at_once and whole_rows <= WIDE_ROWS_MAX)
+        if by_time and (low := self._begin_first.later(-wide_s)) is not None:
             self._low, self.wide = low, level
             return True
         self._whole = whole_rows <= WIDE_ROWS_MAX
@@ -419,10 +503,23 @@ class RangeCursor:
         now = self._buffer.now
         # A clock that was set back stamps what it captures with what it says now.
         behind_s = (local - now).total_seconds() if local is not None and now is not None and local > now else 0.0
-        behind_s = max(behind_s, self._buffer.set_back_s)
+        behind_s = max(behind_s, self._behind_s(local))
         if self._buffer.period_s and behind_s > WIDE_ROWS_MAX * self._buffer.period_s:
             behind_s = 0.0  # a clock that is nowhere near: those rows are searched for by their count
         return known.later(-round(behind_s) - OVERLAP_S - self._buffer.period_s) or begin
+
+    def _behind_s(self, known: datetime | None) -> float:
+        """Return how long before `known`, up to where time was searched, new rows may be stamped: since the clock was
+        set back, or had been when the last row was taken."""
+        buffer, plausible = self._buffer, self._place.local
+        if not buffer.in_order or known is None:  # nothing would tell the rows of then
+            return buffer.set_back_s
+        set_back_s = buffer.set_back_s
+        if buffer.said is not None:  # all that is new is later than the time that the clock would have said then
+            set_back_s = min(set_back_s, set_back_s + (known - buffer.said).total_seconds())
+        tail = buffer.tail if buffer.tail and plausible and buffer.tail < plausible else None
+        times = [time for time in (buffer.clock_now, tail) if time is not None]
+        return max(set_back_s, *[(known - time).total_seconds() for time in times], 0.0)
 
     def _oldest_wanted(self) -> tuple[datetime, CosemDateTime] | None:
         """Return the time of the oldest row that is wanted, where only the newest ones are and it can be reckoned."""
@@ -441,13 +538,15 @@ class RangeCursor:
         if not buffer.period_s or buffer.now is None:
             return None
         # The last known row is in the first window: the order of rows tells new ones from those of before.
-        known, place = self._place.local, self._low.local()
-        ahead_s = (known - place).total_seconds() if self._low is self._begin_first and known and place else 0.0
-        end = self._low.later(round(max(0.0, ahead_s)) + buffer.period_s * rows_max * self._stretch)
-        local, low = end.local() if end is not None else None, self._low.local()
-        if local is None or low is None or local >= buffer.now:
+        start = self._begin_first if self._at_begin else self._low  # a wider one ends where the first one would
+        known, place = self._place.local, start.local()
+        ahead_s = (known - place).total_seconds() if self._at_begin and known and place else 0.0
+        end = start.later(round(max(0.0, ahead_s)) + buffer.period_s * rows_max * self._stretch)
+        local = end.local() if end is not None else None
+        if local is None or place is None or local >= buffer.now:
             return None
-        top = CosemDateTime.parse(self._place.top).local() if self._place.set_back and not self._taken else None
-        if top is not None and (top - low).total_seconds() <= WIDE_ROWS_MAX * buffer.period_s:
+        top = max(filter(None, (self._place.mark, buffer.now)), default=buffer.now)
+        mixed = not self._taken and (self._again or bool(self._place.ahead))
+        if mixed and (top - place).total_seconds() <= WIDE_ROWS_MAX * buffer.period_s:
             return None
         return end

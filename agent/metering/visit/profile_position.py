@@ -261,6 +261,8 @@ class ProfilePosition:
         """These are the last rows now: behind them reading goes on."""
         self.digests += [row.digest for row in rows]
         wanted = max(2 * OVERLAP_S // period_s + 8 if period_s else 64, least)
+        if least and self.mark and rows[-1].local and self.mark > rows[-1].local:
+            wanted = KEPT_ROWS.stop  # rows of the same times were taken before, and may be alike
         for row in rows:
             self.astray = self.astray + 1 if row.doubt not in ("", CLOCK_STATUS) else 0
         # As long as rows are doubtful, reading begins at the last plausible ones, which are to be known then.
@@ -301,6 +303,52 @@ class ProfilePosition:
                 best = max(best, (same == most, same, -end))
         return -best[2] if best[1] else self._after_clock(rows)
 
+    def ends(self, rows: Sequence[CapturedRow], *, whole: bool, dropped: bool, again: bool) -> list[int]:
+        """Where in rows of an answer, in the order of their capture, the ones that were taken may end: indexes of the
+        rows behind, in order. Empty where no place has the known rows side by side as they were taken.
+
+        `whole`: the rows are the whole buffer, and not chosen by their times; of those that are, the known rows with
+        other times are left out. `dropped`: the oldest known rows may have left the buffer.
+        `again`: the clock comes by times that rows before the last one have.
+        """
+        digests = [row.digest for row in rows]
+        there, early = set(digests), set(self.ahead)
+        known = self.digests if whole else [digest for digest in self.digests if digest in there]
+        found: dict[int, tuple[int, bool]] = {}  # → so many known rows in front, and whether there is no row before
+        for end in range(1, len(rows) + 1 if known else 0):
+            at, same = end, 0
+            while at and same < len(known) and digests[end - 1] == known[-1]:
+                if digests[at - 1] == known[-1 - same]:
+                    same += 1
+                elif digests[at - 1] not in early:  # a stray one was taken before its turn
+                    break
+                at -= 1
+            if same and (same == len(known) or (dropped and not at)):
+                found[end] = same, not at or same == len(self.digests)
+        if len(found) > 1 and again:
+            # All rows in front were taken so; behind another place, those between would have come twice in this order.
+            longest, *others = sorted(found.items(), key=lambda item: item[1][0], reverse=True)
+            if longest[1][1] and longest[1][0] > others[0][1][0]:
+                return [longest[0]]
+        return list(found)
+
+    def forget_ahead(self, rows: Sequence[CapturedRow]) -> None:
+        """These are all the rows that there are from a time on: doubtful ones of later times are among them, or have
+        left the buffer."""
+        there = {row.digest for row in rows}
+        self.ahead = [digest for digest in self.ahead if digest in there]
+
+    def strays(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
+        """Those of rows in front of the known ones that no earlier answer can have had."""
+        known, found = Counter(self.digests) | Counter(self.ahead), list[CapturedRow]()
+        for row in rows:
+            if known[row.digest]:  # those before were captured, and taken, before this one
+                known[row.digest] -= 1
+                found = []
+            else:
+                found.append(row)
+        return self._strays(found)
+
     def unknown(self, rows: Sequence[CapturedRow], *, in_order: bool) -> list[CapturedRow]:
         """Return the rows that were not taken yet, of those that were chosen by their time stamps.
 
@@ -330,20 +378,20 @@ class ProfilePosition:
         return found
 
     @property
-    def _mark(self) -> datetime | None:
+    def mark(self) -> datetime | None:
         """The latest time stamp of all rows that were taken, but for the doubtful ones that are remembered."""
         times = [_local(octets) for octets in (self.clock, self.top, self.overtaken) if octets]
         return max((time for time in times if time is not None), default=None)
 
     def _strays(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
         """Those of these rows that are stamped ahead of all rows that were ever taken, as stray ones."""
-        mark = self._mark
+        mark = self.mark
         return [replace(row, stray=True) for row in rows if mark is not None and row.local and row.local > mark]
 
     def _apart(self, rows: Sequence[CapturedRow], doubtful_to: int) -> list[CapturedRow]:
         """The rows of an answer without a known one in its place: those that are stamped far ahead of rows behind them
         are stray, or were taken."""
-        mark, found = self._mark, list[CapturedRow]()
+        mark, found = self.mark, list[CapturedRow]()
         lowest: datetime | None = None
         for at in reversed(range(len(rows))):
             row, local = rows[at], rows[at].local
