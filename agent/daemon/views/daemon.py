@@ -84,7 +84,7 @@ class Views:
     def document(self) -> dict[str, object]:
         """Everything at once: the parts of `agent.status.Status`, with `now`, `warnings`, `ports`, `tasks`, `gaps`,
         `clock`, `health` and `beats`. Any thread."""
-        status = self._current()
+        status = self._dated(self._current())
         document = asdict(status)
         document["now"] = self._clock.wall()
         document["warnings"] = self._warnings(status)
@@ -247,13 +247,16 @@ class Views:
         """What a person should look at although everything works."""
         queue, wall = status.queue, self._clock.wall()
         found = [text for say in self._other_warnings for text in say()]
+        if status.update_error:
+            found.append(f"the Update Agent: {status.update_error}")
         if queue.refused_at and wall - queue.refused_at < QUEUE_WARNING_S:
             found.append(
                 f"the head-end refused {queue.refused} readings for good: `dcuctl queue refused` has the reasons"
             )
         found += self._sink_warnings(wall)
         if queue.lost_at and wall - queue.lost_at < QUEUE_WARNING_S:
-            found.append(f"{queue.lost} readings are lost: the store was full or damaged, the log says which")
+            lost = f"{queue.lost} readings are lost" if queue.lost else "readings may be lost, how many is not known"
+            found.append(f"{lost}: the store was full or damaged, the log says which")
         refusing = sum(meter.state == "failing" and meter.key_failures > 0 for meter in status.meters)
         if refusing:
             found.append(f"meters that do not take their keys: {refusing}; `dcuctl meters` has the reasons")
@@ -276,6 +279,18 @@ class Views:
             for name, state in states.items()
             if state.refused_at and wall - state.refused_at < QUEUE_WARNING_S
         ]
+
+    def _dated(self, status: Status) -> Status:
+        """The status with the agent's start and its last session by the clock as it stands now: it may have stood at
+        1970 or 2030 then."""
+        zero, last = self._clock.wall() - self._clock.monotonic(), status.dm.last_session
+        if status.up is not None:
+            status = replace(status, started=round(zero + status.up, 3))
+        if last is not None and last.up is not None:
+            ended = round(zero + last.up, 3)
+            dated = replace(last, started=ended - (last.ended - last.started), ended=ended)
+            status = replace(status, dm=replace(status.dm, last_session=dated))
+        return status
 
     def _current(self) -> Status:
         """The published status with the queue as it is now."""
