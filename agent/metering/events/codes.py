@@ -13,6 +13,7 @@ Other profiles use the same objects with numbers of their own; a number that is 
 
 from __future__ import annotations
 
+from dlms.axdr import Data, Tag
 from dlms.cosem.obis import Obis
 
 _STANDARD = {
@@ -123,6 +124,25 @@ def is_grave_alarm(register: int, bit: int) -> bool:
     """Whether a person should know of this bit: of all, but for those that say that something is well again
     or was done on purpose."""
     return bit not in _HARMLESS_ALARMS.get(register, ())
+
+
+SIGNED_BITS: dict[int, int] = {Tag.INTEGER: 8, Tag.LONG: 16, Tag.DOUBLE_LONG: 32, Tag.LONG64: 64}
+REGISTER_OCTETS_MAX = 8
+
+
+def register_of(data: Data) -> int | None:
+    """The value of an alarm register in whatever type a meter gives it: an unsigned number (Blue Book), a signed one
+    whose highest bit is an alarm as well, a bit-string, whose first bit is bit 0, or octets; None for anything else."""
+    value = data.value
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value & ((1 << SIGNED_BITS[data.tag]) - 1) if data.tag in SIGNED_BITS else value
+    if data.tag == Tag.BIT_STRING and isinstance(value, str):
+        return sum(1 << bit for bit, character in enumerate(value) if character == "1")
+    if isinstance(value, bytes) and 0 < len(value) <= REGISTER_OCTETS_MAX:
+        return int.from_bytes(value, "big")
+    return None
 
 
 def bits_of(value: int) -> list[int]:

@@ -21,6 +21,7 @@ from agent.metering.events.codes import (
     is_event_log,
     is_grave_alarm,
     is_grave_event,
+    register_of,
 )
 from agent.metering.events.intake import KEY_CHARS
 from agent.metering.visit.profile_catchup import iso_time
@@ -90,7 +91,7 @@ def alarm_events(
     found: list[EventReport] = []
     now = dict(before)
     for ref, data in registers:
-        number, value = alarm_register_of(ref.obis), _count(data)
+        number, value = alarm_register_of(ref.obis), register_of(data)
         if number is None or ref.attribute != 2 or value is None:
             continue
         known = now.get(str(number), 0)

@@ -22,6 +22,7 @@ from agent.metering.events.codes import (
     is_event_code,
     is_grave_alarm,
     is_grave_event,
+    register_of,
 )
 from agent.metering.visit.raw_values import UnstorableError, encode
 from dlms.axdr import DATE_TIME_OCTETS, Data, Tag
@@ -137,7 +138,7 @@ def meaning(values: Sequence[PushedValue]) -> tuple[int | None, str, bool, Obis 
             return code, event_name(code), is_grave_event(code), value.obis
     for value in values:
         register = alarm_register_of(value.obis, pushed=True) if value.obis is not None else None
-        bits = _count(value.data)
+        bits = register_of(value.data)
         if register is None or not bits:
             continue
         found = bits_of(bits)

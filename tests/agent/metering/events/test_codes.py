@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from agent.metering.events.codes import ALARMS, EVENTS, alarm_name, event_name, is_grave_alarm, is_grave_event
+from agent.metering.events.codes import (
+    ALARMS,
+    EVENTS,
+    alarm_name,
+    bits_of,
+    event_name,
+    is_grave_alarm,
+    is_grave_event,
+    register_of,
+)
+from dlms import axdr
 
 
 @pytest.mark.parametrize(
@@ -60,3 +70,22 @@ def test_all_fit_into_their_objects() -> None:
     """Alarm registers have 32 bits, event codes are octets."""
     assert all(0 <= bit < 32 for bits in ALARMS.values() for bit in bits)
     assert all(0 < code < 255 for code in EVENTS)
+
+
+@pytest.mark.parametrize(
+    ("data", "bits"),
+    [
+        (axdr.u32(0x80000001), [0, 31]),
+        (axdr.Data(axdr.Tag.DOUBLE_LONG, -(1 << 31)), [31]),
+        (axdr.Data(axdr.Tag.INTEGER, -1), list(range(8))),
+        (axdr.Data(axdr.Tag.BIT_STRING, "1001"), [0, 3]),
+        (axdr.octets(bytes.fromhex("00000102")), [1, 8]),
+        (axdr.octets(b""), None),
+        (axdr.octets(bytes(9)), None),
+        (axdr.Data(axdr.Tag.BOOLEAN, value=True), None),
+        (axdr.Data(axdr.Tag.NULL, None), None),
+    ],
+)
+def test_a_register_is_its_bits_in_whatever_type_it_comes(data: axdr.Data, bits: list[int] | None) -> None:
+    value = register_of(data)
+    assert (None if value is None else bits_of(value)) == bits
