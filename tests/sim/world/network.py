@@ -72,7 +72,7 @@ class Losses:
         self.known: list[Loss] = []
         self._since: dict[int, tuple[float, bool]] = {}
         self._learned = False
-        self._askings: dict[int, int] = {}  # of a node in this visit, since an answer has last taught how long it takes
+        self._askings: dict[int, int] = {}  # of a node since an answer has last taught how long it takes
         self._visited: set[int] = set()
         self._answered: set[int] = set()  # nodes that were heard in this visit
         self._silent: set[int] = set()  # nodes that were not in their last one
@@ -80,6 +80,7 @@ class Losses:
     def begin(self) -> None:
         """A daemon starts, which has learned nothing."""
         self._learned = False
+        self._askings.clear()
 
     def lost(self, address: int, now: float) -> None:
         """A request to this node, its confirm, or the node's answer."""
@@ -104,9 +105,12 @@ class Losses:
         for address in self._since.keys() - addresses:
             self._over(address, now)
         for address in self._visited - set(addresses):
-            (self._silent.discard if address in self._answered else self._silent.add)(address)
-            self._answered.discard(address)
-            self._askings.pop(address, None)
+            if address in self._answered:
+                self._silent.discard(address)
+                self._answered.discard(address)
+            else:
+                self._silent.add(address)
+                self._askings.pop(address, None)  # waiting for it begins anew with what was learned
         self._visited = set(addresses)
 
     def forget(self, address: int | None = None) -> None:

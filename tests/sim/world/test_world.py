@@ -133,6 +133,7 @@ FOUND = {
 MISJUDGED = {
     1316: "a meter without power rests, since it had refused its password when it was asked last",
     1711: "the same of one that is mute, and has another password still",
+    3511: "the fourth frame in a row that was lost counted as the first, since a visit had ended in between",
 }
 
 
