@@ -340,13 +340,15 @@ class ProfilePosition:
 
     def strays(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
         """Those of rows in front of the known ones that no earlier answer can have had."""
-        known, found = Counter(self.digests) | Counter(self.ahead), list[CapturedRow]()
+        taken, known, found = set(self.digests), Counter(self.digests) | Counter(self.ahead), list[CapturedRow]()
         for row in rows:
-            if known[row.digest]:  # those before were captured, and taken, before this one
-                known[row.digest] -= 1
-                found = []
-            else:
+            digest = row.digest
+            if not known[digest]:
                 found.append(row)
+                continue
+            known[digest] -= 1
+            if digest not in taken:
+                found = []  # those before were captured, and taken, before this one
         return self._strays(found)
 
     def unknown(self, rows: Sequence[CapturedRow], *, in_order: bool) -> list[CapturedRow]:
