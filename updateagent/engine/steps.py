@@ -268,7 +268,10 @@ class Steps:
         folders = self._deps.state_folders(update.state_dirs)
         if update.migrated:
             folders.put_back()
-        self._deps.bootenv.fall_back(update.target, update.fallback)
+        if self._never_started and self._note(update.target).state == GOOD:
+            self._deps.bootenv.confirm(update.fallback)  # what was offered stays what it was: good, and the second
+        else:
+            self._deps.bootenv.fall_back(update.target, update.fallback)
         folders.forget()
         self._finish()
         return None
@@ -297,11 +300,17 @@ class Steps:
             floor = max(record.security_floor, update.security_version)
             return replace(record.note(update.target, note), security_floor=floor, lost=False, damaged=False)
         if record.state is State.ROLLED_BACK and update.outcome is not None:
-            if update.outcome.code == CANCELLED.number and not update.attempts:
+            if self._never_started:
                 return record  # whole, verified, and never started: what is noted of it still holds
             note = replace(self._note(update.target), state=BAD, why=update.outcome.message)
             return record.note(update.target, note)
         return record
+
+    @property
+    def _never_started(self) -> bool:
+        """Whether the update was cancelled before the boot loader tried its slot."""
+        outcome = self._update.outcome
+        return outcome is not None and outcome.code == CANCELLED.number and not self._update.attempts
 
     def _complete_hand_over(self) -> None:
         """Complete a hand-over after a power cut at the very end: the journal is idle, but files may be left."""

@@ -205,6 +205,17 @@ def test_what_was_cancelled_when_it_was_written_is_whole_and_can_be_tried(board:
     assert board.running_version() == "2"
 
 
+def test_who_would_go_back_and_cancels_it_has_two_systems_as_before(board: Board) -> None:
+    twice_updated(board)
+    before = board.variables()["BOOT_ORDER"]
+    board.by_hand().rollback()
+    board.by_hand().cancel()
+    assert board.variables()["BOOT_ORDER"] == before == "A B"
+    assert board.updater().slot_states()[1].content == "good"
+    start(board)
+    assert board.booted == "A"
+
+
 def test_there_is_nothing_to_cancel(board: Board) -> None:
     with pytest.raises(UpdateError, match="no update to cancel"):
         board.by_hand().cancel()
