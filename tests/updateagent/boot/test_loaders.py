@@ -132,7 +132,7 @@ def test_a_lock_is_taken_where_the_loaders_tools_take_one_and_else_refused(
     if lock and of_type not in LOCKED_TYPES:
         with pytest.raises(RequestError) as caught:
             load(file)
-        assert caught.value.message == f"{file}: bootenv.lock: type {of_type} has no lock: its own tools take none"
+        assert caught.value.message == f"{file}:9: bootenv.lock: type {of_type} has no lock: its own tools take none"
     else:
         assert load(file).bootenv.lock == (Path(lock) if lock else None)
 
@@ -145,7 +145,7 @@ def test_the_lock_is_by_default_that_of_the_loaders_tools(tmp_path: Path, of_typ
 def test_an_unknown_type_is_refused_by_its_name_alone(tmp_path: Path) -> None:
     with pytest.raises(RequestError) as caught:
         load(settings(tmp_path, "redboot", "rauc"))
-    assert caught.value.message.splitlines() == [f"{tmp_path}/settings.toml: bootenv.type: one of uboot, grub"]
+    assert caught.value.message.splitlines() == [f"{tmp_path}/settings.toml:7: bootenv.type: one of uboot, grub"]
 
 
 def test_the_manual_lists_the_table() -> None:

@@ -33,6 +33,7 @@ from updateagent.handover import InstallRequest
 
 ROOT = Path("/board")
 STARTS_MAX = 60
+THE_AGENTS = "agent takes the answer"  # no command of `dcu-update`; its cuts are those of the agent's own tests
 NEVER_WELL = "3"  # this version starts, and its health check is never good
 MakeBoard = Callable[[Path, FaultyDisk], Board]
 TEARS = {"before": 0.0, "torn": 0.5, "after": 1.0}
@@ -123,9 +124,8 @@ def _rollback(*, force: bool) -> Callable[[Place], None]:
 
 def _confirm(place: Place) -> None:
     board = place.board()
-    version = board.running_version()
+    place.confirmed |= {board.running_version()}  # also where the power goes meanwhile: it may be durable
     board.updater().confirm()
-    place.confirmed |= {version}
 
 
 def _cancel(place: Place) -> None:
@@ -154,7 +154,11 @@ def _hand_over(version: str) -> Callable[[Place], None]:
 
 
 def _start(place: Place) -> None:
-    switch_on(place)
+    for _ in range(STARTS_MAX):
+        version, _done = switch_on(place)
+        if version is not None:  # nobody gives commands to a system that does not start
+            return
+    raise Violation(f"no system starts in {STARTS_MAX} tries")
 
 
 def _agent_takes(place: Place) -> None:
@@ -176,7 +180,7 @@ COMMANDS: dict[str, Callable[[Place], None]] = {
     "install 3": _install(NEVER_WELL),
     "hand over 2": _hand_over("2"),
     "start": _start,
-    "agent takes the answer": _agent_takes,
+    THE_AGENTS: _agent_takes,
 }
 
 
@@ -369,7 +373,7 @@ def explore(
                 after = _give(tally, way, place, name)
                 if after is not None:
                     following.append(((*way, name), after))
-                if number < cuts_to and tally.given % stride == 0:
+                if number < cuts_to and tally.given % stride == 0 and name != THE_AGENTS:
                     _cut(tally, way, place, name)
                 if tally.violations and stop_at_first:
                     return tally

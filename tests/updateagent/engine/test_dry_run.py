@@ -20,7 +20,7 @@ __all__ = ["device", "keys"]  # the fixtures
 
 pytestmark = pytest.mark.process
 INSTALL = ["BOOT_ORDER=A", "", "BOOT_ORDER=B A", "BOOT_A_LEFT=9", "BOOT_B_LEFT=2"]
-CONFIRM = ["BOOT_B_LEFT=9"]
+CONFIRM = ["dcu_floor=1", "BOOT_B_LEFT=9"]
 NOTHING = ["nothing would be written to the boot environment"]
 
 
