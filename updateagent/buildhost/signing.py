@@ -11,18 +11,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from updateagent.buildhost.token import token_signer
 from updateagent.errors import REQUEST, PackageError, RequestError
 from updateagent.package import certificate, cms, trust
 from updateagent.package.certificate import Certificate
+
+if TYPE_CHECKING:  # cryptography has this name from version 40 on
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 Sign = Callable[[bytes], bytes]

@@ -45,6 +45,11 @@ def tell_image(slot: str) -> None:
     say(event="image", slot=slot, sha256=digest.hexdigest())
 
 
+def outbox() -> list[str]:
+    """What lies there for the agent; the room that is kept for a result does not."""
+    return sorted(path.name for path in (UPDATE / "outbox").iterdir() if path.name != ".spare")
+
+
 def main(patience_s: float) -> None:
     words = Path("/proc/cmdline").read_text().split()
     slot = next(word.removeprefix("rauc.slot=") for word in words if word.startswith("rauc.slot="))
@@ -52,7 +57,7 @@ def main(patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         waits = (UPDATE / "inbox" / "request.json").exists()
-        if not guard_runs() and not waits and any((UPDATE / "outbox").iterdir()):
+        if not guard_runs() and not waits and outbox():
             break
         time.sleep(POLL_S)
     variables = dict(line.split("=", 1) for line in output("fw_printenv").splitlines() if line.startswith("BOOT_"))
@@ -60,7 +65,7 @@ def main(patience_s: float) -> None:
         event="end",
         slot=slot,
         result=read_json(UPDATE / "outbox" / "result.json"),
-        outbox=sorted(path.name for path in (UPDATE / "outbox").iterdir()),
+        outbox=outbox(),
         inbox=sorted(path.name for path in (UPDATE / "inbox").iterdir()),
         environment=variables,
         status=json.loads(output("dcu-update", "status", "--json")),
