@@ -132,6 +132,14 @@ def _status_lines(status: Mapping[str, Any]) -> Iterator[str]:
         yield f"error    {status['error']}"
 
 
+def _package(arguments: argparse.Namespace) -> Path:
+    """The package that is named. Raises `RequestError` (request) for what is no file: a FIFO may never end."""
+    package: Path = arguments.package
+    if package.exists() and not package.is_file():
+        raise RequestError(REQUEST, f"{package} is no regular file")
+    return package
+
+
 def _verify(arguments: argparse.Namespace) -> int:
     from updateagent.package.manifest import Trust, verify_package
     from updateagent.package.trust import load_roots
@@ -145,7 +153,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         trust = agent.packages().trust(record)
         if arguments.compatible:
             trust = replace(trust, compatible=arguments.compatible)
-    manifest = verify_package(arguments.package, trust)
+    manifest = verify_package(_package(arguments), trust)
     _say(f"{manifest.kind.value} {manifest.software_id} version {manifest.version}: ok".replace("  ", " "))
     return EXIT_OK
 
@@ -285,7 +293,7 @@ def _software_install(arguments: argparse.Namespace) -> Mapping[str, Any]:
     store = SoftwareStore(agent.disk, agent.config.software_dir)
     with agent.alone():
         manifest = install_software(
-            store, agent.journal(), agent.packages(), arguments.package, activate=arguments.activate
+            store, agent.journal(), agent.packages(), _package(arguments), activate=arguments.activate
         )
     return {"id": manifest.software_id, "version": manifest.version, "active": arguments.activate}
 

@@ -512,3 +512,11 @@ def test_setup_py_has_the_version_that_packages_are_compared_with() -> None:
         [sys.executable, "setup.py", "--version"], capture_output=True, text=True, cwd=REPO, check=True
     )
     assert done.stdout.split()[-1] == __version__
+
+
+@pytest.mark.parametrize("words", [("verify",), ("install",), ("software", "install")], ids=" ".join)
+def test_a_package_that_is_no_file_is_refused(device: Device, tmp_path: Path, words: tuple[str, ...]) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    done = device.update(*words, pipe)
+    assert (done.returncode, f"{pipe} is no regular file" in done.stderr) == (91, True)

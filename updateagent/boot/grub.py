@@ -144,7 +144,10 @@ class RaucGrubPolicy(BootEnv):
         if target not in view.order and view.order:
             return False
         order = self._ordered(*(slot for slot in view.order if slot != target), fallback)
-        return self._commit(order, {target: False})
+        may_start = {target: False}
+        if not any(view.left.get(slot) for slot in order):
+            may_start[fallback] = True
+        return self._commit(order, may_start)
 
     def try_slot(self, target: str, fallback: str) -> bool:
         return self._commit(self._ordered(target, fallback, *self.view().order), {target: True, fallback: True})

@@ -79,9 +79,10 @@ class _Reaper:
             for pid in left:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            time.sleep(LOOK_S)  # never waited for: one that hangs in the kernel would keep this program for ever
             for pid in left:
                 with suppress(ChildProcessError):
-                    os.waitpid(pid, 0)
+                    os.waitpid(pid, os.WNOHANG)
         else:
             LOG.error("processes of a program that was run do not end: %s", sorted(_children() - self._others))
         self._prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)

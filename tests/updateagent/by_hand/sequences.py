@@ -352,11 +352,9 @@ class Tally:
         )
 
 
-def explore(
-    make_board: MakeBoard = Board, *, depth: int = 3, cuts_to: int = 0, stride: int = 1, stop_at_first: bool = False
-) -> Tally:
+def explore(make_board: MakeBoard = Board, *, depth: int = 3, cuts_to: int = 0, stop_at_first: bool = False) -> Tally:
     """Every sequence of up to `depth` commands from every beginning; the first `cuts_to` of them are also cut, at
-    every operation of each `stride`-th command."""
+    every operation."""
     tally = Tally()
     seen: set[tuple[object, ...]] = set()
     level: list[tuple[tuple[str, ...], Place]]
@@ -373,7 +371,7 @@ def explore(
                 after = _give(tally, way, place, name)
                 if after is not None:
                     following.append(((*way, name), after))
-                if number < cuts_to and tally.given % stride == 0 and name != THE_AGENTS:
+                if number < cuts_to and name != THE_AGENTS:
                     _cut(tally, way, place, name)
                 if tally.violations and stop_at_first:
                     return tally
